@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+#
+# make, make demo and make check are all that a new user needs: each installs what is missing,
+# builds and runs. Everything that is built lies in build/; `make help` lists the targets.
+#
+# Variables (on the command line, or once for all through `make configure NAME=value …`):
+#   VARIANT  release | asan | ubsan     ARCH    processor of src/backend/cpu: native, x86-64-v3 …
+#   GEMM     onednn | cblas             PREFIX  where `make install` puts things
+#   WERROR   -Werror, or empty for compilers whose warnings we have not met
+
+-include build/config.mk
+
+VARIANT ?= release
+ARCH    ?= native
+PREFIX  ?= /usr/local
+WERROR  ?= -Werror
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+
+MAKEFLAGS += --no-builtin-rules
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+endif
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+# ---- what is there ---------------------------------------------------------------------------
+
+# Libraries and Python: found, or installed, by a script. Make runs it first and starts over.
+without_libraries := help clean format configure smollm2
+ifneq ($(filter-out $(without_libraries),$(or $(MAKECMDGOALS),all)),)
+include build/deps.mk
+endif
+GEMM ?= $(DEPS_GEMM)
+
+# Optional parts add files: one of the two GEMM files is compiled, and src/backend/absent/X.c
+# stands in the registry for a backend of which there is no folder src/backend/X.
+other_gemm    := $(filter-out $(GEMM),onednn cblas)
+superseded    := $(foreach file,$(wildcard src/backend/absent/*.c),\
+                 $(if $(wildcard src/backend/$(basename $(notdir $(file)))),$(file)))
+sources       := $(filter-out $(other_gemm:%=src/backend/cpu/gemm_%.c) $(superseded),\
+                 $(sort $(shell find src -name '*.c')))
+headers       := $(wildcard include/causa/*.h)
+test_sources  := $(sort $(wildcard tests/*/test_*.c))
+fuzz_sources  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+bench_sources := $(sort $(wildcard tests/bench/*.c))
+
+out      := build/$(VARIANT)
+library  := $(out)/libcausa.a
+program  := $(if $(wildcard src/cli/main.c),$(out)/causa)
+tests    := $(test_sources:%.c=$(out)/%)
+replays  := $(fuzz_sources:%.c=$(out)/%)
+object    = $(patsubst %.c,$(out)/%.o,$(1))
+
+# ---- flags -----------------------------------------------------------------------------------
+
+# GCC guesses wrong about uninitialised values when it inlines much: told, but no error.
+warnings         := -Wall -Wextra -Wpedantic -Wconversion -Wshadow $(WERROR) \
+                    -Wno-error=maybe-uninitialized
+variant_release  := -O3
+variant_asan     := -O1 -fsanitize=address -fno-omit-frame-pointer -Wno-error
+variant_ubsan    := -O1 -fsanitize=undefined -fno-sanitize-recover=undefined -Wno-error
+CFLAGS   ?= -g
+compile  := -std=c11 -D_GNU_SOURCE -Iinclude $(warnings) -fopenmp $(variant_$(VARIANT)) \
+            $(CFLAGS) $(CPPFLAGS) $(DEPS_CPPFLAGS)
+cpu_only := -march=$(ARCH) -ffp-contract=fast
+link     := $(variant_$(VARIANT)) -fopenmp $(CFLAGS) $(LDFLAGS)
+libs     := -Wl,--as-needed $(DEPS_LIBS) $(GEMM_LIBS_$(GEMM)) -lpthread -lm $(LDLIBS)
+
+ifeq ($(variant_$(VARIANT)),)
+$(error VARIANT: expected release, asan or ubsan, got '$(VARIANT)')
+endif
+
+# ---- build -----------------------------------------------------------------------------------
+
+.PHONY: all deps configure info
+all: $(library) $(program) $(if $(program),$(if $(filter release,$(VARIANT)),build/causa)) ## build build/causa and its library
+
+build/deps.mk: .make/deps.sh
+	@CC='$(CC)' CPPFLAGS='$(CPPFLAGS)' LDFLAGS='$(LDFLAGS)' .make/deps.sh
+
+deps: ## look for the libraries again; install what is missing
+	@CC='$(CC)' CPPFLAGS='$(CPPFLAGS)' LDFLAGS='$(LDFLAGS)' .make/deps.sh
+	@echo 'libraries: $(LIBRARY_VERSIONS); python: $(PYTHON)'
+
+# Texts on which objects depend: rewritten only when they change.
+define write_if_changed
+@mkdir -p $(@D)
+@printf '%s\n' $(1) | cmp -s - $@ || printf '%s\n' $(1) >$@
+endef
+
+revision := $(or $(shell git describe --always --dirty --exclude '*' --abbrev=12 2>/dev/null),unknown)
+quoted    = '$(subst ','\'',$(1))'
+
+$(out)/flags: FORCE
+	$(call write_if_changed,$(call quoted,$(CC) $(compile) $(cpu_only) $(link) $(libs)))
+
+$(out)/version.flags: FORCE
+	$(call write_if_changed,$(call quoted,'-DCA_BUILD_REVISION="$(revision)"') \
+	    $(call quoted,'-DCA_BUILD_LIBRARIES="$(LIBRARY_VERSIONS)"') \
+	    $(call quoted,'-DCA_BUILD_PYTHON="$(PYTHON)"'))
+
+library_objects := $(call object,$(filter-out src/cli/main.c,$(sources)))
+$(out)/objects: FORCE
+	$(call write_if_changed,$(library_objects))
+
+$(call object,src/base/version.c): $(out)/version.flags
+$(call object,src/base/version.c): only := @$(out)/version.flags
+$(call object,$(filter src/backend/cpu/%,$(sources))): only := $(cpu_only)
+$(out)/tests/%: only := -Isrc -Itests
+
+# A subfolder sees the private headers of its layer: src/method/das those of src/method.
+layer = $(word 1,$(subst /, ,$1))/$(word 2,$(subst /, ,$1))
+
+$(out)/%.o: %.c $(out)/flags
+	@mkdir -p $(@D)
+	@echo '  CC    $<'
+	@$(CC) $(compile) -I$(call layer,$<) $(only) -MMD -MP -c $< -o $@
+
+$(library): $(library_objects) $(out)/objects
+	@echo '  AR    $@'
+	@rm -f $@ && ar rcs $@ $(library_objects)
+
+$(out)/causa: $(call object,src/cli/main.c) $(library)
+	@echo '  LINK  $@'
+	@$(CC) $(link) $^ $(libs) -o $@
+
+build/causa: build/release/causa
+	@cp -f $< $@
+
+# A test is one file; what its folder shares lies beside it in files with other names.
+shared_by_tests = $(filter-out $(test_sources) tests/fuzz/% tests/bench/%,$(wildcard $(1)*.c))
+
+.SECONDEXPANSION:
+$(tests): %: %.o $$(call object,$$(call shared_by_tests,$$(dir $$(subst $(out)/,,$$@)))) $(library)
+	@echo '  LINK  $@'
+	@$(CC) $(link) $^ $(CMOCKA_LIBS) $(libs) -o $@
+
+# The corpus of each fuzz target runs as a plain test through replay.c.
+$(replays): %: %.o $(call object,tests/fuzz/replay.c) $(library)
+	@echo '  LINK  $@'
+	@$(CC) $(link) $^ $(CMOCKA_LIBS) $(libs) -o $@
+
+build/bench: $(call object,$(bench_sources)) $(library)
+	@echo '  LINK  $@'
+	@$(CC) $(link) $^ $(libs) -o $@
+
+configure: ## keep variables for later calls: make configure ARCH=x86-64-v3
+	@mkdir -p build
+	@printf '%s\n' $(foreach v,$(filter-out MAKEFLAGS,$(.VARIABLES)),$(if $(filter command,$(origin $(v))),$(call quoted,$(v) := $($(v))))) >build/config.mk
+	@cat build/config.mk
+
+info: ## show what the build will use
+	@printf '%-10s %s\n' variant '$(VARIANT)' compiler "$$($(CC) --version | head -n 1)" \
+	    arch '$(ARCH)' gemm '$(GEMM)' revision '$(revision)' \
+	    libraries '$(LIBRARY_VERSIONS)' python '$(PYTHON)' flags '$(compile)' libs '$(libs)'
+
+print-%: ## show one variable of the Makefile
+	@echo '$* = $($*)'
+
+# ---- use -------------------------------------------------------------------------------------
+
+.PHONY: demo smollm2 install
+demo: all ## build, trace a small model, write an HTML report
+	build/causa run configs/demo.yaml --overwrite
+	build/causa report results/demo.h5
+
+smollm2: ## fetch SmolLM2-135M-Instruct to build/models/smollm2.gguf
+	@.make/smollm2.sh
+
+install: all ## install the program, reports, library and headers below PREFIX
+	install -D -m 755 build/causa $(DESTDIR)$(PREFIX)/bin/causa
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/causa/report $(wildcard src/report/*.py)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib $(library)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/causa $(headers)
+
+# ---- tests -----------------------------------------------------------------------------------
+
+.PHONY: check check-fast check-asan check-ubsan lint fuzz bench
+fast_tests := $(filter $(addprefix $(out)/tests/,unit/% parity/% gradient/%),$(tests))
+end_to_end := $(if $(wildcard tests/e2e/test_*.py),--pytest '$(PYTHON)' tests/e2e)
+lint       := tests/lint/lint.py --archive $(library) --compiler $(CC)
+
+check: all $(tests) $(replays) ## everything that a machine without a GPU can check
+	@.make/run-tests.sh --lint '$(PYTHON) $(lint)' $(tests) $(replays) $(end_to_end)
+
+check-fast: $(fast_tests) ## unit, parity and gradient tests
+	@.make/run-tests.sh $(fast_tests)
+
+# Thread pools of OpenMP and oneDNN live as long as the process, hence the suppressed leaks; tests
+# ask for impossible sizes on purpose, so the allocator must answer as malloc does.
+sanitizer_options := ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+                     LSAN_OPTIONS=suppressions=.make/lsan.txt:print_suppressions=0
+check-asan check-ubsan: check-%: ## all C tests with a sanitizer
+	@+$(MAKE) --no-print-directory VARIANT=$* check-c
+
+.PHONY: check-c
+check-c: $(tests) $(replays)
+	@$(sanitizer_options) TEST_SECONDS=900 .make/run-tests.sh $(tests) $(replays)
+
+lint: $(library) ## layers, file lengths, licences, exported names, headers that stand alone
+	@$(PYTHON) $(lint)
+
+# libFuzzer needs clang; the parsers are compiled again with its instrumentation.
+FUZZ_SECONDS ?= 60
+fuzz_library := $(filter src/base/% src/config/% src/model/% src/tokenizer/% src/data/%,$(sources))
+fuzz_compile := clang -std=c11 -D_GNU_SOURCE -Iinclude -Isrc -O1 -g $(DEPS_CPPFLAGS) \
+                -fsanitize=fuzzer,address,undefined
+fuzz_targets := $(fuzz_sources:tests/fuzz/fuzz_%.c=fuzz-%)
+.PHONY: $(fuzz_targets)
+fuzz: $(fuzz_targets) ## fuzz every parser for FUZZ_SECONDS each (needs clang)
+
+$(fuzz_targets): fuzz-%: tests/fuzz/fuzz_%.c
+	@mkdir -p build/fuzz/corpus-$*
+	@echo '  CLANG build/fuzz/$*'
+	@$(fuzz_compile) $< $(fuzz_library) $(libs) -o build/fuzz/$*
+	build/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/$*- \
+	    build/fuzz/corpus-$* $(wildcard tests/fuzz/corpus/$*)
+
+bench: $(if $(bench_sources),build/bench) ## measure operations and the machine's own peak
+	@$(if $(bench_sources),build/bench,echo 'tests/bench holds no benchmark'; exit 2)
+
+# ---- upkeep ----------------------------------------------------------------------------------
+
+.PHONY: format tidy clean help FORCE
+format: ## clang-format every C file
+	clang-format -i $(shell find src include tests kernels -name '*.[ch]')
+
+tidy: ## clang-tidy's bug checks over src
+	clang-tidy --quiet --checks='-*,bugprone-*,clang-analyzer-*,-bugprone-easily-swappable-parameters' \
+	    $(sources) -- -std=c11 -D_GNU_SOURCE -Iinclude $(DEPS_CPPFLAGS)
+
+clean: ## remove what was compiled; downloaded models and the Python stay
+	rm -rf build/release build/asan build/ubsan build/fuzz build/causa build/bench build/deps.mk
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9% -]*:.*## / { printf "  %-24s %s\n", $$1, $$2 }' Makefile
+
+-include $(shell find $(out) -name '*.d' 2>/dev/null)

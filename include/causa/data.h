@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Prompt files -> checked rows of token ids. CSV (RFC 4180), JSON and JSON lines with the columns
+ * of the contract; every row is checked before anything runs.
+ */
+#ifndef CAUSA_DATA_H
+#define CAUSA_DATA_H
+
+#include "causa/config.h"
+#include "causa/tokenizer.h"
+
+/* A text as the model reads it. */
+typedef struct ca_prompt_text {
+    char *text;       /* NULL when the file gives ids */
+    int64_t count;    /* tokens, a BOS included */
+    int32_t *ids;     /* [count] */
+    int64_t *start;   /* [count] byte range of the text that a token covers; 0, 0 for BOS */
+    int64_t *end;
+} ca_prompt_text;
+
+/* Alternatives of an answer: the first token of each counts. */
+typedef struct ca_answers {
+    int64_t count;
+    int32_t *ids;
+} ca_answers;
+
+/* A whole continuation, scored token by token after the prompt. */
+typedef struct ca_continuation {
+    int64_t count;
+    int32_t *ids;
+} ca_continuation;
+
+typedef struct ca_example {
+    char *id;    /* the id column, else the row number from 0 */
+    int64_t row; /* row of the file from 1, the header not counted; for messages */
+    ca_prompt_text clean, corrupted; /* `corrupted` has count 0 without a pair */
+    ca_answers answer, wrong;
+    ca_continuation answer_text, wrong_text;
+    bool has_label;
+    int64_t label;
+    int64_t subject_first, subject_last; /* tokens [first, last) of clean; first == last: none */
+    int64_t first_difference;            /* of a pair: first token that differs; count when none */
+} ca_example;
+
+typedef struct ca_dataset {
+    char *path;
+    int64_t count;
+    ca_example *examples;
+    int64_t excluded_count;
+    char **excluded; /* "row 7: clean has 12 tokens, corrupted 13" */
+    bool pairs;      /* every example has `corrupted` */
+    int32_t bos;     /* id put first, -1 for none */
+    char sha256[65]; /* of the file */
+} ca_dataset;
+
+/* What a method reads; the other columns are not demanded (but checked when present). */
+typedef struct ca_data_needs {
+    bool pair;    /* clean and corrupted of equal token length */
+    bool answer;  /* at least one answer id */
+    bool subject;
+} ca_data_needs;
+
+/* Rows of ca_option "data.*", for the tables of a job. */
+extern const ca_option ca_data_options[];
+
+/* Reads data.file of the config and makes the examples.
+ *
+ * tokenizer  may be NULL when the file gives ids only
+ * vocab      ids must be below it
+ * positions  longest prompt that the model takes
+ * Errors: CA_E_DATA naming file, row and column; CA_E_IO when the file cannot be read. All bad rows
+ * are listed at once (up to 20). */
+ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer, int64_t vocab,
+                          int64_t positions, ca_data_needs needs, ca_dataset **out) CA_MUST_USE;
+void ca_dataset_free(ca_dataset *dataset);
+
+/* The single token that `text` stands for: "#17" an id, else a string that encodes to exactly one
+ * token. Errors: CA_E_DATA showing the tokens that it encodes to. */
+ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int64_t vocab,
+                           int32_t *id) CA_MUST_USE;
+
+/* "row 12 (id 'ioi-11')" into a per-thread buffer, for messages: file and row. */
+const char *ca_example_place(const ca_dataset *dataset, const ca_example *example);
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The operations, checked: shapes, dtypes, strides and aliasing are verified here once for every
+ * backend, then the backend's table entry is called. Returns CA_E_SHAPE with the operation, the
+ * argument, what was expected and what came.
+ *
+ * Unless said otherwise every tensor has the same floating dtype (f32, or f64 on `ref`), inputs may
+ * be strided or repeated (stride 0), outputs may be strided but not repeated, and outputs do not
+ * overlap inputs. "[..., D]" is any number of leading axes, the same for all such arguments.
+ */
+#ifndef CAUSA_OPS_H
+#define CAUSA_OPS_H
+
+#include "causa/backend.h"
+
+/* ---- memory */
+
+/* At least `bytes` bytes, 64-aligned. `ref` fills new memory with NaN so that a read before a
+ * write shows. Errors: CA_E_MEMORY. */
+ca_status ca_alloc(ca_backend *be, size_t bytes, void **out) CA_MUST_USE;
+void ca_release(ca_backend *be, void *data);
+/* host -> dst, dst contiguous; the same dtype. `host` may be reused on return. */
+ca_status ca_upload(ca_backend *be, ca_tensor dst, const void *host) CA_MUST_USE;
+/* src -> host, waits. src contiguous. */
+ca_status ca_download(ca_backend *be, void *host, ca_tensor src) CA_MUST_USE;
+/* dst = src, same shape; floating dtypes may differ (round to nearest even). */
+ca_status ca_copy(ca_backend *be, ca_tensor dst, ca_tensor src) CA_MUST_USE;
+ca_status ca_fill(ca_backend *be, ca_tensor dst, double value) CA_MUST_USE;
+ca_status ca_sync(ca_backend *be) CA_MUST_USE;
+ca_status ca_memory_info(ca_backend *be, size_t *available, size_t *total) CA_MUST_USE;
+
+/* ---- dense */
+
+/* c = alpha op(a) op(b) + beta c + bias
+ *
+ * c [M, N], a [M, K] ([K, M] when transpose_a), b [K, N] ([N, K] when transpose_b); or all three
+ * with one leading batch axis. bias [N] or absent. beta == 0 never reads c. A batch stride of 0
+ * repeats an input. */
+ca_status ca_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
+                    ca_matmul_options options) CA_MUST_USE;
+/* y [T, out] = x [T, in] w^T + bias; w [out, in] as Hugging Face stores it. */
+ca_status ca_linear_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w, ca_tensor bias) CA_MUST_USE;
+/* dx [..., in] = dy [..., out] w; both contiguous (lanes are more rows). */
+ca_status ca_linear_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor w) CA_MUST_USE;
+
+/* ---- rows */
+
+/* y[r, i] = scale x[r, index[i]] (+ y[r, i] when accumulate)
+ * y [n, D] or [R, n, D], x [N, D] or [R, N, D], index [n] i32 or i64, each in [0, N). */
+ca_status ca_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
+                    bool accumulate) CA_MUST_USE;
+/* y[r, index[i]] += x[r, i]; index [n] i64 strictly increasing. */
+ca_status ca_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x) CA_MUST_USE;
+/* y += alpha x, same shape. */
+ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) CA_MUST_USE;
+/* y [T, D] = sum over h of x [T, H, D] in the order of h, + bias [D] or absent. */
+ca_status ca_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) CA_MUST_USE;
+
+/* ---- norm: over the last axis */
+
+/* y, x [..., D]; gain [D]; bias [D] or absent. In place (y == x) is allowed. */
+ca_status ca_norm_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor gain, ca_tensor bias,
+                      ca_norm norm) CA_MUST_USE;
+/* dx (+)= (d norm / d x)^T dy at x. dx, dy, x [..., D] of one shape (repeat x for lanes).
+ * dx == dy is allowed when not accumulating. */
+ca_status ca_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_tensor gain,
+                      ca_norm norm, bool accumulate) CA_MUST_USE;
+
+/* ---- attention */
+
+/* Rotates halves (i, i + n/2) of the first n of the Dh values of each head, in place.
+ * x [T, H, Dh] or [R, T, H, Dh]; cosine, sine [P, n / 2], n <= Dh; positions [T] i32 in [0, P).
+ * inverse: rotates back, which is also the gradient. */
+ca_status ca_rope(ca_backend *be, ca_tensor x, ca_tensor cosine, ca_tensor sine, ca_tensor positions,
+                  bool inverse) CA_MUST_USE;
+
+/* o = softmax(mask(cap(scale q k^T))) v without storing the probabilities.
+ * o, q [T, H, Dh]; k, v [T, K, Dh]; H a multiple of K; lse [T, H]: log of the sum of exp(score);
+ * prefix_k, prefix_v [P, K, Dh] or absent (then every prefix_rows is 0). */
+ca_status ca_attention_fwd(ca_backend *be, ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k,
+                           ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
+                           const ca_sequences *sequences, ca_attention attention) CA_MUST_USE;
+/* Gradients of attention_fwd for R cotangents; the prefix is constant.
+ * dq, d_o [R, T, H, Dh]; dk, dv [R, T, K, Dh], or [R, T, H, Dh]: then each query head keeps its
+ * own share and head h belongs to key/value head h / (H / K). */
+ca_status ca_attention_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor dv, ca_tensor d_o,
+                           ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k, ca_tensor v,
+                           ca_tensor prefix_k, ca_tensor prefix_v, const ca_sequences *sequences,
+                           ca_attention attention) CA_MUST_USE;
+
+/* The same in two steps with the probabilities in between, for hooks on `attn.pattern`.
+ * pattern [H * pattern_start[count]] flat, see ca_sequences; d_pattern [R, the same]. Elements of
+ * invisible keys are written as 0 and never read. */
+ca_status ca_pattern_fwd(ca_backend *be, ca_tensor pattern, ca_tensor q, ca_tensor k,
+                         ca_tensor prefix_k, const ca_sequences *sequences, ca_attention attention) CA_MUST_USE;
+ca_status ca_pattern_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor d_pattern,
+                         ca_tensor pattern, ca_tensor q, ca_tensor k, ca_tensor prefix_k,
+                         const ca_sequences *sequences, ca_attention attention) CA_MUST_USE;
+ca_status ca_pattern_apply_fwd(ca_backend *be, ca_tensor o, ca_tensor pattern, ca_tensor v,
+                               ca_tensor prefix_v, const ca_sequences *sequences,
+                               ca_attention attention) CA_MUST_USE;
+ca_status ca_pattern_apply_bwd(ca_backend *be, ca_tensor d_pattern, ca_tensor dv, ca_tensor d_o,
+                               ca_tensor pattern, ca_tensor v, ca_tensor prefix_v,
+                               const ca_sequences *sequences, ca_attention attention) CA_MUST_USE;
+
+/* ---- mlp */
+
+/* plain: y [..., F] = act(x [..., F]).  gated: y = act(x[..., :F]) * x[..., F:], x [..., 2 F]. */
+ca_status ca_act_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind, bool gated) CA_MUST_USE;
+/* dx as x; dy [..., F]; repeat x for lanes. */
+ca_status ca_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_activation kind,
+                     bool gated) CA_MUST_USE;
+
+/* ---- head */
+
+/* y = cap tanh(x / cap); y == x is allowed. */
+ca_status ca_soft_cap_fwd(ca_backend *be, ca_tensor y, ca_tensor x, double cap) CA_MUST_USE;
+/* dx = dy (1 - (y / cap)^2), y as the forward left it; dx == dy is allowed. */
+ca_status ca_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap) CA_MUST_USE;
+/* y [n] = log sum exp over the last axis of x [n, V]. */
+ca_status ca_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
+/* The k largest of each row of x [n, V], falling; ties by rising index. NaN sorts first.
+ * values [n, k], indices [n, k] i32, k <= V. */
+ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x) CA_MUST_USE;
+
+/* ---- reduce */
+
+/* y [...] = Euclidean norm over the last axis of x [..., D]. */
+ca_status ca_row_norms(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
+/* y [...] = sum over the last axis of x [..., D] w [..., D]; repeat w for lanes. */
+ca_status ca_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
+
+#endif

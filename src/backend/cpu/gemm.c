@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The matmul of the cpu backend: chooses between the library, the kernel for few rows and, for
+ * inputs with repeated rows, a plain loop; runs batches.
+ */
+#include "cpu.h"
+
+/* Measured on two AVX-512 cores: up to here reading b unpacked wins (tests/bench/bench_ops.c). */
+enum { FEW_ROWS = 32 };
+
+/* One product of a batch. */
+typedef struct cpu_product {
+    const float *a, *b;
+    float *c;
+    int64_t m, n, k, lda, ldb, ldc;
+    bool transpose_a, transpose_b;
+    float alpha, beta;
+} cpu_product;
+
+/* A library wants distinct rows: a leading dimension of at least the width. One row has any. */
+static bool fit_stride(int64_t rows, int64_t width, int64_t *stride) {
+    if (rows <= 1) *stride = cpu_max(*stride, width);
+    return *stride >= width;
+}
+
+static void multiply_plainly(int threads, const cpu_product *p) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < p->m; i++)
+        for (int64_t j = 0; j < p->n; j++) {
+            double sum = 0;
+            for (int64_t l = 0; l < p->k; l++) {
+                float x = p->transpose_a ? p->a[l * p->lda + i] : p->a[i * p->lda + l];
+                float y = p->transpose_b ? p->b[j * p->ldb + l] : p->b[l * p->ldb + j];
+                sum += (double)x * (double)y;
+            }
+            float *to = &p->c[i * p->ldc + j];
+            *to = (float)(p->alpha * sum + (p->beta == 0.0f ? 0.0 : (double)p->beta * *to));
+        }
+}
+
+static bool multiply(int threads, cpu_product p) {
+    bool fits = fit_stride(p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, &p.lda);
+    fits = fit_stride(p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, &p.ldb) && fits;
+    fits = fit_stride(p.m, p.n, &p.ldc) && fits;
+    if (!p.transpose_a && p.transpose_b && p.m <= FEW_ROWS) {
+        ca_cpu_gemm_few_rows(p.m * p.n * p.k < CPU_SERIAL * 8 ? 1 : threads, p.m, p.n, p.k, p.alpha,
+                             p.a, p.lda, p.b, p.ldb, p.beta, p.c, p.ldc);
+        return true;
+    }
+    if (!fits) {
+        multiply_plainly(threads, &p);
+        return true;
+    }
+    return ca_cpu_sgemm(threads, p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.alpha, p.a, p.lda,
+                        p.b, p.ldb, p.beta, p.c, p.ldc);
+}
+
+/* c = beta c + bias, before the product is added. */
+static void add_bias(ca_backend *be, const ca_tensor *c, const float *bias, float beta) {
+    int64_t rows = cpu_places(c, c->rank - 1), n = cpu_width(c);
+#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        float *to = cpu_row(c, row);
+        if (beta == 0.0f)
+            memcpy(to, bias, (size_t)n * sizeof(float));
+        else
+            for (int64_t j = 0; j < n; j++) to[j] = beta * to[j] + bias[j];
+    }
+}
+
+/* c = beta c: what is left of a product over nothing. */
+static ca_status scale_only(ca_backend *be, ca_tensor c, float beta) {
+    int64_t rows = cpu_places(&c, c.rank - 1), n = cpu_width(&c);
+    if (beta == 0.0f) return ca_cpu_fill(be, c, 0.0);
+    for (int64_t row = 0; row < rows; row++) {
+        float *to = cpu_row(&c, row);
+        for (int64_t j = 0; j < n; j++) to[j] *= beta;
+    }
+    return CA_OK;
+}
+
+ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
+                        ca_matmul_options options) {
+    int axis = c.rank - 2; /* of the rows; a batch has one axis before it */
+    int64_t batch = axis == 1 ? c.shape[0] : 1;
+    int64_t c_step = axis == 1 ? c.stride[0] : 0;
+    int64_t a_step = axis == 1 ? a.stride[0] : 0;
+    int64_t b_step = axis == 1 ? b.stride[0] : 0;
+    cpu_product p = {.m = c.shape[axis],
+                     .n = c.shape[axis + 1],
+                     .k = options.transpose_a ? a.shape[axis] : a.shape[axis + 1],
+                     .lda = a.stride[axis],
+                     .ldb = b.stride[axis],
+                     .ldc = c.stride[axis],
+                     .transpose_a = options.transpose_a,
+                     .transpose_b = options.transpose_b,
+                     .alpha = (float)options.alpha,
+                     .beta = (float)options.beta};
+    if (batch == 0 || p.m == 0 || p.n == 0) return CA_OK;
+    if (bias.data != NULL) {
+        add_bias(be, &c, bias.data, p.beta);
+        p.beta = 1.0f;
+    }
+    if (p.k == 0) return scale_only(be, c, p.beta);
+
+    /* many products: one thread for each; few: all threads on each in turn */
+    bool many = batch >= be->threads;
+    bool done = true;
+#pragma omp parallel for num_threads(be->threads) schedule(static) reduction(&& : done) if (many)
+    for (int64_t i = 0; i < batch; i++) {
+        cpu_product one = p;
+        one.a = (const float *)a.data + i * a_step;
+        one.b = (const float *)b.data + i * b_step;
+        one.c = (float *)c.data + i * c_step;
+        done = multiply(many ? 1 : be->threads, one) && done;
+    }
+    return done ? CA_OK
+                : ca_fail(CA_E_BACKEND, "cpu: matmul: %s refused c %s", ca_cpu_libraries,
+                          ca_tensor_text(&c));
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The GEMM of the cpu backend by any CBLAS. The Makefile compiles this file or gemm_onednn.c.
+ * The library chooses its own number of threads.
+ */
+#include "cpu.h"
+
+#include <cblas.h>
+
+const char ca_cpu_libraries[] = "CBLAS, OpenMP";
+
+bool ca_cpu_sgemm(int threads, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                  float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
+                  float *c, int64_t ldc) {
+    (void)threads;
+    const int64_t sizes[] = {m, n, k, lda, ldb, ldc};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i] > INT32_MAX) return false;
+    cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
+                transpose_b ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda,
+                b, (int)ldb, beta, c, (int)ldc);
+    return true;
+}

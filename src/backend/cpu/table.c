@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The cpu backend's row of the registry: its operation table, opening and closing.
+ */
+#include "cpu.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+static const ca_backend_ops cpu_ops = {
+    .alloc = ca_cpu_alloc,
+    .release = ca_cpu_release,
+    .upload = ca_cpu_upload,
+    .download = ca_cpu_download,
+    .copy = ca_cpu_copy,
+    .fill = ca_cpu_fill,
+    .sync = ca_cpu_sync,
+    .memory_info = ca_cpu_memory_info,
+    .matmul = ca_cpu_matmul,
+    .gather = ca_cpu_gather,
+    .scatter_add = ca_cpu_scatter_add,
+    .add = ca_cpu_add,
+    .sum_heads = ca_cpu_sum_heads,
+    .norm_fwd = ca_cpu_norm_fwd,
+    .norm_bwd = ca_cpu_norm_bwd,
+    .rope = ca_cpu_rope,
+    .attention_fwd = ca_cpu_attention_fwd,
+    .attention_bwd = ca_cpu_attention_bwd,
+    .pattern_fwd = ca_cpu_pattern_fwd,
+    .pattern_bwd = ca_cpu_pattern_bwd,
+    .pattern_apply_fwd = ca_cpu_pattern_apply_fwd,
+    .pattern_apply_bwd = ca_cpu_pattern_apply_bwd,
+    .act_fwd = ca_cpu_act_fwd,
+    .act_bwd = ca_cpu_act_bwd,
+    .soft_cap_fwd = ca_cpu_soft_cap_fwd,
+    .soft_cap_bwd = ca_cpu_soft_cap_bwd,
+    .log_sum_exp = ca_cpu_log_sum_exp,
+    .top_k = ca_cpu_top_k,
+    .row_norms = ca_cpu_row_norms,
+    .row_dots = ca_cpu_row_dots,
+};
+
+static void cpu_close(ca_backend *be) {
+    if (be == NULL) return;
+    ca_cpu_context *context = be->context;
+    if (context != NULL) {
+        free(context->tiles);
+        free(context->tile_start);
+    }
+    free(context);
+    free(be);
+}
+
+/* threads == 0: what OMP_NUM_THREADS or else the affinity mask allows, as OpenMP found it. */
+static ca_status cpu_open(int device, int threads, ca_backend **out) {
+    (void)device;
+    ca_status st = CA_OK;
+    ca_backend *be = NULL;
+    ca_cpu_context *context = NULL;
+    void *tiles = NULL;
+
+    CA_TRY(ca_calloc(1, sizeof *be, &be));
+    *be = (ca_backend){
+        .name = "cpu", .ops = &cpu_ops, .threads = threads > 0 ? threads : omp_get_max_threads()};
+    CA_TRY(ca_calloc(1, sizeof *context, &context));
+    be->context = context;
+    CA_TRY(
+        ca_cpu_alloc(be, (size_t)be->threads * CPU_TILES * CPU_TILE_SIZE * sizeof(float), &tiles));
+    context->tiles = tiles;
+    *out = be;
+    return CA_OK;
+out:
+    cpu_close(be);
+    return st;
+}
+
+const ca_backend_entry ca_backend_cpu = {
+    .name = "cpu",
+    .libraries = ca_cpu_libraries,
+    .how_to_build = "make, with oneDNN or a CBLAS and an OpenMP compiler",
+    .open = cpu_open,
+    .close = cpu_close,
+};

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Matrix products of the reference backend.
+ */
+#include "ref.h"
+
+#include <stdlib.h>
+
+/* Columns computed together. A panel of op(b) this wide stays in cache while every row of op(a)
+ * passes over it, so the plain loops below take seconds, not minutes, for whole models. */
+enum { PANEL = 64 };
+
+/* One of the matrices of a batch as [rows, columns]. */
+static ca_tensor matrix_at(ca_tensor t, int64_t batch) {
+    if (t.rank == 2) return t;
+    t = ca_tensor_slice(t, 0, batch, 1);
+    ca_tensor m = ca_tensor_2d(t.data, t.dtype, t.shape[1], t.shape[2]);
+    m.stride[0] = t.stride[1];
+    return m;
+}
+
+/* line[n] = row `i` of t, or column `i` when transposed */
+static void load_line(const ca_tensor *t, bool transposed, int64_t i, double *line) {
+    if (!transposed) {
+        ca_ref_load(t, i, line);
+        return;
+    }
+    for (int64_t k = 0; k < t->shape[0]; k++) line[k] = ca_ref_get(t, k * t->shape[1] + i);
+}
+
+/* panel [K, PANEL] = columns [first, first + count) of op(b), zero beyond them.
+ * A column of op(b) is a column of b, or a row when transposed. */
+static void load_panel(const ca_tensor *b, bool transposed, int64_t first, int64_t count,
+                       int64_t inner, double *column, double *panel) {
+    for (int64_t j = 0; j < PANEL; j++) {
+        if (j < count) load_line(b, !transposed, first + j, column);
+        for (int64_t k = 0; k < inner; k++) panel[k * PANEL + j] = j < count ? column[k] : 0.0;
+    }
+}
+
+/* sum [PANEL] = sum over k, in rising order, of a[k] panel[k, :] */
+static void multiply_row(const double *a, const double *panel, int64_t inner, double *sum) {
+    for (int j = 0; j < PANEL; j++) sum[j] = 0;
+    for (int64_t k = 0; k < inner; k++)
+        for (int j = 0; j < PANEL; j++) sum[j] += a[k] * panel[k * PANEL + j];
+}
+
+static void multiply_matrix(const ca_tensor *c, const ca_tensor *a, const ca_tensor *b,
+                            const ca_tensor *bias, ca_matmul_options options, int64_t inner,
+                            double *scratch) {
+    double *row = scratch, *panel = scratch + inner, sum[PANEL];
+    int64_t m = c->shape[0], n = c->shape[1];
+    for (int64_t first = 0; first < n; first += PANEL) {
+        int64_t count = n - first < PANEL ? n - first : PANEL;
+        load_panel(b, options.transpose_b, first, count, inner, row, panel);
+        for (int64_t i = 0; i < m; i++) {
+            load_line(a, options.transpose_a, i, row);
+            multiply_row(row, panel, inner, sum);
+            for (int64_t j = 0; j < count; j++) {
+                double value = options.alpha * sum[j];
+                if (options.beta != 0) value += options.beta * ca_ref_get(c, i * n + first + j);
+                if (bias->data) value += ca_ref_get(bias, first + j);
+                ca_ref_set(c, i * n + first + j, value);
+            }
+        }
+    }
+}
+
+ca_status ca_ref_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
+                        ca_matmul_options options) {
+    (void)be;
+    int64_t batches = c.rank == 3 ? c.shape[0] : 1;
+    int64_t inner = a.shape[a.rank - (options.transpose_a ? 2 : 1)];
+    double *scratch = NULL; /* one line of a or b, one panel */
+    ca_status st = CA_OK;
+    CA_TRY(ca_ref_scratch(inner * (1 + PANEL), &scratch));
+    for (int64_t i = 0; i < batches; i++) {
+        ca_tensor ci = matrix_at(c, i), ai = matrix_at(a, i), bi = matrix_at(b, i);
+        multiply_matrix(&ci, &ai, &bi, &bias, options, inner, scratch);
+    }
+out:
+    free(scratch);
+    return st;
+}

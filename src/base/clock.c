@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Monotonic time and the memory of this process, as the operating system counts it.
+ */
+#include "causa/base.h"
+
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+double ca_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+int64_t ca_peak_host_bytes(void) {
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+    return (int64_t)usage.ru_maxrss * 1024; /* Linux counts in KiB */
+}
+
+int64_t ca_host_bytes(void) {
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file == NULL) return 0;
+    long long total = 0, resident = 0;
+    int fields = fscanf(file, "%lld %lld", &total, &resident);
+    fclose(file);
+    return fields == 2 ? (int64_t)resident * sysconf(_SC_PAGESIZE) : 0;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The command line: arguments, the table of commands, and what several commands share.
+ */
+#ifndef CAUSA_CLI_H
+#define CAUSA_CLI_H
+
+#include "causa/job.h"
+#include "causa/method.h"
+
+/* Parsed arguments. Options that a command does not take are refused before it runs. */
+typedef struct cli_arguments {
+    const char *const *words; /* positional arguments after the command */
+    int64_t count;
+    bool quiet, verbose, json, help, version;
+    bool resume, overwrite, dry_run, no_special;
+    const char *log, *points, *shard, *output, *reference, *prompt;
+    int threads;
+} cli_arguments;
+
+/* Bits of the options that a command takes beside the common ones. */
+typedef enum cli_option_set {
+    CLI_JSON = 1,
+    CLI_RUN = 2,
+    CLI_THREADS = 4,
+    CLI_OUTPUT = 8,
+    CLI_DOCTOR = 16,
+    CLI_TOKENS = 32
+} cli_option_set;
+
+typedef struct cli_command {
+    const char *name;
+    const char *usage; /* what follows the name */
+    const char *summary;
+    unsigned options;
+    ca_status (*run)(const cli_arguments *arguments);
+} cli_command;
+
+/* X(name, usage, summary, options): one row and one file per command. */
+#define CLI_COMMAND_LIST(X)                                                                        \
+    X(run, "CONFIG.yaml [key.sub=value ...]", "check everything, run, write the result file",      \
+      CLI_JSON | CLI_RUN | CLI_THREADS)                                                            \
+    X(plan, "CONFIG.yaml [key.sub=value ...]", "say what a run would do and need",                 \
+      CLI_JSON | CLI_THREADS)                                                                      \
+    X(inspect, "PATH", "describe a model or a result file", CLI_JSON)                              \
+    X(doctor, "MODEL [--reference FILE.h5] [--prompt TEXT]", "check a model's numbers per layer",  \
+      CLI_JSON | CLI_THREADS | CLI_DOCTOR)                                                         \
+    X(tokens, "MODEL [TEXT ...]", "show ids, pieces and byte offsets of texts",                    \
+      CLI_JSON | CLI_TOKENS)                                                                       \
+    X(report, "RESULT.h5 [-o DIR]", "make a self-contained HTML page with plots", CLI_OUTPUT)      \
+    X(help, "[COMMAND | config]", "explain a command or the configuration", 0)
+
+#define CLI_DECLARE(name, usage, summary, options)                                                 \
+    ca_status cli_##name(const cli_arguments *arguments) CA_MUST_USE;
+CLI_COMMAND_LIST(CLI_DECLARE)
+#undef CLI_DECLARE
+
+extern const cli_command cli_commands[]; /* ends with a row whose name is NULL */
+const cli_command *cli_command_find(const char *name);
+
+/* arguments.c. Errors: CA_E_USAGE. words points into argv. */
+ca_status cli_parse(int argc, char **argv, const cli_command **command,
+                    cli_arguments *out) CA_MUST_USE;
+/* Text of the options of a set, for help. */
+void cli_print_options(unsigned options);
+/* "3:7" or "1/4" */
+ca_status cli_parse_range(const char *text, char separator, int64_t *a, int64_t *b) CA_MUST_USE;
+
+/* open.c: everything that one or more points of a config run on; models stay loaded between points
+ * that share them. */
+typedef struct cli_session {
+    const cli_arguments *arguments;
+    ca_document *document;
+    const ca_method *method; /* of the current point */
+    ca_config *config;
+    ca_backend *backend;
+    ca_model_file *file;
+    ca_tokenizer *tokenizer;
+    ca_dataset *data;
+    ca_model *model;
+    char *opened; /* what backend, file and model were opened for */
+    ca_job job;
+    void *state; /* of the method */
+} cli_session;
+
+ca_status cli_session_open(const cli_arguments *arguments, cli_session *session) CA_MUST_USE;
+/* Resolves a point, opens what it needs and prepares its method: no weights are read. */
+ca_status cli_session_point(cli_session *session, int64_t point) CA_MUST_USE;
+/* Loads the weights for the prepared point. */
+ca_status cli_session_load(cli_session *session) CA_MUST_USE;
+void cli_session_close(cli_session *session);
+/* Path of the result file of a point, owned by the caller; a sweep puts them into a folder. */
+ca_status cli_session_output(const cli_session *session, int64_t point, char **path) CA_MUST_USE;
+/* Folder of a sweep's results, or NULL text when there is one point only. */
+ca_status cli_session_folder(const cli_session *session, char **path) CA_MUST_USE;
+/* Tokenizer of a model file; NULL and CA_OK when the model has none. */
+ca_status cli_open_tokenizer(const char *model, ca_tokenizer **out) CA_MUST_USE;
+/* The tables of options for a method kind (NULL or unknown: all methods); `tables` [8]. */
+void cli_option_tables(const ca_method *method, const ca_option **tables);
+
+/* provenance.c: root attributes before a run, /run after it. */
+ca_status cli_write_provenance(const cli_session *session, ca_result *result) CA_MUST_USE;
+typedef struct cli_run_log cli_run_log;
+ca_status cli_run_log_start(cli_run_log **out) CA_MUST_USE;
+ca_status cli_write_run(const cli_session *session, cli_run_log *log,
+                        ca_result *result) CA_MUST_USE;
+void cli_run_log_stop(cli_run_log *log);
+
+/* index.c: index.h5 of a sweep whose points are all complete. */
+ca_status cli_write_index(cli_session *session) CA_MUST_USE;
+
+/* format.c: "1.5 GiB", "12.3 GFLOP" into `text`. */
+const char *cli_bytes(int64_t bytes, char text[32]);
+const char *cli_flops(double flops, char text[32]);
+
+#endif

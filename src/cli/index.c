@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * index.h5 of a sweep: the points, the swept values, the headline numbers, links to the files.
+ */
+#include "cli.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Numbers when every value of the key is one, else texts. */
+static ca_status put_key(const cli_session *s, ca_result *r, int64_t key, int64_t points) {
+    ca_status st = CA_OK;
+    char path[256];
+    const char **texts = NULL;
+    double *numbers = NULL;
+    bool numeric = true;
+    ca_result_shape shape = {1, {points}, {"point"}};
+    CA_TRY(ca_calloc((size_t)points, sizeof *texts, &texts));
+    CA_TRY(ca_calloc((size_t)points, sizeof *numbers, &numbers));
+    for (int64_t p = 0; p < points; p++) {
+        char *end;
+        texts[p] = ca_document_sweep_value(s->document, p, key);
+        numbers[p] = strtod(texts[p], &end);
+        numeric &= end != texts[p] && *end == '\0';
+    }
+    snprintf(path, sizeof path, "/%s", ca_document_sweep_key(s->document, key));
+    CA_TRY(numeric ? ca_result_put(r, path, CA_RESULT_F64, shape, numbers)
+                   : ca_result_put(r, path, CA_RESULT_TEXT, shape, texts));
+out:
+    free(texts);
+    free(numbers);
+    return st;
+}
+
+/* Headlines are "object@attribute"; a point's method may lack one, which is NaN then. */
+static ca_status put_headline(ca_result *r, char **files, int64_t points, const char *headline) {
+    ca_status st = CA_OK;
+    const char *at = strchr(headline, '@');
+    char object[128], path[128];
+    double *values = NULL;
+    snprintf(object, sizeof object, "%.*s", (int)(at - headline), headline);
+    snprintf(path, sizeof path, "/%s", at + 1);
+    CA_TRY(ca_calloc((size_t)points, sizeof *values, &values));
+    for (int64_t p = 0; p < points; p++) {
+        ca_result_reader *reader;
+        CA_TRY(ca_result_reader_open(files[p], &reader));
+        if (!ca_result_reader_float(reader, object, at + 1, &values[p])) values[p] = NAN;
+        ca_result_reader_close(reader);
+    }
+    CA_TRY(
+        ca_result_put(r, path, CA_RESULT_F64, (ca_result_shape){1, {points}, {"point"}}, values));
+out:
+    free(values);
+    return st;
+}
+
+static ca_status put_points(ca_result *r, int64_t points) {
+    ca_status st = CA_OK;
+    char(*names)[32] = NULL, link[48];
+    const char **texts = NULL;
+    CA_TRY(ca_calloc((size_t)points, sizeof *names, &names));
+    CA_TRY(ca_calloc((size_t)points, sizeof *texts, &texts));
+    for (int64_t p = 0; p < points; p++) {
+        snprintf(names[p], sizeof names[p], "point-%05lld", (long long)p);
+        texts[p] = names[p];
+        snprintf(link, sizeof link, "%s.h5", names[p]);
+        CA_TRY(ca_result_link(r, names[p], link));
+    }
+    CA_TRY(ca_result_put(r, "/point", CA_RESULT_TEXT, (ca_result_shape){1, {points}, {"point"}},
+                         texts));
+out:
+    free(names);
+    free(texts);
+    return st;
+}
+
+ca_status cli_write_index(cli_session *s) {
+    ca_status st = CA_OK;
+    int64_t points = ca_document_points(s->document), missing = 0;
+    char **files = NULL, *folder = NULL, *path = NULL;
+    ca_result *r = NULL;
+    CA_TRY(ca_calloc((size_t)points, sizeof *files, &files));
+    for (int64_t p = 0; p < points; p++) {
+        CA_TRY(cli_session_output(s, p, &files[p]));
+        missing += !ca_file_exists(files[p]);
+    }
+    if (missing) { /* other calls (--points, --shard) are still at work */
+        ca_log(CA_LOG_INFO, "%lld of %lld points are not there yet: no index.h5 written",
+               (long long)missing, (long long)points);
+        goto out;
+    }
+    CA_TRY(cli_session_folder(s, &folder));
+    CA_TRY(ca_path_join(folder, "index.h5", &path));
+    CA_TRY(ca_result_create(path, &r));
+    CA_TRY(ca_result_attribute_text(r, "/", "method", "sweep"));
+    CA_TRY(put_points(r, points));
+    for (int64_t k = 0; k < ca_document_sweep_keys(s->document); k++)
+        CA_TRY(put_key(s, r, k, points));
+    for (const char *const *h = s->method->headlines; *h; h++)
+        CA_TRY(put_headline(r, files, points, *h));
+    ca_result *whole = r;
+    r = NULL;
+    CA_TRY(ca_result_finish(whole));
+    ca_log(CA_LOG_INFO, "wrote %s", path);
+out:
+    ca_result_abandon(r);
+    for (int64_t p = 0; files && p < points; p++) free(files[p]);
+    free(files);
+    free(folder);
+    free(path);
+    return st;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The program: parse, run one command, print its error, exit with its code.
+ */
+#include "cli.h"
+
+#include "causa/version.h"
+
+#include <string.h>
+
+static void print_error(void) {
+    const char *text = ca_error_text(), *hint = ca_error_hint();
+    while (*text) { /* configs and data report many problems, one per line */
+        size_t n = strcspn(text, "\n");
+        ca_log(CA_LOG_ERROR, "%.*s", (int)n, text);
+        text += n + (text[n] == '\n');
+    }
+    if (*hint) ca_log(CA_LOG_ERROR, "hint: %s", hint);
+}
+
+static ca_status run_command(const cli_command *command, const cli_arguments *arguments) {
+    ca_status st = CA_OK;
+    ca_log_set_level(arguments->verbose ? CA_LOG_DEBUG
+                     : arguments->quiet ? CA_LOG_ERROR
+                                        : CA_LOG_INFO);
+    if (arguments->log) CA_TRY(ca_log_open(arguments->log));
+    CA_TRY(command->run(arguments));
+out:
+    return st;
+}
+
+int main(int argc, char **argv) {
+    const cli_command *command;
+    cli_arguments arguments;
+    ca_signals_install();
+    ca_status st = cli_parse(argc, argv, &command, &arguments);
+    if (st == CA_OK) st = run_command(command, &arguments);
+    if (st != CA_OK) print_error();
+    if (fflush(stdout) != 0 && st == CA_OK) st = CA_E_IO;
+    ca_log_close();
+    return ca_status_exit_code(st);
+}

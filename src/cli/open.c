@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From a config to a prepared job: options, backend, model headers, tokenizer, data, method.
+ */
+#include "cli.h"
+
+#include "causa/ops.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const ca_option ca_job_options[] = {
+    {"name", CA_OPTION_TEXT, NULL, NULL, NULL,
+     "name of the run, letters, digits and ._-; the result is results/<name>.h5"},
+    {"output", CA_OPTION_TEXT, "", NULL, NULL,
+     "result file (of a sweep: folder) in place of results/<name>"},
+    {"seed", CA_OPTION_INT, "42", "0..", NULL, "seed of all random numbers"},
+    {"backend", CA_OPTION_TEXT, "auto", NULL, NULL,
+     "auto, ref, cpu, cuda or cuda:N; auto falls back and says so"},
+    {"precision", CA_OPTION_CHOICE, "f32", NULL, "f32|f64",
+     "type of weights and values; f64 on backend ref only"},
+    {"memory", CA_OPTION_BYTES, "auto", NULL, "auto", "limit for everything, such as 12GiB"},
+    {"batch", CA_OPTION_INT, "auto", "1..", "auto", "tokens per micro-batch"},
+    {"model", CA_OPTION_TEXT, NULL, NULL, NULL, "Hugging Face directory or GGUF file"},
+    {0},
+};
+
+enum { MOST_METHODS = 4 };
+
+void cli_option_tables(const ca_method *method, const ca_option **tables) {
+    static char kinds[128];
+    static ca_option kind_options[2] = {
+        {"method.kind", CA_OPTION_CHOICE, NULL, NULL, kinds, "what is done"}, {0}};
+    int n = 0;
+    kinds[0] = '\0';
+    for (const ca_method *const *m = ca_methods(); *m; m++)
+        snprintf(kinds + strlen(kinds), sizeof kinds - strlen(kinds), "%s%s", kinds[0] ? "|" : "",
+                 (*m)->kind);
+    tables[n++] = ca_job_options;
+    tables[n++] = ca_data_options;
+    tables[n++] = kind_options;
+    for (const ca_method *const *m = ca_methods(); *m; m++)
+        if (!method || *m == method) tables[n++] = (*m)->options;
+    tables[n] = NULL;
+}
+
+ca_status cli_session_open(const cli_arguments *arguments, cli_session *session) {
+    *session = (cli_session){.arguments = arguments};
+    if (arguments->count == 0) return ca_fail(CA_E_USAGE, "expected a config file");
+    return ca_document_open(arguments->words[0], arguments->words + 1, arguments->count - 1,
+                            &session->document);
+}
+
+/* What depends on the point only. */
+static void close_point(cli_session *s) {
+    if (s->state) s->method->release(s->state);
+    s->state = NULL;
+    ca_dataset_free(s->data);
+    s->data = NULL;
+    ca_config_free(s->config);
+    s->config = NULL;
+}
+
+static void close_model(cli_session *s) {
+    ca_model_free(s->model);
+    ca_tokenizer_free(s->tokenizer);
+    ca_model_file_close(s->file);
+    if (s->backend) ca_backend_close(s->backend);
+    free(s->opened);
+    s->model = NULL;
+    s->tokenizer = NULL;
+    s->file = NULL;
+    s->backend = NULL;
+    s->opened = NULL;
+}
+
+void cli_session_close(cli_session *s) {
+    close_point(s);
+    close_model(s);
+    ca_document_free(s->document);
+    s->document = NULL;
+}
+
+static ca_status check_name(const ca_config *config) {
+    const char *name = ca_config_text(config, "name");
+    size_t good = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
+    if (name[0] && name[good] == '\0' && strlen(name) <= 200) return CA_OK;
+    return ca_config_fail(config, "name", "expected up to 200 letters, digits and ._-, got '%s'",
+                          name);
+}
+
+static ca_status resolve(cli_session *s, int64_t point) {
+    ca_status st = CA_OK;
+    const ca_option *tables[3 + MOST_METHODS + 1];
+    const char *kind = ca_document_text(s->document, "method.kind");
+    for (int64_t k = 0; k < ca_document_sweep_keys(s->document); k++)
+        if (strcmp(ca_document_sweep_key(s->document, k), "method.kind") == 0)
+            kind = ca_document_sweep_value(s->document, point, k);
+    s->method = kind ? ca_method_find(kind) : NULL;
+    cli_option_tables(s->method, tables);
+    CA_TRY(ca_config_resolve(s->document, point, tables, &s->config));
+    CA_TRY(check_name(s->config));
+out:
+    return st;
+}
+
+ca_status cli_open_tokenizer(const char *model, ca_tokenizer **out) {
+    ca_status st = CA_OK;
+    char *path = NULL;
+    *out = NULL;
+    if (ca_is_directory(model)) {
+        CA_TRY(ca_path_join(model, "tokenizer.json", &path));
+        if (!ca_file_exists(path)) goto out; /* then prompts must come as ids */
+    }
+    CA_TRY(ca_tokenizer_open(model, out));
+out:
+    free(path);
+    return st;
+}
+
+static ca_status open_tokenizer(cli_session *s, const char *model) {
+    ca_status st = CA_OK;
+    int64_t vocab = ca_model_file_arch(s->file)->vocab;
+    CA_TRY(cli_open_tokenizer(model, &s->tokenizer));
+    if (s->tokenizer && ca_tokenizer_size(s->tokenizer) > vocab)
+        st =
+            ca_fail(CA_E_MODEL,
+                    "%s: tokenizer: expected ids below the model's vocab_size %lld, got an id %lld",
+                    model, (long long)vocab, (long long)ca_tokenizer_size(s->tokenizer) - 1);
+out:
+    return st;
+}
+
+/* Backend, model headers and tokenizer; kept from the point before when they are the same. */
+static ca_status open_model(cli_session *s) {
+    ca_status st = CA_OK;
+    ca_string key = {0};
+    const char *model = ca_config_path(s->config, "model"),
+               *backend = ca_config_text(s->config, "backend");
+    const char *precision = ca_config_text(s->config, "precision");
+    CA_TRY(ca_string_printf(&key, "%s\n%s\n%s", model, backend, precision));
+    if (s->opened && strcmp(s->opened, key.text) == 0) goto out;
+    close_model(s);
+    st = ca_backend_open(backend, s->arguments->threads, &s->backend);
+    if (st != CA_OK) {
+        st = ca_context(st, "%s", ca_config_where(s->config, "backend"));
+        goto out;
+    }
+    s->job.dtype = strcmp(precision, "f64") == 0 ? CA_F64 : CA_F32;
+    if (s->job.dtype == CA_F64 && !s->backend->float64) {
+        st = ca_config_fail(s->config, "precision", "f64 needs backend=ref, got %s",
+                            s->backend->name);
+        goto out;
+    }
+    st = ca_model_file_open(model, &s->file);
+    if (st != CA_OK) {
+        st = ca_context(st, "%s", ca_config_where(s->config, "model"));
+        goto out;
+    }
+    CA_TRY(open_tokenizer(s, model));
+    CA_TRY(ca_string_append(&key, "", 1));
+    s->opened = key.text;
+    key = (ca_string){0};
+out:
+    ca_string_free(&key);
+    return st;
+}
+
+/* Bytes that are left for batches, passes and arrays beside the weights. */
+static ca_status memory_left(const cli_session *s, int64_t weights, int64_t *left) {
+    ca_status st = CA_OK;
+    size_t available, total;
+    char limit_text[32], weight_text[32];
+    int64_t limit;
+    if (ca_config_is_word(s->config, "memory")) {
+        CA_TRY(ca_memory_info(s->backend, &available, &total));
+        limit = (int64_t)((double)available * 0.8) + (s->model ? s->model->bytes : 0);
+    } else {
+        limit = ca_config_bytes(s->config, "memory");
+    }
+    *left = limit - weights;
+    if (*left <= 0)
+        return ca_fail(CA_E_MEMORY, "%s: the weights need %s, but the limit is %s",
+                       ca_config_where(s->config, "memory"), cli_bytes(weights, weight_text),
+                       cli_bytes(limit, limit_text));
+out:
+    return st;
+}
+
+ca_status cli_session_point(cli_session *s, int64_t point) {
+    ca_status st = CA_OK;
+    close_point(s);
+    CA_TRY(resolve(s, point));
+    CA_TRY(open_model(s));
+    const ca_arch *arch = ca_model_file_arch(s->file);
+    CA_TRY(ca_dataset_open(s->config, s->tokenizer, arch->vocab, arch->max_positions,
+                           s->method->needs, &s->data));
+    s->job = (ca_job){
+        .config = s->config,
+        .file = s->file,
+        .arch = arch,
+        .backend = s->backend,
+        .dtype = strcmp(ca_config_text(s->config, "precision"), "f64") == 0 ? CA_F64 : CA_F32,
+        .tokenizer = s->tokenizer,
+        .data = s->data,
+        .batch = ca_config_is_word(s->config, "batch") ? 0 : ca_config_int(s->config, "batch"),
+    };
+    s->job.plan.weight_bytes = ca_model_file_bytes(s->file, s->job.dtype);
+    CA_TRY(memory_left(s, s->job.plan.weight_bytes, &s->job.memory));
+    CA_TRY(s->method->prepare(&s->job, &s->job.plan, &s->state));
+out:
+    return st;
+}
+
+ca_status cli_session_load(cli_session *s) {
+    ca_status st = CA_OK;
+    if (!s->model) {
+        double started = ca_seconds();
+        CA_TRY(ca_model_load(s->file, s->backend, s->job.dtype, 0, &s->model));
+        ca_log(CA_LOG_DEBUG, "weights loaded in %.2f s", ca_seconds() - started);
+    }
+    s->job.model = s->model;
+out:
+    return st;
+}
+
+static ca_status copy_text(const char *text, char **out) {
+    *out = strdup(text);
+    return *out ? CA_OK : ca_fail(CA_E_MEMORY, "no memory for a path");
+}
+
+ca_status cli_session_folder(const cli_session *s, char **path) {
+    *path = NULL;
+    if (ca_document_sweep_keys(s->document) == 0) return CA_OK;
+    if (ca_config_has(s->config, "output"))
+        return copy_text(ca_config_text(s->config, "output"), path);
+    return ca_path_join("results", ca_config_text(s->config, "name"), path);
+}
+
+ca_status cli_session_output(const cli_session *s, int64_t point, char **path) {
+    ca_status st = CA_OK;
+    char *folder = NULL, name[256];
+    *path = NULL;
+    CA_TRY(cli_session_folder(s, &folder));
+    if (folder) {
+        snprintf(name, sizeof name, "point-%05lld.h5", (long long)point);
+        CA_TRY(ca_path_join(folder, name, path));
+    } else if (ca_config_has(s->config, "output")) {
+        CA_TRY(copy_text(ca_config_text(s->config, "output"), path));
+    } else {
+        snprintf(name, sizeof name, "%s.h5", ca_config_text(s->config, "name"));
+        CA_TRY(ca_path_join("results", name, path));
+    }
+out:
+    free(folder);
+    return st;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * `causa plan`: everything up to the first weight.
+ */
+#include "cli.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+static void print_text(const cli_session *s, int64_t points, const char *output) {
+    const ca_plan *p = &s->job.plan;
+    char a[32], b[32], c[32], d[32];
+    printf("%s", ca_config_yaml(s->config));
+    printf("---\n");
+    printf("output        %s\n", output);
+    printf("sweep points  %lld\n", (long long)points);
+    printf("model         %s, %s, %lld parameters\n", s->job.arch->family,
+           ca_model_file_format(s->file), (long long)ca_model_file_parameters(s->file));
+    printf("backend       %s, %d threads, %s\n", s->backend->name, s->backend->threads,
+           ca_dtype_name(s->job.dtype));
+    printf("examples      %lld (%lld tokens, %lld rows excluded)\n", (long long)p->examples,
+           (long long)p->tokens, (long long)s->data->excluded_count);
+    printf("micro-batches %lld of up to %lld rows\n", (long long)p->batches,
+           (long long)p->batch_rows);
+    if (p->lanes)
+        printf("backward      %lld lanes, block values %s\n", (long long)p->lanes,
+               p->recompute ? "recomputed" : "kept");
+    printf("memory        %s per rank: weights %s, work %s, host arrays %s\n",
+           cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, a),
+           cli_bytes(p->weight_bytes, b), cli_bytes(p->work_bytes, c), cli_bytes(p->host_bytes, d));
+    printf("arithmetic    %s\n", cli_flops(p->flops, a));
+}
+
+static ca_status print_json(const cli_session *s, int64_t points, const char *output) {
+    const ca_plan *p = &s->job.plan;
+    json_t *root = json_pack(
+        "{s:s, s:s, s:I, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I, "
+        "s:f}",
+        "config", ca_config_yaml(s->config), "output", output, "points", (json_int_t)points,
+        "model_type", s->job.arch->family, "backend", s->backend->name, "threads",
+        s->backend->threads, "dtype", ca_dtype_name(s->job.dtype), "examples",
+        (json_int_t)p->examples, "excluded", (json_int_t)s->data->excluded_count, "tokens",
+        (json_int_t)p->tokens, "batches", (json_int_t)p->batches, "batch_rows",
+        (json_int_t)p->batch_rows, "lanes", (json_int_t)p->lanes, "recompute", p->recompute,
+        "weight_bytes", (json_int_t)p->weight_bytes, "work_bytes", (json_int_t)p->work_bytes,
+        "host_bytes", (json_int_t)p->host_bytes, "flops", p->flops);
+    if (!root) return ca_fail(CA_E_MEMORY, "no memory for the plan");
+    json_dumpf(root, stdout, JSON_INDENT(2));
+    printf("\n");
+    json_decref(root);
+    return CA_OK;
+}
+
+ca_status cli_plan(const cli_arguments *arguments) {
+    ca_status st = CA_OK;
+    cli_session s = {0};
+    char *output = NULL;
+    CA_TRY(cli_session_open(arguments, &s));
+    int64_t points = ca_document_points(s.document);
+    for (int64_t p = points - 1; p >= 0; p--)
+        CA_TRY(cli_session_point(&s, p)); /* all are checked, the first is shown */
+    CA_TRY(cli_session_output(&s, 0, &output));
+    if (arguments->json)
+        CA_TRY(print_json(&s, points, output));
+    else
+        print_text(&s, points, output);
+out:
+    free(output);
+    cli_session_close(&s);
+    return st;
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * `causa run`: one result file per sweep point. Every point is checked before the first one runs;
+ * a point that fails does not stop the others.
+ */
+#include "cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Which points this call runs. */
+typedef struct point_range {
+    int64_t first, last, shard, shards;
+} point_range;
+
+static ca_status choose_points(const cli_arguments *a, int64_t points, point_range *out) {
+    ca_status st = CA_OK;
+    *out = (point_range){0, points, 0, 1};
+    if (a->points) {
+        CA_TRY(cli_parse_range(a->points, ':', &out->first, &out->last));
+        if (out->first >= out->last || out->last > points)
+            return ca_fail(CA_E_USAGE, "--points: expected A < B <= %lld, got %s",
+                           (long long)points, a->points);
+    }
+    if (a->shard) {
+        CA_TRY(cli_parse_range(a->shard, '/', &out->shard, &out->shards));
+        if (out->shard >= out->shards)
+            return ca_fail(CA_E_USAGE, "--shard: expected I < N, got %s", a->shard);
+    }
+out:
+    return st;
+}
+
+static bool chosen(const point_range *r, int64_t point) {
+    return r->first <= point && point < r->last && point % r->shards == r->shard;
+}
+
+/* An existing result is kept, finished (--resume) or replaced (--overwrite), never by accident. */
+static ca_status check_output(const cli_session *s, const char *path, bool *done) {
+    *done = false;
+    if (!ca_file_exists(path)) return CA_OK;
+    if (s->arguments->resume && ca_result_is_complete(path, ca_config_sha256(s->config))) {
+        *done = true;
+        return CA_OK;
+    }
+    if (s->arguments->overwrite) return CA_OK;
+    if (s->arguments->resume) {
+        ca_hint("--overwrite replaces it; another name or output keeps both");
+        return ca_fail(CA_E_USAGE, "%s: the file holds the result of another configuration", path);
+    }
+    ca_hint("--overwrite replaces it, --resume keeps it when it is the result of the same "
+            "configuration");
+    return ca_fail(CA_E_USAGE, "%s: the file exists already", path);
+}
+
+/* Makes results/ or a sweep's folder; a folder that the user named must exist. */
+static ca_status make_folder(const cli_session *s) {
+    ca_status st = CA_OK;
+    char *folder = NULL;
+    CA_TRY(cli_session_folder(s, &folder));
+    if (!ca_config_has(s->config, "output")) CA_TRY(ca_make_directories("results"));
+    if (folder) CA_TRY(ca_make_directories(folder));
+out:
+    free(folder);
+    return st;
+}
+
+static void announce(const cli_session *s, int64_t point, int64_t points, const char *path) {
+    const ca_plan *p = &s->job.plan;
+    char memory[32], work[32];
+    if (points > 1)
+        ca_log(CA_LOG_INFO, "point %lld of %lld", (long long)point + 1, (long long)points);
+    ca_log(CA_LOG_INFO, "%s on %s (%s, %s, %d threads): %lld examples, %lld tokens, %s, %s",
+           s->method->kind, ca_config_text(s->config, "model"), s->backend->name,
+           ca_dtype_name(s->job.dtype), s->backend->threads, (long long)p->examples,
+           (long long)p->tokens, cli_flops(p->flops, work),
+           cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, memory));
+    if (s->data->excluded_count)
+        ca_log(CA_LOG_WARNING, "%lld rows of %s are left out; they are listed in /data/excluded",
+               (long long)s->data->excluded_count, s->data->path);
+    ca_log(CA_LOG_DEBUG, "output %s", path);
+}
+
+/* Opens the file, or the checkpoint of an earlier run. */
+static ca_status open_result(cli_session *s, const char *path, ca_result **result) {
+    ca_status st = CA_OK;
+    *result = NULL;
+    if (s->arguments->resume) {
+        CA_TRY(ca_result_resume(path, ca_config_sha256(s->config), result, &s->job.resume_at));
+        if (*result)
+            ca_log(CA_LOG_INFO, "going on at example %lld of %lld", (long long)s->job.resume_at,
+                   (long long)s->data->count);
+    }
+    if (!*result) {
+        CA_TRY(ca_result_create(path, result));
+        CA_TRY(cli_write_provenance(s, *result));
+    }
+out:
+    return st;
+}
+
+/* Runs the prepared point. A signal leaves a checkpoint when anything was finished. */
+static ca_status run_point(cli_session *s, const char *path) {
+    ca_status st = CA_OK;
+    ca_result *result = NULL;
+    cli_run_log *log = NULL;
+    int64_t done = 0;
+    CA_TRY(cli_run_log_start(&log));
+    CA_TRY(open_result(s, path, &result));
+    CA_TRY(cli_session_load(s));
+    s->job.result = result;
+    st = s->method->run(&s->job, s->state, &done);
+    if ((st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) && done > 0) {
+        ca_result *partial = result;
+        result = NULL;
+        ca_status saved = ca_result_checkpoint(partial, done);
+        if (saved == CA_OK)
+            ca_log(CA_LOG_WARNING, "stopped after %lld examples; --resume goes on",
+                   (long long)done);
+        st = saved == CA_OK ? st : saved;
+        goto out;
+    }
+    CA_TRY(st);
+    CA_TRY(cli_write_run(s, log, result));
+    ca_result *whole = result;
+    result = NULL;
+    CA_TRY(ca_result_finish(whole));
+    ca_log(CA_LOG_INFO, "wrote %s", path);
+out:
+    ca_result_abandon(result);
+    cli_run_log_stop(log);
+    return st;
+}
+
+static bool stops_sweep(ca_status st) {
+    return st == CA_E_PREEMPTED || st == CA_E_INTERRUPT || st == CA_E_TERMINATED;
+}
+
+/* Prepares every point, so that a mistake in the last one shows before the first one runs. */
+static ca_status check_points(cli_session *s, int64_t points, const point_range *range) {
+    ca_status st = CA_OK;
+    char *path = NULL;
+    bool done;
+    for (int64_t p = points - 1; p >= 0; p--) {
+        if (!chosen(range, p)) continue;
+        CA_TRY(cli_session_point(s, p));
+        CA_TRY(cli_session_output(s, p, &path));
+        CA_TRY(check_output(s, path, &done));
+        free(path);
+        path = NULL;
+    }
+out:
+    free(path);
+    return st;
+}
+
+static ca_status run_points(cli_session *s, int64_t points, const point_range *range) {
+    ca_status st = CA_OK, last = CA_OK;
+    char *path = NULL;
+    int64_t failed = 0;
+    CA_TRY(make_folder(s));
+    for (int64_t p = 0; p < points; p++) {
+        bool done;
+        if (!chosen(range, p)) continue;
+        CA_TRY(cli_session_point(s, p));
+        free(path);
+        CA_TRY(cli_session_output(s, p, &path));
+        CA_TRY(check_output(s, path, &done));
+        if (done) {
+            ca_log(CA_LOG_INFO, "%s is complete already", path);
+            continue;
+        }
+        announce(s, p, points, path);
+        last = run_point(s, path);
+        if (last == CA_OK) continue;
+        if (points == 1 || stops_sweep(last)) {
+            st = last;
+            goto out;
+        }
+        failed++;
+        ca_log(CA_LOG_ERROR, "point %lld failed: %s", (long long)p, ca_error_text());
+    }
+    if (failed)
+        CA_TRY(ca_fail(CA_E_POINTS, "%lld of %lld sweep points failed", (long long)failed,
+                       (long long)points));
+    if (ca_document_sweep_keys(s->document)) CA_TRY(cli_write_index(s));
+out:
+    free(path);
+    return st;
+}
+
+ca_status cli_run(const cli_arguments *arguments) {
+    ca_status st = CA_OK;
+    cli_session s = {0};
+    point_range range;
+    if (arguments->dry_run) return cli_plan(arguments);
+    CA_TRY(cli_session_open(arguments, &s));
+    int64_t points = ca_document_points(s.document);
+    CA_TRY(choose_points(arguments, points, &range));
+    CA_TRY(check_points(&s, points, &range));
+    CA_TRY(run_points(&s, points, &range));
+out:
+    cli_session_close(&s);
+    return st;
+}

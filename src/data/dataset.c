@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Opens a prompt file, reads every row and reports all bad ones at once.
+ */
+#include "dataset.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_PROBLEMS = 20 };
+
+/* The file's name of one of our columns: data.columns, else our own. */
+static const char *mapped(const reader *r, const char *name) {
+    const ca_node *columns = ca_config_node(r->config, "data.columns");
+    const ca_node *node = columns ? ca_node_find(columns, name) : NULL;
+    return node && node->kind == CA_NODE_SCALAR ? node->text : name;
+}
+
+const cell *reader_cell(const reader *r, const char *const *names, const char **name) {
+    static const cell absent = {0};
+    *name = mapped(r, names[0]);
+    for (; *names; names++) {
+        int64_t c = table_find(&r->table, mapped(r, *names));
+        if (c < 0 || r->table.cells[c][r->row].kind == CELL_ABSENT) continue;
+        *name = r->table.column[c];
+        return &r->table.cells[c][r->row];
+    }
+    return &absent;
+}
+
+ca_status reader_fail(const reader *r, const char *column, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return ca_fail(CA_E_DATA, "%s: row %lld (line %lld), column %s: %s", r->path,
+                   (long long)r->row + 1, (long long)r->table.line[r->row], column, text);
+}
+
+/* Every name in data.columns must be one of ours, every value a column of the file. */
+static ca_status check_columns(const reader *r) {
+    static const char *const ours[] = {"id",
+                                       "clean",
+                                       "text",
+                                       "prompt",
+                                       "corrupted",
+                                       "answer",
+                                       "wrong",
+                                       "answer_ids",
+                                       "wrong_ids",
+                                       "answer_text",
+                                       "wrong_text",
+                                       "label",
+                                       "subject",
+                                       "subject_span",
+                                       "clean_ids",
+                                       "corrupted_ids",
+                                       "answer_text_ids",
+                                       "wrong_text_ids"};
+    enum { OURS = sizeof ours / sizeof *ours };
+    const ca_node *map = ca_config_node(r->config, "data.columns");
+    for (int64_t i = 0; map && i < map->count; i++) {
+        bool known = false;
+        for (int k = 0; k < OURS; k++) known |= strcmp(map->keys[i], ours[k]) == 0;
+        if (!known) {
+            const char *near = ca_nearest_name(map->keys[i], ours, OURS);
+            if (near) ca_hint("did you mean '%s'?", near);
+            return ca_config_fail(r->config, "data.columns", "'%s' is not a column that is read",
+                                  map->keys[i]);
+        }
+        const ca_node *value = map->items[i];
+        if (value->kind != CA_NODE_SCALAR || table_find(&r->table, value->text) < 0)
+            return ca_config_fail(r->config, "data.columns", "%s has no column '%s'", r->path,
+                                  value->kind == CA_NODE_SCALAR ? value->text : "?");
+    }
+    return CA_OK;
+}
+
+static ca_status choose_bos(reader *r) {
+    const char *path = "data.bos";
+    r->bos = -1;
+    if (!ca_config_is_word(r->config, path)) {
+        int64_t id = ca_config_int(r->config, path);
+        if (id >= r->vocab)
+            return ca_config_fail(r->config, path, "expected a token id below %lld, got %lld",
+                                  (long long)r->vocab, (long long)id);
+        r->bos = (int32_t)id;
+        return CA_OK;
+    }
+    const char *word = ca_config_text(r->config, path);
+    if (strcmp(word, "false") == 0 || !r->tokenizer) return CA_OK;
+    r->bos = strcmp(word, "auto") == 0 ? ca_tokenizer_bos(r->tokenizer)
+                                       : ca_tokenizer_default_bos(r->tokenizer);
+    if (strcmp(word, "true") == 0 && r->bos < 0)
+        return ca_config_fail(r->config, path, "the tokenizer names no BOS token: give its id");
+    return CA_OK;
+}
+
+static ca_status add_excluded(ca_dataset *d, char *text, int64_t *capacity) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_grow(&d->excluded, capacity, d->excluded_count + 1, sizeof *d->excluded));
+    d->excluded[d->excluded_count++] = text;
+    return CA_OK;
+out:
+    free(text);
+    return st;
+}
+
+/* Reads all rows; problems of up to MOST_PROBLEMS rows are put into one error text. */
+static ca_status read_rows(reader *r, ca_dataset *d) {
+    ca_status st = CA_OK;
+    int64_t capacity = 0, excluded_capacity = 0, problems = 0;
+    int64_t start = ca_config_int(r->config, "data.start");
+    int64_t limit = ca_config_is_word(r->config, "data.limit")
+                        ? INT64_MAX
+                        : ca_config_int(r->config, "data.limit");
+    ca_string text = {0};
+    for (r->row = 0; r->row < r->table.rows && d->count < limit; r->row++) {
+        ca_example e = {0};
+        char *excluded = NULL;
+        st = reader_example(r, &e, &excluded);
+        if (st == CA_OK && !excluded && start-- <= 0) {
+            CA_TRY(ca_grow(&d->examples, &capacity, d->count + 1, sizeof *d->examples));
+            d->examples[d->count++] = e;
+            continue;
+        }
+        example_free(&e);
+        if (st == CA_OK) {
+            if (excluded) CA_TRY(add_excluded(d, excluded, &excluded_capacity));
+            continue;
+        }
+        if (st != CA_E_DATA) goto out;
+        if (problems++ < MOST_PROBLEMS)
+            CA_TRY(ca_string_printf(&text, "%s%s", problems > 1 ? "\n" : "", ca_error_text()));
+    }
+    st = CA_OK;
+    if (problems > MOST_PROBLEMS)
+        CA_TRY(ca_string_printf(&text, "\n... and %lld more rows",
+                                (long long)(problems - MOST_PROBLEMS)));
+    if (problems) st = ca_fail(CA_E_DATA, "%s", text.text);
+out:
+    ca_string_free(&text);
+    return st;
+}
+
+static ca_status digest(const char *text, size_t size, char hex[65]) {
+    ca_status st = CA_OK;
+    ca_sha256 *sha;
+    CA_TRY(ca_sha256_create(&sha));
+    ca_sha256_add(sha, text, size);
+    ca_sha256_finish(sha, hex);
+out:
+    return st;
+}
+
+ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer, int64_t vocab,
+                          int64_t positions, ca_data_needs needs, ca_dataset **out) {
+    ca_status st = CA_OK;
+    ca_dataset *d = NULL;
+    char *text = NULL;
+    size_t size;
+    reader r = {.config = config,
+                .tokenizer = tokenizer,
+                .vocab = vocab,
+                .positions = positions,
+                .needs = needs};
+    r.path = ca_config_path(config, "data.file");
+    CA_TRY(ca_calloc(1, sizeof *d, &d));
+    st = ca_file_read(r.path, &text, &size);
+    if (st != CA_OK) {
+        st = ca_context(CA_E_DATA, "%s", ca_config_where(config, "data.file"));
+        goto out;
+    }
+    CA_TRY(ca_calloc(strlen(r.path) + 1, 1, &d->path));
+    strcpy(d->path, r.path);
+    CA_TRY(digest(text, size, d->sha256));
+    CA_TRY(table_open(r.path, text, size, &r.table));
+    CA_TRY(check_columns(&r));
+    CA_TRY(choose_bos(&r));
+    d->bos = r.bos;
+    CA_TRY(read_rows(&r, d));
+    if (d->count == 0) CA_TRY(ca_fail(CA_E_DATA, "%s: no row is left after filtering", r.path));
+    d->pairs = true;
+    for (int64_t i = 0; i < d->count; i++) d->pairs &= d->examples[i].corrupted.count > 0;
+    *out = d;
+    d = NULL;
+out:
+    ca_dataset_free(d);
+    table_free(&r.table);
+    free(text);
+    return st;
+}
+
+void ca_dataset_free(ca_dataset *d) {
+    if (!d) return;
+    for (int64_t i = 0; i < d->count; i++) example_free(&d->examples[i]);
+    for (int64_t i = 0; i < d->excluded_count; i++) free(d->excluded[i]);
+    free(d->examples);
+    free(d->excluded);
+    free(d->path);
+    free(d);
+}
+
+ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int64_t vocab,
+                           int32_t *id) {
+    ca_status st = CA_OK;
+    ca_encoding e = {0};
+    ca_string shown = {0};
+    if (text[0] == '#' && text[1]) {
+        char *end;
+        long long value = strtoll(text + 1, &end, 10);
+        if (*end == '\0') {
+            if (value < 0 || value >= vocab)
+                return ca_fail(CA_E_DATA, "expected a token id from #0 to #%lld, got '%s'",
+                               (long long)vocab - 1, text);
+            *id = (int32_t)value;
+            return CA_OK;
+        }
+    }
+    if (!tokenizer)
+        return ca_fail(CA_E_DATA,
+                       "the model has no tokenizer: name the token by its id, such as #17");
+    CA_TRY(ca_tokenizer_encode(tokenizer, text, strlen(text), false, &e));
+    if (e.count != 1 || e.ids[0] >= vocab) {
+        for (int64_t i = 0; i < e.count; i++)
+            CA_TRY(ca_string_printf(&shown, "%s'%.*s'", i ? " " : "", (int)(e.end[i] - e.start[i]),
+                                    text + e.start[i]));
+        ca_hint("a word after a text usually begins with a space: \" %s\"", text);
+        st = ca_fail(CA_E_DATA,
+                     "expected a text of exactly one token, got \"%s\", which is %lld tokens: %s",
+                     text, (long long)e.count, shown.text ? shown.text : "");
+    } else {
+        *id = e.ids[0];
+    }
+out:
+    ca_encoding_free(&e);
+    ca_string_free(&shown);
+    return st;
+}
+
+const char *ca_example_place(const ca_dataset *dataset, const ca_example *example) {
+    static _Thread_local char text[512];
+    snprintf(text, sizeof text, "%s: row %lld (id %.80s)", dataset->path, (long long)example->row,
+             example->id);
+    return text;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From table rows to examples. Private to src/data.
+ */
+#ifndef CAUSA_DATA_DATASET_H
+#define CAUSA_DATA_DATASET_H
+
+#include "causa/data.h"
+#include "table.h"
+
+/* What the reading of every row needs. */
+typedef struct reader {
+    const ca_config *config;
+    const ca_tokenizer *tokenizer;
+    int64_t vocab, positions;
+    ca_data_needs needs;
+    int32_t bos; /* -1: none */
+    const char *path;
+    table table;
+    int64_t row; /* being read, from 0 */
+} reader;
+
+/* The cell of one of our columns in the current row, by the names that it may have in the file;
+ * absent cells have kind CELL_ABSENT. name: the file's name, for messages. */
+const cell *reader_cell(const reader *r, const char *const *names, const char **name);
+
+/* "FILE: row N, column C: text" as CA_E_DATA. */
+ca_status reader_fail(const reader *r, const char *column, const char *format, ...) CA_PRINTF(3, 4);
+
+/* row.c: fills an example from the current row. Errors: CA_E_DATA; or *excluded set (to be freed)
+ * when the row is to be skipped. */
+ca_status reader_example(const reader *r, ca_example *e, char **excluded) CA_MUST_USE;
+void example_free(ca_example *e);
+
+#endif

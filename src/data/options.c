@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The data section of a configuration.
+ */
+#include "causa/data.h"
+
+const ca_option ca_data_options[] = {
+    {"data.file", CA_OPTION_TEXT, NULL, NULL, NULL, "prompts: .csv (RFC 4180), .jsonl or .json"},
+    {"data.columns", CA_OPTION_MAP, "", NULL, NULL, "our column name: the file's column name"},
+    {"data.limit", CA_OPTION_INT, "all", "1..", "all", "use the first n rows after filtering"},
+    {"data.start", CA_OPTION_INT, "0", "0..", NULL, "skip the first n rows after filtering"},
+    {"data.bos", CA_OPTION_INT, "auto", "0..", "auto|true|false",
+     "token put before every prompt given as text: what the tokenizer does by itself (auto), its "
+     "BOS, none, or a token id"},
+    {"data.keep", CA_OPTION_CHOICE, "all", NULL, "all", "rows to keep"},
+    {"data.mismatch", CA_OPTION_CHOICE, "error", NULL, "error|skip",
+     "pairs whose prompts differ in token length: an error, or skipped and listed"},
+    {0},
+};

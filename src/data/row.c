@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One row of a prompt file: texts and ids, answers, subject, with every check that can be made
+ * before the model runs.
+ */
+#include "dataset.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Names of our columns in files, ours first, then spellings of other tools. NULL-terminated. */
+static const char *const clean_names[] = {"clean", "text", "prompt", NULL};
+static const char *const clean_id_names[] = {"clean_ids", NULL};
+static const char *const corrupted_names[] = {"corrupted", NULL};
+static const char *const corrupted_id_names[] = {"corrupted_ids", NULL};
+static const char *const answer_names[] = {"answer", NULL};
+static const char *const answer_id_names[] = {"answer_ids", "correct_idx", NULL};
+static const char *const wrong_names[] = {"wrong", NULL};
+static const char *const wrong_id_names[] = {"wrong_ids", "incorrect_idx", NULL};
+static const char *const answer_text_names[] = {"answer_text", NULL};
+static const char *const answer_text_id_names[] = {"answer_text_ids", NULL};
+static const char *const wrong_text_names[] = {"wrong_text", NULL};
+static const char *const wrong_text_id_names[] = {"wrong_text_ids", NULL};
+static const char *const id_names[] = {"id", NULL};
+static const char *const label_names[] = {"label", NULL};
+static const char *const subject_names[] = {"subject", NULL};
+static const char *const subject_span_names[] = {"subject_span", NULL};
+
+static void text_free(ca_prompt_text *t) {
+    free(t->text);
+    free(t->ids);
+    free(t->start);
+    free(t->end);
+}
+
+void example_free(ca_example *e) {
+    free(e->id);
+    text_free(&e->clean);
+    text_free(&e->corrupted);
+    free(e->answer.ids);
+    free(e->wrong.ids);
+    free(e->answer_text.ids);
+    free(e->wrong_text.ids);
+    *e = (ca_example){0};
+}
+
+static ca_status copy_text(const char *text, char **out) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_calloc(strlen(text) + 1, 1, out));
+    strcpy(*out, text);
+out:
+    return st;
+}
+
+static bool parse_whole(const char *text, int64_t *value) {
+    char *end;
+    errno = 0;
+    *value = strtoll(text, &end, 10);
+    return end != text && *end == '\0' && errno == 0;
+}
+
+/* ---- ids ---- */
+
+static ca_status check_id(const reader *r, const char *column, int64_t id) {
+    if (id >= 0 && id < r->vocab) return CA_OK;
+    return reader_fail(r, column, "expected token ids from 0 to %lld, got %lld",
+                       (long long)r->vocab - 1, (long long)id);
+}
+
+/* Ids as a JSON list, an integer, or text: "[1, 2, 3]", "1 2 3", "7|8". */
+static ca_status read_ids(const reader *r, const cell *c, const char *column, int64_t *count,
+                          int32_t **ids) {
+    ca_status st = CA_OK;
+    int64_t room = c->kind == CELL_LIST   ? c->count
+                   : c->kind == CELL_TEXT ? (int64_t)strlen(c->text)
+                                          : 1,
+            n = 0;
+    CA_TRY(ca_calloc((size_t)room + 1, sizeof **ids, ids));
+    if (c->kind == CELL_TEXT) {
+        for (const char *p = c->text; *(p += strspn(p, " ,|[]\t\n"));) {
+            char *end;
+            errno = 0;
+            long long id = strtoll(p, &end, 10);
+            if (end == p || errno)
+                return reader_fail(r, column, "expected token ids, got '%s'", c->text);
+            CA_TRY(check_id(r, column, id));
+            (*ids)[n++] = (int32_t)id;
+            p = end;
+        }
+    } else {
+        for (int64_t i = 0; i < room; i++) {
+            const cell *item = c->kind == CELL_LIST ? &c->items[i] : c;
+            if (item->kind != CELL_INT)
+                return reader_fail(r, column, "expected token ids, got %s",
+                                   item->text ? item->text : "null");
+            CA_TRY(check_id(r, column, item->integer));
+            (*ids)[n++] = (int32_t)item->integer;
+        }
+    }
+    *count = n;
+    if (n == 0) st = reader_fail(r, column, "expected at least one token id");
+out:
+    return st;
+}
+
+/* ---- prompts ---- */
+
+static ca_status encode(const reader *r, const char *column, const char *text,
+                        ca_prompt_text *out) {
+    ca_status st = CA_OK;
+    ca_encoding e = {0};
+    if (!r->tokenizer)
+        return reader_fail(r, column,
+                           "the model has no tokenizer: give token ids in a column %s_ids", column);
+    st = ca_tokenizer_encode(r->tokenizer, text, strlen(text), false, &e);
+    if (st != CA_OK)
+        return ca_context(st, "%s: row %lld, column %s", r->path, (long long)r->row + 1, column);
+    if (e.count == 0) CA_TRY(reader_fail(r, column, "the prompt is empty"));
+    int64_t bos = r->bos >= 0;
+    out->count = e.count + bos;
+    CA_TRY(ca_calloc((size_t)out->count, sizeof *out->ids, &out->ids));
+    CA_TRY(ca_calloc((size_t)out->count, sizeof *out->start, &out->start));
+    CA_TRY(ca_calloc((size_t)out->count, sizeof *out->end, &out->end));
+    if (bos) out->ids[0] = r->bos;
+    for (int64_t i = 0; i < e.count; i++) {
+        out->ids[i + bos] = e.ids[i];
+        out->start[i + bos] = e.start[i];
+        out->end[i + bos] = e.end[i];
+        CA_TRY(check_id(r, column, e.ids[i]));
+    }
+    CA_TRY(copy_text(text, &out->text));
+out:
+    ca_encoding_free(&e);
+    return st;
+}
+
+static ca_status read_prompt(const reader *r, const char *const *names,
+                             const char *const *id_columns, bool required, ca_prompt_text *out) {
+    ca_status st = CA_OK;
+    const char *column;
+    const cell *ids = reader_cell(r, id_columns, &column);
+    if (ids->kind != CELL_ABSENT) {
+        CA_TRY(read_ids(r, ids, column, &out->count, &out->ids));
+        CA_TRY(ca_calloc((size_t)out->count, sizeof *out->start, &out->start));
+        CA_TRY(ca_calloc((size_t)out->count, sizeof *out->end, &out->end));
+    } else {
+        const cell *text = reader_cell(r, names, &column);
+        if (text->kind == CELL_ABSENT)
+            return required ? reader_fail(r, column, "the prompt is missing or empty") : CA_OK;
+        if (text->kind != CELL_TEXT)
+            return reader_fail(r, column, "expected a text, got %s", text->text);
+        CA_TRY(encode(r, column, text->text, out));
+    }
+    if (out->count > r->positions)
+        st = reader_fail(r, column, "the prompt has %lld tokens, but the model takes %lld",
+                         (long long)out->count, (long long)r->positions);
+out:
+    return st;
+}
+
+/* ---- answers ---- */
+
+/* The first token of an answer. It must be clear: where the answer is more than one token, the row
+ * is refused unless its first token is all of a word, which only the user can say (answer_ids). */
+static ca_status first_token(const reader *r, const char *column, const char *text, int32_t *id) {
+    ca_status st = CA_OK;
+    ca_encoding e = {0};
+    if (!r->tokenizer)
+        return reader_fail(r, column, "the model has no tokenizer: give ids in %s_ids", column);
+    st = ca_tokenizer_encode(r->tokenizer, text, strlen(text), false, &e);
+    if (st != CA_OK)
+        return ca_context(st, "%s: row %lld, column %s", r->path, (long long)r->row + 1, column);
+    if (e.count != 1) {
+        ca_hint("an answer after a text usually begins with a space (\" Mary\"); several tokens "
+                "are scored by answer_text");
+        st = reader_fail(r, column, "expected one token, got \"%s\", which is %lld tokens", text,
+                         (long long)e.count);
+    } else {
+        *id = e.ids[0];
+        st = check_id(r, column, *id);
+    }
+    ca_encoding_free(&e);
+    return st;
+}
+
+static ca_status read_answer_texts(const reader *r, const cell *c, const char *column,
+                                   ca_answers *out) {
+    ca_status st = CA_OK;
+    char *copy = NULL;
+    int64_t room = c->kind == CELL_LIST   ? c->count
+                   : c->kind == CELL_TEXT ? (int64_t)strlen(c->text) + 1
+                                          : 0;
+    if (room == 0)
+        return reader_fail(r, column, "expected a text or a list of texts, got %s", c->text);
+    CA_TRY(ca_calloc((size_t)room, sizeof *out->ids, &out->ids));
+    if (c->kind == CELL_LIST) {
+        for (int64_t i = 0; i < c->count; i++) {
+            if (c->items[i].kind != CELL_TEXT)
+                return reader_fail(r, column, "expected a list of texts");
+            CA_TRY(first_token(r, column, c->items[i].text, &out->ids[out->count++]));
+        }
+        return CA_OK;
+    }
+    CA_TRY(copy_text(c->text, &copy));
+    for (char *p = copy, *bar; p; p = bar ? bar + 1 : NULL) { /* "a|b" */
+        if ((bar = strchr(p, '|'))) *bar = '\0';
+        CA_TRY(first_token(r, column, p, &out->ids[out->count++]));
+    }
+out:
+    free(copy);
+    return st;
+}
+
+static ca_status read_answers(const reader *r, const char *const *names,
+                              const char *const *id_columns, ca_answers *out) {
+    const char *column;
+    const cell *ids = reader_cell(r, id_columns, &column);
+    if (ids->kind != CELL_ABSENT) return read_ids(r, ids, column, &out->count, &out->ids);
+    const cell *text = reader_cell(r, names, &column);
+    return text->kind == CELL_ABSENT ? CA_OK : read_answer_texts(r, text, column, out);
+}
+
+static ca_status read_continuation(const reader *r, const char *const *names,
+                                   const char *const *id_columns, ca_continuation *out) {
+    ca_status st = CA_OK;
+    const char *column;
+    const cell *ids = reader_cell(r, id_columns, &column);
+    ca_prompt_text text = {0};
+    if (ids->kind != CELL_ABSENT) return read_ids(r, ids, column, &out->count, &out->ids);
+    const cell *c = reader_cell(r, names, &column);
+    if (c->kind == CELL_ABSENT) return CA_OK;
+    if (c->kind != CELL_TEXT) return reader_fail(r, column, "expected a text, got %s", c->text);
+    reader without_bos = *r;
+    without_bos.bos = -1;
+    CA_TRY(encode(&without_bos, column, c->text, &text));
+    *out = (ca_continuation){text.count, text.ids};
+    text.ids = NULL;
+out:
+    text_free(&text);
+    return st;
+}
+
+/* ---- subject ---- */
+
+/* Byte of the n-th character (code point), or -1 when the text is shorter. */
+static int64_t byte_of_character(const char *text, int64_t n) {
+    int64_t at = 0;
+    for (; n > 0 && text[at]; n--) do
+            at++;
+        while (((unsigned char)text[at] & 0xC0) == 0x80);
+    return n > 0 ? -1 : at;
+}
+
+static ca_status find_subject(const reader *r, const ca_example *e, int64_t *first, int64_t *last,
+                              const char **column) {
+    const cell *span = reader_cell(r, subject_span_names, column);
+    if (span->kind != CELL_ABSENT) {
+        if (span->kind != CELL_LIST || span->count != 2 || span->items[0].kind != CELL_INT ||
+            span->items[1].kind != CELL_INT)
+            return reader_fail(r, *column, "expected [start, end) in characters");
+        *first = span->items[0].integer < 0
+                     ? -1
+                     : byte_of_character(e->clean.text, span->items[0].integer);
+        *last = span->items[1].integer < 0
+                    ? -1
+                    : byte_of_character(e->clean.text, span->items[1].integer);
+        if (*first < 0 || *last <= *first)
+            return reader_fail(r, *column, "the span is empty or outside the prompt");
+        return CA_OK;
+    }
+    const cell *c = reader_cell(r, subject_names, column);
+    if (c->kind == CELL_ABSENT) return CA_OK;
+    if (c->kind != CELL_TEXT || !c->text[0]) return reader_fail(r, *column, "expected a text");
+    const char *found = strstr(e->clean.text, c->text);
+    if (!found) return reader_fail(r, *column, "\"%s\" is not in the prompt", c->text);
+    if (strstr(found + 1, c->text))
+        return reader_fail(r, *column, "\"%s\" is in the prompt more than once: give subject_span",
+                           c->text);
+    *first = (int64_t)(found - e->clean.text);
+    *last = *first + (int64_t)strlen(c->text);
+    return CA_OK;
+}
+
+static ca_status read_subject(const reader *r, ca_example *e) {
+    ca_status st = CA_OK;
+    const char *column;
+    int64_t first = 0, last = 0; /* bytes */
+    if (!e->clean.text) return CA_OK;
+    CA_TRY(find_subject(r, e, &first, &last, &column));
+    for (int64_t t = 0; first < last && t < e->clean.count; t++) { /* tokens that touch the span */
+        if (e->clean.end[t] <= first || e->clean.start[t] >= last) continue;
+        if (e->subject_first == e->subject_last) e->subject_first = t;
+        e->subject_last = t + 1;
+    }
+out:
+    return st;
+}
+
+/* ---- row ---- */
+
+static ca_status check_pair(const reader *r, ca_example *e, char **excluded) {
+    ca_status st = CA_OK;
+    const ca_prompt_text *a = &e->clean, *b = &e->corrupted;
+    if (b->count == 0)
+        return r->needs.pair ? reader_fail(r, "corrupted", "the method needs a pair of prompts")
+                             : CA_OK;
+    if (a->count != b->count) {
+        ca_string text = {0};
+        CA_TRY(ca_string_printf(&text, "row %lld (id %s): clean has %lld tokens, corrupted %lld",
+                                (long long)r->row + 1, e->id, (long long)a->count,
+                                (long long)b->count));
+        if (strcmp(ca_config_text(r->config, "data.mismatch"), "skip") == 0) {
+            *excluded = text.text;
+            return CA_OK;
+        }
+        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
+        ca_string_free(&text);
+        return r->needs.pair
+                   ? reader_fail(r, "corrupted", "expected %lld tokens as in clean, got %lld",
+                                 (long long)a->count, (long long)b->count)
+                   : CA_OK;
+    }
+    e->first_difference = a->count;
+    for (int64_t i = a->count - 1; i >= 0; i--)
+        if (a->ids[i] != b->ids[i]) e->first_difference = i;
+out:
+    return st;
+}
+
+static ca_status read_id_and_label(const reader *r, ca_example *e) {
+    ca_status st = CA_OK;
+    const char *column;
+    char number[32];
+    const cell *id = reader_cell(r, id_names, &column);
+    snprintf(number, sizeof number, "%lld", (long long)r->row);
+    CA_TRY(copy_text(id->kind == CELL_ABSENT ? number : id->text, &e->id));
+    const cell *label = reader_cell(r, label_names, &column);
+    if (label->kind == CELL_ABSENT) return CA_OK;
+    e->has_label = true;
+    if (label->kind == CELL_INT)
+        e->label = label->integer;
+    else if (label->kind != CELL_TEXT || !parse_whole(label->text, &e->label))
+        st = reader_fail(r, column, "expected a whole number, got '%s'", label->text);
+out:
+    return st;
+}
+
+ca_status reader_example(const reader *r, ca_example *e, char **excluded) {
+    ca_status st = CA_OK;
+    *excluded = NULL;
+    e->row = r->row + 1;
+    CA_TRY(read_id_and_label(r, e));
+    CA_TRY(read_prompt(r, clean_names, clean_id_names, true, &e->clean));
+    CA_TRY(read_prompt(r, corrupted_names, corrupted_id_names, r->needs.pair, &e->corrupted));
+    CA_TRY(read_answers(r, answer_names, answer_id_names, &e->answer));
+    CA_TRY(read_answers(r, wrong_names, wrong_id_names, &e->wrong));
+    CA_TRY(read_continuation(r, answer_text_names, answer_text_id_names, &e->answer_text));
+    CA_TRY(read_continuation(r, wrong_text_names, wrong_text_id_names, &e->wrong_text));
+    CA_TRY(read_subject(r, e));
+    if (r->needs.answer && e->answer.count == 0)
+        CA_TRY(reader_fail(r, "answer", "the method needs an answer"));
+    if (r->needs.subject && e->subject_first == e->subject_last)
+        CA_TRY(reader_fail(r, "subject", "the method needs a subject"));
+    CA_TRY(check_pair(r, e, excluded));
+out:
+    return st;
+}

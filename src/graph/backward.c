@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The backward with lanes: R cotangents against one forward. Gradients of activations only; the
+ * weights are frozen. g [R, T, D] is the gradient of the residual stream and is walked down the
+ * blocks in place.
+ */
+#include "pass.h"
+
+#include "causa/ops.h"
+
+#include <assert.h>
+
+/* The leading `columns` of each row of a [R, T, n] scratch buffer as a contiguous tensor. */
+static ca_tensor narrowed(ca_tensor buffer, int64_t columns) {
+    return ca_tensor_3d(buffer.data, buffer.dtype, buffer.shape[0], buffer.shape[1], columns);
+}
+
+/* The gradient that enters a branch (attention or MLP): g itself, or a copy of it that hooks on the
+ * branch's output may rewrite and the post-norm is differentiated in. */
+static ca_status enter_branch(ca_pass *pass, int64_t layer, ca_site_kind site, ca_tensor g,
+                              ca_tensor raw, ca_tensor gain, ca_tensor *d_branch) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    const ca_arch *a = &pass->model->arch;
+    int64_t lanes = g.shape[0];
+    *d_branch = g;
+    if (!a->post_norm && !pass_is_hooked(pass, site, layer)) return CA_OK;
+    *d_branch = pass->backward.branch;
+    CA_TRY(ca_copy(be, *d_branch, g));
+    CA_TRY(pass_hooks_backward(pass, site, layer, lanes, *d_branch));
+    if (a->post_norm)
+        CA_TRY(ca_norm_bwd(be, *d_branch, *d_branch, ca_tensor_repeat(raw, lanes), gain, a->norm,
+                           false));
+out:
+    return st;
+}
+
+/* g += (d normed input / d x)^T (d W^T): out of a branch, back into the residual stream. */
+static ca_status leave_branch(ca_pass *pass, ca_tensor g, ca_tensor d_projection, ca_tensor weight,
+                              ca_tensor x, ca_tensor gain) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    const ca_arch *a = &pass->model->arch;
+    ca_tensor d_normed = pass->backward.branch;
+    CA_TRY(ca_linear_bwd(be, d_normed, d_projection, weight));
+    if (a->pre_norm)
+        CA_TRY(ca_norm_bwd(be, g, d_normed, ca_tensor_repeat(x, g.shape[0]), gain, a->norm, true));
+    else
+        CA_TRY(ca_add(be, g, d_normed, 1));
+out:
+    return st;
+}
+
+/* Adds the MLP's gradient with respect to its input x to g. */
+static ca_status mlp_backward(ca_pass *pass, int64_t layer, const block_values *block, ca_tensor g,
+                              ca_tensor x) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    const ca_arch *a = &pass->model->arch;
+    const ca_layer *w = &pass->model->layers[layer];
+    int64_t lanes = g.shape[0];
+    ca_tensor d_hidden = narrowed(pass->backward.narrow, a->mlp_width);
+    ca_tensor d_up = narrowed(pass->backward.wide, block->up.shape[1]), d_branch;
+    CA_TRY(enter_branch(pass, layer, CA_SITE_MLP_OUT, g, block->mlp_raw, w->post_norm2_gain,
+                        &d_branch));
+    CA_TRY(ca_linear_bwd(be, d_hidden, d_branch, w->down_weight));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_MLP_POST, layer, lanes, d_hidden));
+    CA_TRY(ca_act_bwd(be, d_up, d_hidden, ca_tensor_repeat(block->up, lanes), a->activation,
+                      a->gated));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_MLP_PRE, layer, lanes,
+                               ca_tensor_slice(d_up, 2, 0, a->mlp_width)));
+    CA_TRY(leave_branch(pass, g, d_up, w->up_weight, x, w->norm2_gain));
+out:
+    return st;
+}
+
+/* d z [R, T, H Dh] from the gradient of the attention output, through per-head results when a hook
+ * asks for their gradient. */
+static ca_status result_backward(ca_pass *pass, int64_t layer, ca_tensor dz, ca_tensor d_branch) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    const ca_arch *a = &pass->model->arch;
+    ca_tensor d_result = pass->backward.result; /* [R, T, H, D] */
+    if (!pass_is_hooked(pass, CA_SITE_RESULT, layer))
+        return ca_linear_bwd(be, dz, d_branch, pass->model->layers[layer].out_weight);
+    for (int64_t h = 0; h < a->heads; h++) { /* every head's result is added to the output */
+        ca_tensor head = ca_tensor_slice(d_result, 2, h, 1);
+        ca_tensor source = d_branch;
+        head.rank = source.rank = 3;
+        head.shape[2] = head.shape[3];
+        head.stride[2] = 1;
+        CA_TRY(ca_copy(be, head, source));
+    }
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESULT, layer, d_result.shape[0], d_result));
+    int64_t rows = dz.shape[0] * dz.shape[1]; /* lanes are more rows: [R T, H, D] to [R T, H, Dh] */
+    ca_tensor results = ca_tensor_3d(d_result.data, d_result.dtype, rows, a->heads, a->width);
+    ca_tensor zs = ca_tensor_3d(dz.data, dz.dtype, rows, a->heads, a->head_dim);
+    CA_TRY(ca_matmul(be, ca_tensor_swap_axes(zs, 0, 1), ca_tensor_swap_axes(results, 0, 1),
+                     pass_out_weight_heads(pass, layer), (ca_tensor){0},
+                     (ca_matmul_options){.alpha = 1}));
+out:
+    return st;
+}
+
+/* dq, dk, dv (of rotated and normed q and k) from dz. */
+static ca_status attend_backward(ca_pass *pass, int64_t layer, const block_values *block,
+                                 qkv_views d, ca_tensor dz) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    const ca_sequences *s = &pass->request.batch->sequences;
+    qkv_views p = pass_split_qkv(&pass->model->arch, block->qkv);
+    ca_attention at = pass_attention(pass, layer);
+    ca_tensor prefix_k, prefix_v, o = ca_tensor_split_last(block->o, at.heads);
+    ca_tensor d_pattern = pass->backward.d_pattern;
+    pass_prefix(pass, layer, &prefix_k, &prefix_v);
+    if (!pass_is_hooked(pass, CA_SITE_PATTERN, layer))
+        return ca_attention_bwd(be, d.q, d.k, d.v, dz, o, block->lse, p.q, p.k, p.v, prefix_k,
+                                prefix_v, s, at);
+    CA_TRY(ca_pattern_apply_bwd(be, d_pattern, d.v, dz, block->pattern_used, p.v, prefix_v, s, at));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_PATTERN, layer, dz.shape[0], d_pattern));
+    CA_TRY(ca_pattern_bwd(be, d.q, d.k, d_pattern, block->pattern, p.q, p.k, prefix_k, s, at));
+out:
+    return st;
+}
+
+/* Gradients of q and k before their norm, in place. */
+static ca_status norm_qk_backward(ca_pass *pass, int64_t layer, const block_values *block,
+                                  ca_tensor d_qkv, qkv_views d) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    const ca_arch *a = &pass->model->arch;
+    const ca_layer *w = &pass->model->layers[layer];
+    int64_t lanes = d_qkv.shape[0], q = a->heads * a->head_dim, k = a->kv_heads * a->head_dim;
+    if (a->qk_norm == CA_QK_NORM_NONE) return CA_OK;
+    ca_tensor xq = ca_tensor_slice(block->qk, 1, 0, q), xk = ca_tensor_slice(block->qk, 1, q, k);
+    if (a->qk_norm == CA_QK_NORM_HEAD) {
+        xq = ca_tensor_repeat(ca_tensor_split_last(xq, a->heads), lanes);
+        xk = ca_tensor_repeat(ca_tensor_split_last(xk, a->kv_heads), lanes);
+    } else {
+        xq = ca_tensor_repeat(xq, lanes);
+        xk = ca_tensor_repeat(xk, lanes);
+        d.q = ca_tensor_slice(d_qkv, 2, 0, q);
+        d.k = ca_tensor_slice(d_qkv, 2, q, k);
+    }
+    CA_TRY(ca_norm_bwd(be, d.q, d.q, xq, w->q_norm_gain, a->norm, false));
+    CA_TRY(ca_norm_bwd(be, d.k, d.k, xk, w->k_norm_gain, a->norm, false));
+out:
+    return st;
+}
+
+/* Adds attention's gradient with respect to the block's input to g; d_out is the gradient of the
+ * residual stream after attention (g itself in sequential blocks). */
+static ca_status attention_backward(ca_pass *pass, int64_t layer, const block_values *block,
+                                    ca_tensor g, ca_tensor d_out) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    const ca_model *m = pass->model;
+    const ca_arch *a = &m->arch;
+    const ca_layer *w = &m->layers[layer];
+    int64_t lanes = g.shape[0];
+    ca_tensor dz = narrowed(pass->backward.narrow, a->heads * a->head_dim);
+    ca_tensor d_qkv = narrowed(pass->backward.wide, block->qkv.shape[1]), d_branch;
+    ca_tensor dz_heads = ca_tensor_split_last(dz, a->heads);
+    qkv_views d = pass_split_qkv(a, d_qkv);
+    CA_TRY(enter_branch(pass, layer, CA_SITE_ATTN_OUT, d_out, block->attn_raw, w->post_norm1_gain,
+                        &d_branch));
+    CA_TRY(result_backward(pass, layer, dz, d_branch));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_Z, layer, lanes, dz_heads));
+    CA_TRY(attend_backward(pass, layer, block, d, dz_heads));
+    if (w->rope >= 0) {
+        ca_tensor positions = pass->request.batch->sequences.positions;
+        CA_TRY(ca_rope(be, d.q, m->cosine[w->rope], m->sine[w->rope], positions, true));
+        CA_TRY(ca_rope(be, d.k, m->cosine[w->rope], m->sine[w->rope], positions, true));
+    }
+    CA_TRY(norm_qk_backward(pass, layer, block, d_qkv, d));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_V, layer, lanes, d.v));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_K, layer, lanes, d.k));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_Q, layer, lanes, d.q));
+    CA_TRY(leave_branch(pass, g, d_qkv, w->qkv_weight, ca_pass_resid(pass, layer), w->norm1_gain));
+out:
+    return st;
+}
+
+static ca_status block_backward(ca_pass *pass, int64_t layer, ca_tensor g) {
+    ca_status st = CA_OK;
+    const ca_arch *a = &pass->model->arch;
+    int64_t lanes = g.shape[0];
+    ca_tensor d_out = g;
+    if (!pass->limits.keep) CA_TRY(pass_recompute_block(pass, layer));
+    block_values block = pass_block(pass, layer);
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESID_POST, layer, lanes, g));
+    if (a->parallel) {
+        d_out = pass->backward.attn;
+        CA_TRY(ca_copy(pass->model->backend, d_out, g));
+    }
+    CA_TRY(
+        mlp_backward(pass, layer, &block, g, a->parallel ? ca_pass_resid(pass, layer) : block.mid));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESID_MID, layer, lanes, g));
+    CA_TRY(attention_backward(pass, layer, &block, g, d_out));
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESID_PRE, layer, lanes, g));
+out:
+    return st;
+}
+
+/* Adds the cotangents of the read rows to g. */
+static ca_status head_backward(ca_pass *pass, const ca_backward *r, ca_tensor g) {
+    ca_status st = CA_OK;
+    const ca_model *m = pass->model;
+    ca_backend *be = m->backend;
+    ca_tensor d_final = pass->backward.final, d_logits = r->d_logits;
+    if (d_logits.data) {
+        CA_TRY(pass_hooks_backward(pass, CA_SITE_LOGITS, -1, r->lanes, d_logits));
+        if (m->arch.logit_soft_cap > 0)
+            CA_TRY(ca_soft_cap_bwd(be, d_logits, d_logits,
+                                   ca_tensor_repeat(pass->scratch.logits, r->lanes),
+                                   m->arch.logit_soft_cap));
+        CA_TRY(ca_linear_bwd(be, d_final, d_logits, m->head));
+        if (r->d_final_norm.data) CA_TRY(ca_add(be, d_final, r->d_final_norm, 1));
+    } else if (r->d_final_norm.data) {
+        CA_TRY(ca_copy(be, d_final, r->d_final_norm));
+    } else {
+        return CA_OK;
+    }
+    CA_TRY(pass_hooks_backward(pass, CA_SITE_FINAL_NORM, -1, r->lanes, d_final));
+    CA_TRY(ca_norm_bwd(be, d_final, d_final, ca_tensor_repeat(pass->scratch.read, r->lanes),
+                       m->final_gain, m->arch.norm, false));
+    CA_TRY(ca_scatter_add(be, g, pass->request.batch->read_b, d_final));
+out:
+    return st;
+}
+
+ca_status ca_pass_backward(ca_pass *pass, const ca_backward *request, ca_tensor *gradient) {
+    ca_status st = CA_OK;
+    const ca_forward *f = &pass->request;
+    assert(request->lanes > 0 && request->lanes <= pass->limits.lanes);
+    assert(f->first_layer <= request->stop_layer && request->stop_layer <= f->last_layer);
+    pass_set_backward(pass, request->lanes);
+    ca_tensor g = pass->backward.g;
+    if (request->d_resid.data)
+        CA_TRY(ca_copy(pass->model->backend, g, request->d_resid));
+    else
+        CA_TRY(ca_fill(pass->model->backend, g, 0));
+    CA_TRY(head_backward(pass, request, g));
+    for (int64_t l = f->last_layer - 1; l >= request->stop_layer; l--)
+        CA_TRY(block_backward(pass, l, g));
+    if (request->stop_layer == 0 && !f->resid.data)
+        CA_TRY(pass_hooks_backward(pass, CA_SITE_EMBED, -1, request->lanes, g));
+    *gradient = g;
+out:
+    return st;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Finds and calls the hooks of a site.
+ */
+#include "pass.h"
+
+#include <assert.h>
+
+void ca_pass_limits_add_hooks(ca_pass_limits *limits, const ca_hook *hooks, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        limits->sites |= CA_SITE_BIT(hooks[i].site);
+        if (hooks[i].edits) limits->edited |= CA_SITE_BIT(hooks[i].site);
+    }
+}
+
+static bool applies(const ca_hook *hook, ca_site_kind site, int64_t layer) {
+    return hook->site == site &&
+           (layer < 0 || (hook->first_layer <= layer && layer <= hook->last_layer));
+}
+
+bool pass_is_hooked(const ca_pass *pass, ca_site_kind site, int64_t layer) {
+    if (!(pass->hooked & CA_SITE_BIT(site))) return false;
+    for (int64_t i = 0; i < pass->request.hook_count; i++)
+        if (applies(&pass->request.hooks[i], site, layer)) return true;
+    return false;
+}
+
+bool pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer) {
+    if (!(pass->hooked & CA_SITE_BIT(site))) return false;
+    for (int64_t i = 0; i < pass->request.hook_count; i++)
+        if (pass->request.hooks[i].edits && applies(&pass->request.hooks[i], site, layer))
+            return true;
+    return false;
+}
+
+static ca_hook_call call_of(const ca_pass *pass, ca_site_kind site, int64_t layer) {
+    return (ca_hook_call){
+        .backend = pass->model->backend,
+        .model = pass->model,
+        .batch = pass->request.batch,
+        .site = site,
+        .layer = layer,
+    };
+}
+
+ca_status pass_hooks_forward(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
+                             ca_tensor value) {
+    ca_status st = CA_OK;
+    if (!(pass->hooked & CA_SITE_BIT(site))) return CA_OK;
+    ca_hook_call call = call_of(pass, site, layer);
+    call.recompute = recompute;
+    for (int64_t i = 0; i < pass->request.hook_count; i++) {
+        const ca_hook *hook = &pass->request.hooks[i];
+        if (applies(hook, site, layer) && hook->forward)
+            CA_TRY(hook->forward(hook->context, &call, value));
+    }
+out:
+    return st;
+}
+
+ca_status pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
+                              ca_tensor gradient) {
+    ca_status st = CA_OK;
+    if (!(pass->hooked & CA_SITE_BIT(site))) return CA_OK;
+    ca_hook_call call = call_of(pass, site, layer);
+    call.lanes = lanes;
+    for (int64_t i = pass->request.hook_count - 1; i >= 0; i--) {
+        const ca_hook *hook = &pass->request.hooks[i];
+        if (!applies(hook, site, layer)) continue;
+        assert(hook->backward || !hook->edits);
+        if (hook->backward) CA_TRY(hook->backward(hook->context, &call, gradient));
+    }
+out:
+    return st;
+}

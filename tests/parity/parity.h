@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Runs one case of an operation on a backend with f32 storage and on `ref` with f64 storage from
+ * the same f32 inputs, and compares what both wrote.
+ *
+ * A case is a function that makes its tensors with the functions below and calls operations; it
+ * knows nothing of the backend it runs on. Every tensor lies between two guard zones. After the
+ * run guards and inputs must be as they were, and every element of every output must be within
+ * its limit: tolerance times the largest element of the reference, or times `scale` where larger.
+ */
+#ifndef CA_TESTS_PARITY_H
+#define CA_TESTS_PARITY_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "causa/ops.h"
+
+/* What inputs hold. */
+typedef enum fill {
+    NORMAL, /* standard normal */
+    LARGE,  /* normal times 1e4 */
+    SMALL,  /* normal times 1e-9 */
+    MIXED,  /* normal times 10^u, u uniform in (-4, 4) */
+    TIES,   /* -1, 0 or 1 */
+    EQUAL,  /* 0.75 everywhere */
+    ZERO,
+    FILL_COUNT
+} fill;
+
+const char *fill_name(fill f);
+/* The size of a typical large value. */
+double fill_amplitude(fill f);
+
+enum { MAX_BUFFERS = 40 };
+
+typedef struct buffer {
+    const char *name;
+    ca_dtype dtype;
+    int64_t count;
+    bool written;
+    double scale, tolerance;
+    void *memory;          /* on the backend, guards included */
+    size_t bytes;          /* of all of it */
+    unsigned char *before; /* host image at the start */
+    unsigned char *after;  /* and at the end */
+} buffer;
+
+typedef struct parity {
+    ca_backend *be;
+    ca_dtype dtype; /* storage of floating tensors */
+    uint64_t seed;
+    int count;
+    buffer buffers[MAX_BUFFERS];
+} parity;
+
+/* 2e-5 of the largest element: some 170 roundings of float32 that all fall the same way; sums of a
+ * few thousand terms, whose roundings do not, stay far below. */
+#define TOLERANCE 2e-5
+
+#define SHAPE(...)                                                                                 \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
+
+/* Contiguous; take views of it as needed. */
+ca_tensor parity_input(parity *p, const char *name, fill f, int rank, const int64_t *shape);
+/* As an input, but may change and is compared; `scale` as above. */
+ca_tensor parity_inout(parity *p, const char *name, fill f, double scale, int rank,
+                       const int64_t *shape);
+/* Holds NaN (integers: -1) before the run; what stays unwritten must stay so on both backends. */
+ca_tensor parity_output(parity *p, const char *name, double scale, int rank, const int64_t *shape);
+/* The same with a dtype of its own; 16-bit floats and integers must be equal bit for bit. */
+ca_tensor parity_output_typed(parity *p, const char *name, ca_dtype dtype, int rank,
+                              const int64_t *shape);
+ca_tensor parity_input_i64(parity *p, const char *name, ca_dtype dtype, int64_t count,
+                           const int64_t *values);
+/* For the output declared last. */
+void parity_set_tolerance(parity *p, double tolerance);
+/* Fails the test with the stored text when an operation fails. */
+void parity_ok(ca_status st);
+
+typedef void (*parity_run)(parity *p, const void *parameters);
+
+/* What all cases of an operation showed. */
+typedef struct parity_summary {
+    int64_t cases;
+    double share; /* the worst share of a limit */
+    char worst[256];
+} parity_summary;
+
+/* Runs a case on `be` and on `ref`; fails the test when an element is beyond its limit. */
+void parity_case(ca_backend *be, ca_backend *ref, parity_run run, const void *parameters,
+                 const char *label, parity_summary *summary);
+
+/* Calls `body` with every backend that opens here, and `ref`; says why others do not. Fails when
+ * there is none. */
+void parity_each_backend(void (*body)(ca_backend *be, ca_backend *ref, const void *context),
+                         const void *context);
+
+void parity_report(const ca_backend *be, const char *operation, const parity_summary *summary);
+
+#endif

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Parity of all operations but attention. One table: operation, row counts, widths, variants and
+ * contents; every combination is a case.
+ */
+#include "parity.h"
+
+#include <float.h>
+#include <math.h>
+
+/* One case. `variant` counts the forms of an operation (transposes, kinds, layouts). */
+typedef struct row_case {
+    int64_t rows, width;
+    int variant;
+    fill f;
+} row_case;
+
+static bool bit(const row_case *c, int n) { return c->variant >> n & 1; }
+
+static const ca_tensor absent;
+
+/* ---- memory */
+
+static void copy_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    static const ca_dtype dtypes[] = {CA_F32, CA_BF16, CA_F16};
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width + 3));
+    x = ca_tensor_slice(x, 1, 1, c->width);
+    ca_tensor y = parity_output_typed(p, "y", dtypes[c->variant], SHAPE(c->rows, c->width + 1));
+    ca_tensor back = parity_output(p, "back", 0, SHAPE(c->rows, c->width));
+    y = ca_tensor_slice(y, 1, 0, c->width);
+    parity_ok(ca_copy(p->be, y, x));
+    parity_ok(ca_copy(p->be, back, y));
+}
+
+static void fill_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor y = parity_output(p, "y", 0, SHAPE(c->rows, 2, c->width));
+    ca_tensor i = parity_output_typed(p, "i", CA_I64, SHAPE(c->rows + 1));
+    parity_ok(ca_fill(p->be, ca_tensor_slice(y, 1, 1, 1), 0.1));
+    parity_ok(ca_fill(p->be, i, -7));
+}
+
+/* ---- dense */
+
+/* What a sum of `terms` products of such values typically comes to. */
+static double sum_scale(fill f, int64_t terms) {
+    return fill_amplitude(f) * fill_amplitude(f) * sqrt((double)terms);
+}
+
+/* bits 0, 1: transposes; 2: bias and beta; 3: strided rows; 4: a batch that shares b */
+static void matmul_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t m = c->rows, n = 1 + c->width % 71, k = c->width, batch = bit(c, 4) ? 3 : 1;
+    int64_t pad = bit(c, 3) ? 5 : 0;
+    ca_matmul_options o = {.transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1};
+    ca_tensor a = o.transpose_a ? parity_input(p, "a", c->f, SHAPE(batch, k, m + pad))
+                                : parity_input(p, "a", c->f, SHAPE(batch, m, k + pad));
+    ca_tensor b = o.transpose_b ? parity_input(p, "b", c->f, SHAPE(n, k + pad))
+                                : parity_input(p, "b", c->f, SHAPE(k, n + pad));
+    ca_tensor y = parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(batch, m, n + pad));
+    ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(n)) : absent;
+    a = ca_tensor_slice(a, 2, 0, a.shape[2] - pad);
+    b = ca_tensor_slice(b, 1, 0, b.shape[1] - pad);
+    y = ca_tensor_slice(y, 2, 0, n);
+    if (bit(c, 2)) o.alpha = -0.5, o.beta = 2;
+    if (bit(c, 4)) {
+        b = ca_tensor_repeat(b, batch);
+    } else { /* without the batch axis */
+        a = ca_tensor_2d(a.data, a.dtype, a.shape[1], a.shape[2]);
+        a.stride[0] += pad;
+        y = ca_tensor_2d(y.data, y.dtype, m, n);
+        y.stride[0] += pad;
+    }
+    parity_ok(ca_matmul(p->be, y, a, b, bias, o));
+}
+
+static void linear_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t out = 37;
+    double scale = sum_scale(c->f, c->width + out);
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
+    ca_tensor w = parity_input(p, "w", c->f, SHAPE(out, c->width));
+    ca_tensor bias = bit(c, 0) ? parity_input(p, "bias", c->f, SHAPE(out)) : absent;
+    ca_tensor y = parity_output(p, "y", scale, SHAPE(c->rows, out));
+    parity_ok(ca_linear_fwd(p->be, y, x, w, bias));
+    ca_tensor dy = parity_input(p, "dy", c->f, SHAPE(3, c->rows, out));
+    ca_tensor dx = parity_output(p, "dx", scale, SHAPE(3, c->rows, c->width));
+    parity_ok(ca_linear_bwd(p->be, dx, dy, w));
+}
+
+/* ---- rows */
+
+enum { TABLE_ROWS = 41 };
+
+/* bit 0: lanes; 1: i64 index and accumulate */
+static void gather_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t values[200];
+    for (int64_t i = 0; i < c->rows; i++) values[i] = i * 17 % TABLE_ROWS;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(TABLE_ROWS, c->width));
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(3, c->rows, c->width + 1));
+    y = ca_tensor_slice(y, 2, 1, c->width);
+    ca_tensor index = parity_input_i64(p, "index", bit(c, 1) ? CA_I64 : CA_I32, c->rows, values);
+    if (bit(c, 0)) {
+        x = ca_tensor_repeat(x, 3);
+    } else {
+        ca_tensor first = ca_tensor_2d(y.data, y.dtype, c->rows, c->width);
+        first.stride[0] = y.stride[1];
+        y = first;
+    }
+    parity_ok(ca_gather(p->be, y, x, index, 24.25, bit(c, 1)));
+}
+
+static void scatter_add_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t values[200];
+    for (int64_t i = 0; i < c->rows; i++) values[i] = 2 * i + (i > 2);
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(3, 2 * c->rows + 5, c->width));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width + 2));
+    x = ca_tensor_slice(x, 2, 1, c->width);
+    ca_tensor index = parity_input_i64(p, "index", CA_I64, c->rows, values);
+    parity_ok(ca_scatter_add(p->be, y, index, x));
+}
+
+static void add_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor y = parity_inout(p, "y", c->f, fill_amplitude(c->f), SHAPE(3, c->rows, c->width));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width + 1));
+    x = ca_tensor_slice(x, 1, 1, c->width);
+    parity_ok(ca_add(p->be, y, ca_tensor_repeat(x, 3), bit(c, 0) ? 1.0 : -0.375));
+}
+
+static void sum_heads_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, 9, c->width));
+    ca_tensor bias = bit(c, 0) ? parity_input(p, "bias", c->f, SHAPE(c->width)) : absent;
+    ca_tensor y = parity_output(p, "y", 3 * fill_amplitude(c->f), SHAPE(c->rows, c->width + 1));
+    parity_ok(ca_sum_heads(p->be, ca_tensor_slice(y, 1, 0, c->width), x, bias));
+}
+
+/* ---- norm */
+
+static const double epsilon = 1e-5;
+
+/* The mean of equal values is off by a rounding of float32 (2^-24, times 4 for its steps), which
+ * the division by sqrt(epsilon) raises to a visible output; elsewhere outputs are of order 1. */
+static double norm_tolerance(fill f) {
+    return f == EQUAL ? 4 * FLT_EPSILON / sqrt(epsilon) : TOLERANCE;
+}
+
+static ca_norm norm_of(const row_case *c) {
+    return (ca_norm){.kind = bit(c, 0) ? CA_NORM_LAYER : CA_NORM_RMS,
+                     .epsilon = epsilon,
+                     .gain_offset = bit(c, 1) ? 1 : 0};
+}
+
+/* bit 0: kind; 1: gain offset; 2: bias; 3: in place on heads inside wider rows */
+static void norm_fwd_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    double tolerance = norm_tolerance(c->f);
+    ca_tensor gain = parity_input(p, "gain", NORMAL, SHAPE(c->width));
+    ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(c->width)) : absent;
+    if (bit(c, 3)) {
+        ca_tensor x = parity_inout(p, "x", c->f, 1, SHAPE(c->rows, 5 * c->width));
+        parity_set_tolerance(p, tolerance);
+        x = ca_tensor_split_last(ca_tensor_slice(x, 1, c->width, 3 * c->width), 3);
+        parity_ok(ca_norm_fwd(p->be, x, x, gain, bias, norm_of(c)));
+        return;
+    }
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
+    ca_tensor y = parity_output(p, "y", 1, SHAPE(c->rows, c->width));
+    parity_set_tolerance(p, tolerance);
+    parity_ok(ca_norm_fwd(p->be, y, x, gain, bias, norm_of(c)));
+}
+
+/* bit 0: kind; 1: gain offset; 2: accumulate; 3: lanes, dx in place of dy unless accumulating */
+static void norm_bwd_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t lanes = bit(c, 3) ? 3 : 1;
+    bool accumulate = bit(c, 2), in_place = bit(c, 3) && !accumulate;
+    /* dx is at most dy gain / deviation; the deviation is sqrt(epsilon) for tiny rows. */
+    double deviation =
+        fmax(c->f == EQUAL || c->f == ZERO ? 0 : fill_amplitude(c->f), sqrt(epsilon));
+    ca_tensor gain = parity_input(p, "gain", NORMAL, SHAPE(c->width));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
+    ca_tensor dy =
+        in_place ? parity_inout(p, "dx", NORMAL, 1 / deviation, SHAPE(lanes, c->rows, c->width))
+                 : parity_input(p, "dy", NORMAL, SHAPE(lanes, c->rows, c->width));
+    parity_set_tolerance(p, norm_tolerance(c->f));
+    ca_tensor dx = dy;
+    if (!in_place) {
+        dx = parity_inout(p, "dx", NORMAL, 1 / deviation, SHAPE(lanes, c->rows, c->width));
+        parity_set_tolerance(p, norm_tolerance(c->f));
+    }
+    parity_ok(ca_norm_bwd(p->be, dx, dy, ca_tensor_repeat(x, lanes), gain, norm_of(c), accumulate));
+}
+
+/* ---- mlp */
+
+/* bits 0, 1: kind; 2: gated */
+static void act_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_activation kind = (ca_activation)(c->variant & 3);
+    bool gated = bit(c, 2);
+    int64_t wide = gated ? 2 * c->width : c->width;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, wide));
+    ca_tensor y = parity_output(p, "y", 0, SHAPE(c->rows, c->width));
+    parity_ok(ca_act_fwd(p->be, y, x, kind, gated));
+    ca_tensor dy = parity_input(p, "dy", NORMAL, SHAPE(3, c->rows, c->width));
+    /* The slope of an activation at the far left is a difference of numbers near 1. */
+    ca_tensor dx =
+        parity_output(p, "dx", gated ? fill_amplitude(c->f) : 1, SHAPE(3, c->rows, wide));
+    parity_ok(ca_act_bwd(p->be, dx, dy, ca_tensor_repeat(x, 3), kind, gated));
+}
+
+/* ---- head */
+
+static void soft_cap_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    double cap = bit(c, 0) ? 30 : 0.5;
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(c->rows, c->width + 1));
+    y = ca_tensor_slice(y, 1, 1, c->width);
+    parity_ok(ca_soft_cap_fwd(p->be, y, y, cap));
+    /* 1 - (y / cap)^2 is a difference of numbers near 1 where the cap bites. */
+    ca_tensor dx = parity_inout(p, "dx", NORMAL, 1, SHAPE(c->rows, c->width));
+    parity_ok(ca_soft_cap_bwd(p->be, dx, dx, y, cap));
+}
+
+static void log_sum_exp_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width + 1));
+    ca_tensor y = parity_output(p, "y", 1, SHAPE(c->rows));
+    parity_ok(ca_log_sum_exp(p->be, y, ca_tensor_slice(x, 1, 1, c->width)));
+}
+
+/* variant: k = 1, 2, all */
+static void top_k_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t k = c->variant == 2 || c->variant >= c->width ? c->width : c->variant + 1;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
+    ca_tensor values = parity_output(p, "values", 0, SHAPE(c->rows, k));
+    parity_set_tolerance(p, 0); /* values are copied, so they are equal */
+    ca_tensor indices = parity_output_typed(p, "indices", CA_I32, SHAPE(c->rows, k));
+    parity_ok(ca_top_k(p->be, values, indices, x));
+}
+
+/* ---- reduce */
+
+static void row_norms_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width + 1));
+    ca_tensor y = parity_output(p, "y", 0, SHAPE(3, c->rows));
+    parity_ok(ca_row_norms(p->be, y, ca_tensor_slice(x, 2, 0, c->width)));
+}
+
+static void row_dots_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width));
+    ca_tensor w = parity_input(p, "w", c->f, SHAPE(c->rows, c->width + 1));
+    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), 3);
+    ca_tensor y = parity_output(p, "y", sum_scale(c->f, c->width), SHAPE(3, c->rows));
+    parity_ok(ca_row_dots(p->be, y, x, w));
+}
+
+/* ---- the table */
+
+enum { MAX_SIZES = 5, END = -1 };
+
+typedef struct operation {
+    const char *name;
+    parity_run run;
+    int variants;
+    int64_t rows[MAX_SIZES], widths[MAX_SIZES]; /* up to END */
+    unsigned fills;                             /* bits of `fill` */
+} operation;
+
+#define ANY    ((1u << FILL_COUNT) - 1)
+#define ONE(f) (1u << (f))
+
+static const operation operations[] = {
+    {"copy", copy_case, 3, {0, 1, 7, END}, {1, 13, 64, END}, ANY},
+    {"fill", fill_case, 1, {0, 1, 7, END}, {1, 13, 64, END}, ONE(NORMAL)},
+    {"matmul",
+     matmul_case,
+     32,
+     {0, 1, 5, 66, END},
+     {0, 1, 17, 130, END},
+     ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
+    {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
+    {"linear", linear_case, 2, {0, 1, 19, END}, {1, 33, 576, END}, ANY},
+    {"gather", gather_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
+    {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
+    {"add", add_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
+    {"sum_heads", sum_heads_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
+    {"norm_fwd", norm_fwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
+    {"norm_bwd", norm_bwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
+    {"act", act_case, 8, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
+    {"soft_cap", soft_cap_case, 2, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
+    {"log_sum_exp", log_sum_exp_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
+    {"top_k", top_k_case, 3, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
+    {"row_norms", row_norms_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
+    {"row_dots", row_dots_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
+};
+
+enum { OPERATION_COUNT = sizeof operations / sizeof operations[0] };
+
+static void run_operation(ca_backend *be, ca_backend *ref, const void *context) {
+    const operation *o = context;
+    parity_summary summary = {0};
+    for (const int64_t *rows = o->rows; *rows != END; rows++)
+        for (const int64_t *width = o->widths; *width != END; width++)
+            for (int variant = 0; variant < o->variants; variant++)
+                for (int f = 0; f < FILL_COUNT; f++) {
+                    if (!(o->fills >> f & 1)) continue;
+                    row_case c = {*rows, *width, variant, (fill)f};
+                    char label[128];
+                    snprintf(label, sizeof label, "%s rows %lld width %lld variant %d %s", o->name,
+                             (long long)c.rows, (long long)c.width, c.variant, fill_name(c.f));
+                    parity_case(be, ref, o->run, &c, label, &summary);
+                }
+    parity_report(be, o->name, &summary);
+}
+
+static void test_operation(void **state) { parity_each_backend(run_operation, *state); }
+
+int main(void) {
+    struct CMUnitTest tests[OPERATION_COUNT];
+    for (int i = 0; i < OPERATION_COUNT; i++)
+        tests[i] = (struct CMUnitTest){.name = operations[i].name,
+                                       .test_func = test_operation,
+                                       .initial_state = (void *)(uintptr_t)&operations[i]};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
