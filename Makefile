@@ -4,8 +4,10 @@
 # builds and runs. Everything that is built lies in build/; `make help` lists the targets.
 #
 # Variables (on the command line, or once for all through `make configure NAME=value …`):
-#   VARIANT  release | asan | ubsan     ARCH    processor of src/backend/cpu: native, x86-64-v3 …
-#   GEMM     onednn | cblas             PREFIX  where `make install` puts things
+#   VARIANT  release | asan | ubsan | fuzz
+#   ARCH     processor for which src/backend/cpu is compiled: native, x86-64-v3 …
+#   GEMM     onednn | cblas
+#   PREFIX   where `make install` puts things
 #   WERROR   -Werror, or empty for compilers whose warnings we have not met
 
 -include build/config.mk
@@ -62,15 +64,25 @@ warnings         := -Wall -Wextra -Wpedantic -Wconversion -Wshadow $(WERROR) \
 variant_release  := -O3
 variant_asan     := -O1 -fsanitize=address -fno-omit-frame-pointer -Wno-error
 variant_ubsan    := -O1 -fsanitize=undefined -fno-sanitize-recover=undefined -Wno-error
+variant_fuzz     := -O1 -fsanitize=fuzzer-no-link,address,undefined -Wno-error
+openmp           := -fopenmp
+
+# libFuzzer comes with clang; only the parsers are built with it, and they need no OpenMP.
+ifeq ($(VARIANT),fuzz)
+CC      := clang
+openmp  :=
+sources := $(filter $(addprefix src/,base/% config/% model/% tokenizer/% data/%),$(sources))
+endif
+
 CFLAGS   ?= -g
-compile  := -std=c11 -D_GNU_SOURCE -Iinclude $(warnings) -fopenmp $(variant_$(VARIANT)) \
+compile  := -std=c11 -D_GNU_SOURCE -Iinclude $(warnings) $(openmp) $(variant_$(VARIANT)) \
             $(CFLAGS) $(CPPFLAGS) $(DEPS_CPPFLAGS)
 cpu_only := -march=$(ARCH) -ffp-contract=fast
-link     := $(variant_$(VARIANT)) -fopenmp $(CFLAGS) $(LDFLAGS)
+link     := $(variant_$(VARIANT)) $(openmp) $(CFLAGS) $(LDFLAGS)
 libs     := -Wl,--as-needed $(DEPS_LIBS) $(GEMM_LIBS_$(GEMM)) -lpthread -lm $(LDLIBS)
 
 ifeq ($(variant_$(VARIANT)),)
-$(error VARIANT: expected release, asan or ubsan, got '$(VARIANT)')
+$(error VARIANT: expected release, asan, ubsan or fuzz, got '$(VARIANT)')
 endif
 
 # ---- build -----------------------------------------------------------------------------------
@@ -178,7 +190,7 @@ install: all ## install the program, reports, library and headers below PREFIX
 
 # ---- tests -----------------------------------------------------------------------------------
 
-.PHONY: check check-fast check-asan check-ubsan lint fuzz bench
+.PHONY: check check-fast check-asan check-ubsan lint bench
 fast_tests := $(filter $(addprefix $(out)/tests/,unit/% parity/% gradient/%),$(tests))
 end_to_end := $(if $(wildcard tests/e2e/test_*.py),--pytest '$(PYTHON)' tests/e2e)
 lint       := tests/lint/lint.py --archive $(library) --compiler $(CC)
@@ -203,21 +215,23 @@ check-c: $(tests) $(replays)
 lint: $(library) ## layers, file lengths, licences, exported names, headers that stand alone
 	@$(PYTHON) $(lint)
 
-# libFuzzer needs clang; the parsers are compiled again with its instrumentation.
 FUZZ_SECONDS ?= 60
-fuzz_library := $(filter src/base/% src/config/% src/model/% src/tokenizer/% src/data/%,$(sources))
-fuzz_compile := clang -std=c11 -D_GNU_SOURCE -Iinclude -Isrc -O1 -g $(DEPS_CPPFLAGS) \
-                -fsanitize=fuzzer,address,undefined
-fuzz_targets := $(fuzz_sources:tests/fuzz/fuzz_%.c=fuzz-%)
-.PHONY: $(fuzz_targets)
-fuzz: $(fuzz_targets) ## fuzz every parser for FUZZ_SECONDS each (needs clang)
+.PHONY: fuzz fuzz-run
+fuzz: ## fuzz every parser for FUZZ_SECONDS each (needs clang)
+	@+$(MAKE) --no-print-directory VARIANT=fuzz fuzz-run
 
-$(fuzz_targets): fuzz-%: tests/fuzz/fuzz_%.c
-	@mkdir -p build/fuzz/corpus-$*
-	@echo '  CLANG build/fuzz/$*'
-	@$(fuzz_compile) $< $(fuzz_library) $(libs) -o build/fuzz/$*
-	build/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/$*- \
-	    build/fuzz/corpus-$* $(wildcard tests/fuzz/corpus/$*)
+fuzzers := $(fuzz_sources:tests/fuzz/fuzz_%.c=build/fuzz/%)
+$(fuzzers): build/fuzz/%: build/fuzz/tests/fuzz/fuzz_%.o $(library)
+	@$(CC) $(link) -fsanitize=fuzzer $^ $(libs) -o $@
+
+fuzz-run: $(fuzzers)
+	@for name in $(notdir $(fuzzers)); do \
+	    mkdir -p build/fuzz/found/$$name && echo "  FUZZ  $$name" && \
+	    $(sanitizer_options) build/fuzz/$$name -max_total_time=$(FUZZ_SECONDS) \
+	        -artifact_prefix=build/fuzz/$$name- build/fuzz/found/$$name tests/fuzz/corpus/$$name \
+	        >build/fuzz/$$name.log 2>&1 || { tail -n 40 build/fuzz/$$name.log; exit 1; }; \
+	    tail -n 1 build/fuzz/$$name.log; \
+	done
 
 bench: $(if $(bench_sources),build/bench) ## measure operations and the machine's own peak
 	@$(if $(bench_sources),build/bench,echo 'tests/bench holds no benchmark'; exit 2)

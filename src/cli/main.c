@@ -15,7 +15,7 @@ static void print_error(void) {
         ca_log(CA_LOG_ERROR, "%.*s", (int)n, text);
         text += n + (text[n] == '\n');
     }
-    if (*hint) ca_log(CA_LOG_ERROR, "hint: %s", hint);
+    if (*hint) fprintf(stderr, "causa: hint: %s\n", hint);
 }
 
 static ca_status run_command(const cli_command *command, const cli_arguments *arguments) {

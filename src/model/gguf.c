@@ -504,12 +504,14 @@ bool ca_gguf_array_text(const ca_gguf *g, const char *key, int64_t index, ca_ggu
 
 bool ca_gguf_array_int(const ca_gguf *g, const char *key, int64_t index, int64_t *value) {
     const gguf_entry *e = find_array(g, key, index);
-    return e != NULL && int_at(e->type, e->value + index * scalar_size[e->type], value);
+    if (e == NULL || e->type == GGUF_STRING) return false;
+    return int_at(e->type, e->value + index * scalar_size[e->type], value);
 }
 
 bool ca_gguf_array_float(const ca_gguf *g, const char *key, int64_t index, double *value) {
     const gguf_entry *e = find_array(g, key, index);
-    return e != NULL && float_at(e->type, e->value + index * scalar_size[e->type], value);
+    if (e == NULL || e->type == GGUF_STRING) return false;
+    return float_at(e->type, e->value + index * scalar_size[e->type], value);
 }
 
 /* ---- tensors */

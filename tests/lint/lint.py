@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 LAYERS = [
     ["base"],
     ["config"],
-    ["tokenizer", "backend"],
+    ["backend"],
     ["model"],
+    ["tokenizer"],
     ["graph", "comm"],
     ["data", "metric"],
     ["result"],

@@ -150,6 +150,8 @@ static void test_arrays(void **state) {
     assert_true(ca_gguf_array_text(g, "texts", 0, &s) && s.length == 0);
     assert_true(ca_gguf_array_text(g, "texts", 1, &s) && memcmp(s.text, "ab", 2) == 0);
     assert_false(ca_gguf_array_text(g, "ints", 0, &s));
+    assert_false(ca_gguf_array_int(g, "texts", 0, &n));
+    assert_false(ca_gguf_array_float(g, "texts", 1, &x));
     assert_int_equal(ca_gguf_array_length(g, "empty"), 0);
     assert_false(ca_gguf_int(g, "ints", &n));
     ca_gguf_close(g);

@@ -503,8 +503,8 @@ static void write_gguf(json_t *root, const char *pre, char *path, size_t room) {
 static void test_gguf(void **state) {
     (void)state;
     static const char *const pairs[][2] = {
-        {"gpt2", "gpt-2"}, {"smollm2", "smollm"}, {"llama3", "llama-bpe"}};
-    for (size_t k = 0; k < 3; k++) {
+        {"gpt2", "gpt-2"}, {"smollm2", "smollm"}, {"llama3", "llama-bpe"}, {"qwen2", "qwen2"}};
+    for (size_t k = 0; k < 4; k++) {
         char path[200], cases[200];
         snprintf(path, sizeof path, FIXTURES "%s/tokenizer.json", pairs[k][0]);
         json_t *root = json_load_file(path, 0, NULL);
