@@ -54,6 +54,7 @@ library  := $(out)/libcausa.a
 program  := $(if $(wildcard src/cli/main.c),$(out)/causa)
 tests    := $(test_sources:%.c=$(out)/%)
 replays  := $(fuzz_sources:%.c=$(out)/%)
+benches  := $(bench_sources:tests/bench/%.c=build/%)
 object    = $(patsubst %.c,$(out)/%.o,$(1))
 
 # ---- flags -----------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ $(replays): %: %.o $(call object,tests/fuzz/replay.c) $(library)
 	@echo '  LINK  $@'
 	@$(CC) $(link) $^ $(CMOCKA_LIBS) $(libs) -o $@
 
-build/bench: $(call object,$(bench_sources)) $(library)
+$(benches): build/%: build/release/tests/bench/%.o $(library)
 	@echo '  LINK  $@'
 	@$(CC) $(link) $^ $(libs) -o $@
 
@@ -233,8 +234,8 @@ fuzz-run: $(fuzzers)
 	    tail -n 1 build/fuzz/$$name.log; \
 	done
 
-bench: $(if $(bench_sources),build/bench) ## measure operations and the machine's own peak
-	@$(if $(bench_sources),build/bench,echo 'tests/bench holds no benchmark'; exit 2)
+bench: $(benches) ## measure passes, operations and the tokenizer beside the machine's own peak
+	@for program in executor ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
 
 # ---- upkeep ----------------------------------------------------------------------------------
 
@@ -247,7 +248,7 @@ tidy: ## clang-tidy's bug checks over src
 	    $(sources) -- -std=c11 -D_GNU_SOURCE -Iinclude $(DEPS_CPPFLAGS)
 
 clean: ## remove what was compiled; downloaded models and the Python stay
-	rm -rf build/release build/asan build/ubsan build/fuzz build/causa build/bench build/deps.mk
+	rm -rf build/release build/asan build/ubsan build/fuzz build/causa build/bench_* build/deps.mk
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9% -]*:.*## / { printf "  %-24s %s\n", $$1, $$2 }' Makefile

@@ -65,7 +65,7 @@ run_lint() {
 
 run_pytest() {
     local python=$1 folder=$2 start=$EPOCHREALTIME status counts remark=""
-    PYTHONDONTWRITEBYTECODE=1 timeout -k 10 3000 "$python" -m pytest -q -rs -p no:cacheprovider \
+    PYTHONDONTWRITEBYTECODE=1 timeout -k 10 3000 "$python" -m pytest -q -rs --tb=short -p no:cacheprovider \
         --junitxml="$work/pytest.xml" "$folder" </dev/null >"$work/out" 2>&1
     status=$?
     counts=$("$python" - "$work/pytest.xml" 2>/dev/null <<'END'

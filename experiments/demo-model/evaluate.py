@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Measure the saved model on the held-out prompts and record reference logits.
 
     python evaluate.py

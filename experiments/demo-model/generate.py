@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Write the held-out prompts as CSV (RFC 4180) and, on request, training text.
 
     python generate.py [--text N]

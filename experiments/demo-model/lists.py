@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Word lists and sentence templates from which the five tasks are generated.
 
 Every name, country, capital, verb form and answer here must become a single

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A Llama-architecture decoder in plain PyTorch.
 
 Parameters carry the names of Hugging Face's LlamaForCausalLM, so that the

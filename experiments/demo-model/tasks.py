@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The five tasks: makers of prompts and of training sentences.
 
 A maker draws one row and says whether its combination is held out. That is

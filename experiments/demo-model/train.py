@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Train the tokenizer and the demo model, and write both to this folder.
 
     python train.py

@@ -93,9 +93,9 @@ static ca_status unknown_option(const char *word) {
 static ca_status choose_command(const char *name, const cli_command **command) {
     const char *names[16];
     int64_t n = 0;
-    *command = cli_command_find(name);
+    *command = ca_cli_command_find(name);
     if (*command) return CA_OK;
-    for (const cli_command *c = cli_commands; c->name; c++) names[n++] = c->name;
+    for (const cli_command *c = ca_cli_commands; c->name; c++) names[n++] = c->name;
     const char *near = ca_nearest_name(name, names, n);
     if (near)
         ca_hint("did you mean 'causa %s'?", near);
@@ -104,7 +104,7 @@ static ca_status choose_command(const char *name, const cli_command **command) {
     return ca_fail(CA_E_USAGE, "unknown command '%s'", name);
 }
 
-ca_status cli_parse(int argc, char **argv, const cli_command **command, cli_arguments *out) {
+ca_status ca_cli_parse(int argc, char **argv, const cli_command **command, cli_arguments *out) {
     ca_status st = CA_OK;
     unsigned used = 0; /* option rows seen */
     int words = 0;
@@ -131,7 +131,7 @@ ca_status cli_parse(int argc, char **argv, const cli_command **command, cli_argu
     }
     CA_TRY(choose_command(words ? argv[0] : "help", command));
     if (out->help && strcmp((*command)->name, "help") != 0) { /* causa run --help */
-        *command = cli_command_find("help");
+        *command = ca_cli_command_find("help");
         out->words = (const char *const *)argv;
         out->count = words;
         return CA_OK;
@@ -146,7 +146,7 @@ out:
     return st;
 }
 
-void cli_print_options(unsigned options) {
+void ca_cli_print_options(unsigned options) {
     for (int i = 0; i < OPTIONS; i++) {
         char left[64];
         if (option_table[i].set && !(option_table[i].set & options)) continue;
@@ -159,17 +159,16 @@ void cli_print_options(unsigned options) {
     }
 }
 
-ca_status cli_parse_range(const char *text, char separator, int64_t *a, int64_t *b) {
-    char *end;
+ca_status ca_cli_parse_range(const char *option, const char *text, char separator, int64_t *a,
+                             int64_t *b) {
+    char *middle, *end;
     errno = 0;
-    *a = strtoll(text, &end, 10);
-    if (end == text || *end != separator) goto bad;
-    text = end + 1;
-    *b = strtoll(text, &end, 10);
-    if (end == text || *end || errno || *a < 0 || *b < 0) goto bad;
-    return CA_OK;
-bad:
+    *a = strtoll(text, &middle, 10);
+    if (middle != text && *middle == separator) {
+        *b = strtoll(middle + 1, &end, 10);
+        if (end != middle + 1 && !*end && !errno && *a >= 0 && *b >= 0) return CA_OK;
+    }
     return ca_fail(CA_E_USAGE,
-                   "expected two numbers with '%c' between them, such as 0%c4, got '%s'", separator,
-                   separator, text);
+                   "--%s: expected two numbers with '%c' between them, such as 0%c4, got '%s'",
+                   option, separator, separator, text);
 }

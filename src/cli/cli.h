@@ -51,20 +51,21 @@ typedef struct cli_command {
     X(help, "[COMMAND | config]", "explain a command or the configuration", 0)
 
 #define CLI_DECLARE(name, usage, summary, options)                                                 \
-    ca_status cli_##name(const cli_arguments *arguments) CA_MUST_USE;
+    ca_status ca_cli_##name(const cli_arguments *arguments) CA_MUST_USE;
 CLI_COMMAND_LIST(CLI_DECLARE)
 #undef CLI_DECLARE
 
-extern const cli_command cli_commands[]; /* ends with a row whose name is NULL */
-const cli_command *cli_command_find(const char *name);
+extern const cli_command ca_cli_commands[]; /* ends with a row whose name is NULL */
+const cli_command *ca_cli_command_find(const char *name);
 
 /* arguments.c. Errors: CA_E_USAGE. words points into argv. */
-ca_status cli_parse(int argc, char **argv, const cli_command **command,
-                    cli_arguments *out) CA_MUST_USE;
+ca_status ca_cli_parse(int argc, char **argv, const cli_command **command,
+                       cli_arguments *out) CA_MUST_USE;
 /* Text of the options of a set, for help. */
-void cli_print_options(unsigned options);
-/* "3:7" or "1/4" */
-ca_status cli_parse_range(const char *text, char separator, int64_t *a, int64_t *b) CA_MUST_USE;
+void ca_cli_print_options(unsigned options);
+/* "3:7" or "1/4", the value of an option */
+ca_status ca_cli_parse_range(const char *option, const char *text, char separator, int64_t *a,
+                             int64_t *b) CA_MUST_USE;
 
 /* open.c: everything that one or more points of a config run on; models stay loaded between points
  * that share them. */
@@ -83,34 +84,34 @@ typedef struct cli_session {
     void *state; /* of the method */
 } cli_session;
 
-ca_status cli_session_open(const cli_arguments *arguments, cli_session *session) CA_MUST_USE;
+ca_status ca_cli_session_open(const cli_arguments *arguments, cli_session *session) CA_MUST_USE;
 /* Resolves a point, opens what it needs and prepares its method: no weights are read. */
-ca_status cli_session_point(cli_session *session, int64_t point) CA_MUST_USE;
+ca_status ca_cli_session_point(cli_session *session, int64_t point) CA_MUST_USE;
 /* Loads the weights for the prepared point. */
-ca_status cli_session_load(cli_session *session) CA_MUST_USE;
-void cli_session_close(cli_session *session);
+ca_status ca_cli_session_load(cli_session *session) CA_MUST_USE;
+void ca_cli_session_close(cli_session *session);
 /* Path of the result file of a point, owned by the caller; a sweep puts them into a folder. */
-ca_status cli_session_output(const cli_session *session, int64_t point, char **path) CA_MUST_USE;
+ca_status ca_cli_session_output(const cli_session *session, int64_t point, char **path) CA_MUST_USE;
 /* Folder of a sweep's results, or NULL text when there is one point only. */
-ca_status cli_session_folder(const cli_session *session, char **path) CA_MUST_USE;
+ca_status ca_cli_session_folder(const cli_session *session, char **path) CA_MUST_USE;
 /* Tokenizer of a model file; NULL and CA_OK when the model has none. */
-ca_status cli_open_tokenizer(const char *model, ca_tokenizer **out) CA_MUST_USE;
+ca_status ca_cli_open_tokenizer(const char *model, ca_tokenizer **out) CA_MUST_USE;
 /* The tables of options for a method kind (NULL or unknown: all methods); `tables` [8]. */
-void cli_option_tables(const ca_method *method, const ca_option **tables);
+void ca_cli_option_tables(const ca_method *method, const ca_option **tables);
 
 /* provenance.c: root attributes before a run, /run after it. */
-ca_status cli_write_provenance(const cli_session *session, ca_result *result) CA_MUST_USE;
+ca_status ca_cli_write_provenance(const cli_session *session, ca_result *result) CA_MUST_USE;
 typedef struct cli_run_log cli_run_log;
-ca_status cli_run_log_start(cli_run_log **out) CA_MUST_USE;
-ca_status cli_write_run(const cli_session *session, cli_run_log *log,
-                        ca_result *result) CA_MUST_USE;
-void cli_run_log_stop(cli_run_log *log);
+ca_status ca_cli_run_log_start(cli_run_log **out) CA_MUST_USE;
+ca_status ca_cli_write_run(const cli_session *session, cli_run_log *log,
+                           ca_result *result) CA_MUST_USE;
+void ca_cli_run_log_stop(cli_run_log *log);
 
 /* index.c: index.h5 of a sweep whose points are all complete. */
-ca_status cli_write_index(cli_session *session) CA_MUST_USE;
+ca_status ca_cli_write_index(cli_session *session) CA_MUST_USE;
 
 /* format.c: "1.5 GiB", "12.3 GFLOP" into `text`. */
-const char *cli_bytes(int64_t bytes, char text[32]);
-const char *cli_flops(double flops, char text[32]);
+const char *ca_cli_bytes(int64_t bytes, char text[32]);
+const char *ca_cli_flops(double flops, char text[32]);
 
 #endif

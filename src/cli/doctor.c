@@ -341,7 +341,7 @@ out:
     return st;
 }
 
-ca_status cli_doctor(const cli_arguments *arguments) {
+ca_status ca_cli_doctor(const cli_arguments *arguments) {
     ca_status st = CA_OK;
     examination x = {.arguments = arguments};
     int32_t *ids = NULL;
@@ -355,7 +355,7 @@ ca_status cli_doctor(const cli_arguments *arguments) {
         if (!root) return ca_fail(CA_E_MEMORY, "no memory for the output");
     }
     CA_TRY(ca_model_file_open(arguments->words[0], &x.file));
-    CA_TRY(cli_open_tokenizer(arguments->words[0], &x.tokenizer));
+    CA_TRY(ca_cli_open_tokenizer(arguments->words[0], &x.tokenizer));
     if (!x.rows) printf("model         %s\n", arguments->words[0]);
     CA_TRY(check_round_trip(&x));
     CA_TRY(choose_prompt(&x, &ids, &rows));

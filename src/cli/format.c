@@ -4,7 +4,7 @@
  */
 #include "cli.h"
 
-const char *cli_bytes(int64_t bytes, char text[32]) {
+const char *ca_cli_bytes(int64_t bytes, char text[32]) {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double value = (double)bytes;
     int unit = 0;
@@ -13,7 +13,7 @@ const char *cli_bytes(int64_t bytes, char text[32]) {
     return text;
 }
 
-const char *cli_flops(double flops, char text[32]) {
+const char *ca_cli_flops(double flops, char text[32]) {
     static const char *const units[] = {"", "k", "M", "G", "T", "P", "E"};
     int unit = 0;
     for (; flops >= 1000 && unit < 6; unit++) flops /= 1000;

@@ -8,15 +8,15 @@
 
 #include <string.h>
 
-const cli_command cli_commands[] = {
-#define COMMAND_ROW(name, usage, summary, options) {#name, usage, summary, options, cli_##name},
+const cli_command ca_cli_commands[] = {
+#define COMMAND_ROW(name, usage, summary, options) {#name, usage, summary, options, ca_cli_##name},
     CLI_COMMAND_LIST(COMMAND_ROW)
 #undef COMMAND_ROW
         {0},
 };
 
-const cli_command *cli_command_find(const char *name) {
-    for (const cli_command *c = cli_commands; c->name; c++)
+const cli_command *ca_cli_command_find(const char *name) {
+    for (const cli_command *c = ca_cli_commands; c->name; c++)
         if (strcmp(c->name, name) == 0) return c;
     return NULL;
 }
@@ -31,13 +31,13 @@ static void print_version(void) {
 static void print_overview(void) {
     printf("causa: traces causes inside language models\n\nusage: causa COMMAND ... "
            "[options]\n\ncommands:\n");
-    for (const cli_command *c = cli_commands; c->name; c++)
+    for (const cli_command *c = ca_cli_commands; c->name; c++)
         printf("  %-8s %s\n", c->name, c->summary);
     printf("\nmethods (method.kind):\n");
     for (const ca_method *const *m = ca_methods(); *m; m++)
         printf("  %-8s %s\n", (*m)->kind, (*m)->summary);
     printf("\nmodel types: %s\n\noptions of every command:\n", ca_family_names());
-    cli_print_options(0);
+    ca_cli_print_options(0);
     printf("\n`causa help COMMAND` explains a command, `causa help config` the configuration.\n");
 }
 
@@ -45,7 +45,7 @@ static ca_status print_config(void) {
     ca_status st = CA_OK;
     const ca_option *tables[8];
     ca_string text = {0};
-    cli_option_tables(NULL, tables);
+    ca_cli_option_tables(NULL, tables);
     CA_TRY(ca_options_help(tables, &text));
     fputs(text.text, stdout);
     printf("\nsweep: {key.path: [values], ...}   every combination is a point, the first key "
@@ -55,7 +55,7 @@ out:
     return st;
 }
 
-ca_status cli_help(const cli_arguments *arguments) {
+ca_status ca_cli_help(const cli_arguments *arguments) {
     if (arguments->version) {
         print_version();
     } else if (arguments->count == 0) {
@@ -63,10 +63,10 @@ ca_status cli_help(const cli_arguments *arguments) {
     } else if (strcmp(arguments->words[0], "config") == 0) {
         return print_config();
     } else {
-        const cli_command *c = cli_command_find(arguments->words[0]);
+        const cli_command *c = ca_cli_command_find(arguments->words[0]);
         if (!c) return ca_fail(CA_E_USAGE, "there is no help on '%s'", arguments->words[0]);
         printf("usage: causa %s %s\n\n%s\n\noptions:\n", c->name, c->usage, c->summary);
-        cli_print_options(c->options);
+        ca_cli_print_options(c->options);
     }
     return CA_OK;
 }

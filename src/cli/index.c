@@ -75,14 +75,14 @@ out:
     return st;
 }
 
-ca_status cli_write_index(cli_session *s) {
+ca_status ca_cli_write_index(cli_session *s) {
     ca_status st = CA_OK;
     int64_t points = ca_document_points(s->document), missing = 0;
     char **files = NULL, *folder = NULL, *path = NULL;
     ca_result *r = NULL;
     CA_TRY(ca_calloc((size_t)points, sizeof *files, &files));
     for (int64_t p = 0; p < points; p++) {
-        CA_TRY(cli_session_output(s, p, &files[p]));
+        CA_TRY(ca_cli_session_output(s, p, &files[p]));
         missing += !ca_file_exists(files[p]);
     }
     if (missing) { /* other calls (--points, --shard) are still at work */
@@ -90,7 +90,7 @@ ca_status cli_write_index(cli_session *s) {
                (long long)missing, (long long)points);
         goto out;
     }
-    CA_TRY(cli_session_folder(s, &folder));
+    CA_TRY(ca_cli_session_folder(s, &folder));
     CA_TRY(ca_path_join(folder, "index.h5", &path));
     CA_TRY(ca_result_create(path, &r));
     CA_TRY(ca_result_attribute_text(r, "/", "method", "sweep"));

@@ -59,8 +59,8 @@ static void print_model(const ca_model_file *f, const ca_tokenizer *t) {
     printf("norm          %s, epsilon %g\n", norm_text(a), a->norm.epsilon);
     printf("graph         %lld nodes, %lld edges\n", (long long)nodes, (long long)edges);
     printf("tokenizer     %s\n", t ? ca_tokenizer_description(t) : "none: give prompts as ids");
-    printf("memory        %s as f32, ", cli_bytes(ca_model_file_bytes(f, CA_F32), bytes));
-    printf("%s as f64\n", cli_bytes(ca_model_file_bytes(f, CA_F64), bytes));
+    printf("memory        %s as f32, ", ca_cli_bytes(ca_model_file_bytes(f, CA_F32), bytes));
+    printf("%s as f64\n", ca_cli_bytes(ca_model_file_bytes(f, CA_F64), bytes));
     printf("sites        ");
     for (int k = 0; k < CA_SITE_COUNT; k++) {
         if (k == CA_SITE_RESID_MID && a->parallel) continue;
@@ -105,7 +105,7 @@ static ca_status inspect_model(const cli_arguments *arguments, const char *path)
     ca_model_file *file = NULL;
     ca_tokenizer *tokenizer = NULL;
     CA_TRY(ca_model_file_open(path, &file));
-    CA_TRY(cli_open_tokenizer(path, &tokenizer));
+    CA_TRY(ca_cli_open_tokenizer(path, &tokenizer));
     if (arguments->json)
         CA_TRY(print_model_json(file, tokenizer));
     else
@@ -202,11 +202,13 @@ static bool ends_with(const char *text, const char *suffix) {
     return n >= m && strcmp(text + n - m, suffix) == 0;
 }
 
-ca_status cli_inspect(const cli_arguments *arguments) {
+ca_status ca_cli_inspect(const cli_arguments *arguments) {
     if (arguments->count != 1)
         return ca_fail(CA_E_USAGE, "expected a model or a result file, got %lld arguments",
                        (long long)arguments->count);
     const char *path = arguments->words[0];
+    if (!ca_is_directory(path) && !ca_file_exists(path))
+        return ca_fail(CA_E_DATA, "%s: expected a model or a result file, got nothing there", path);
     bool model = ca_is_directory(path) || (!ends_with(path, ".h5") && ca_gguf_is(path));
     return model ? inspect_model(arguments, path) : inspect_result(arguments, path);
 }

@@ -6,6 +6,7 @@
 
 #include "causa/ops.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,9 +26,9 @@ const ca_option ca_job_options[] = {
     {0},
 };
 
-enum { MOST_METHODS = 4 };
+enum { MOST_METHODS = 4, COMMON_TABLES = 3, MOST_METHOD_OPTIONS = 64 };
 
-void cli_option_tables(const ca_method *method, const ca_option **tables) {
+void ca_cli_option_tables(const ca_method *method, const ca_option **tables) {
     static char kinds[128];
     static ca_option kind_options[2] = {
         {"method.kind", CA_OPTION_CHOICE, NULL, NULL, kinds, "what is done"}, {0}};
@@ -44,11 +45,28 @@ void cli_option_tables(const ca_method *method, const ca_option **tables) {
     tables[n] = NULL;
 }
 
-ca_status cli_session_open(const cli_arguments *arguments, cli_session *session) {
+/* A config whose method.kind is missing or unknown is asked for no other option of a method: one
+ * table of the options of all methods, none of them required. */
+static void make_optional(const ca_option **tables, ca_option rows[MOST_METHOD_OPTIONS + 1]) {
+    int64_t n = 0;
+    for (const ca_option **t = tables; *t; t++)
+        for (const ca_option *o = *t; o->path; o++) {
+            assert(n < MOST_METHOD_OPTIONS);
+            rows[n] = *o;
+            if (!rows[n].fallback) rows[n].fallback = "";
+            n++;
+        }
+    rows[n] = (ca_option){0};
+    tables[0] = rows;
+    tables[1] = NULL;
+}
+
+ca_status ca_cli_session_open(const cli_arguments *arguments, cli_session *session) {
     *session = (cli_session){.arguments = arguments};
     if (arguments->count == 0) return ca_fail(CA_E_USAGE, "expected a config file");
-    return ca_document_open(arguments->words[0], arguments->words + 1, arguments->count - 1,
-                            &session->document);
+    ca_status st = ca_document_open(arguments->words[0], arguments->words + 1, arguments->count - 1,
+                                    &session->document);
+    return st == CA_E_IO ? CA_E_USAGE : st; /* a config that is not there */
 }
 
 /* What depends on the point only. */
@@ -74,7 +92,7 @@ static void close_model(cli_session *s) {
     s->opened = NULL;
 }
 
-void cli_session_close(cli_session *s) {
+void ca_cli_session_close(cli_session *s) {
     close_point(s);
     close_model(s);
     ca_document_free(s->document);
@@ -91,20 +109,22 @@ static ca_status check_name(const ca_config *config) {
 
 static ca_status resolve(cli_session *s, int64_t point) {
     ca_status st = CA_OK;
-    const ca_option *tables[3 + MOST_METHODS + 1];
+    const ca_option *tables[COMMON_TABLES + MOST_METHODS + 1];
+    ca_option optional[MOST_METHOD_OPTIONS + 1];
     const char *kind = ca_document_text(s->document, "method.kind");
     for (int64_t k = 0; k < ca_document_sweep_keys(s->document); k++)
         if (strcmp(ca_document_sweep_key(s->document, k), "method.kind") == 0)
             kind = ca_document_sweep_value(s->document, point, k);
     s->method = kind ? ca_method_find(kind) : NULL;
-    cli_option_tables(s->method, tables);
+    ca_cli_option_tables(s->method, tables);
+    if (!s->method) make_optional(tables + COMMON_TABLES, optional);
     CA_TRY(ca_config_resolve(s->document, point, tables, &s->config));
     CA_TRY(check_name(s->config));
 out:
     return st;
 }
 
-ca_status cli_open_tokenizer(const char *model, ca_tokenizer **out) {
+ca_status ca_cli_open_tokenizer(const char *model, ca_tokenizer **out) {
     ca_status st = CA_OK;
     char *path = NULL;
     *out = NULL;
@@ -121,7 +141,7 @@ out:
 static ca_status open_tokenizer(cli_session *s, const char *model) {
     ca_status st = CA_OK;
     int64_t vocab = ca_model_file_arch(s->file)->vocab;
-    CA_TRY(cli_open_tokenizer(model, &s->tokenizer));
+    CA_TRY(ca_cli_open_tokenizer(model, &s->tokenizer));
     if (s->tokenizer && ca_tokenizer_size(s->tokenizer) > vocab)
         st =
             ca_fail(CA_E_MODEL,
@@ -181,13 +201,13 @@ static ca_status memory_left(const cli_session *s, int64_t weights, int64_t *lef
     *left = limit - weights;
     if (*left <= 0)
         return ca_fail(CA_E_MEMORY, "%s: the weights need %s, but the limit is %s",
-                       ca_config_where(s->config, "memory"), cli_bytes(weights, weight_text),
-                       cli_bytes(limit, limit_text));
+                       ca_config_where(s->config, "memory"), ca_cli_bytes(weights, weight_text),
+                       ca_cli_bytes(limit, limit_text));
 out:
     return st;
 }
 
-ca_status cli_session_point(cli_session *s, int64_t point) {
+ca_status ca_cli_session_point(cli_session *s, int64_t point) {
     ca_status st = CA_OK;
     close_point(s);
     CA_TRY(resolve(s, point));
@@ -212,7 +232,7 @@ out:
     return st;
 }
 
-ca_status cli_session_load(cli_session *s) {
+ca_status ca_cli_session_load(cli_session *s) {
     ca_status st = CA_OK;
     if (!s->model) {
         double started = ca_seconds();
@@ -229,7 +249,7 @@ static ca_status copy_text(const char *text, char **out) {
     return *out ? CA_OK : ca_fail(CA_E_MEMORY, "no memory for a path");
 }
 
-ca_status cli_session_folder(const cli_session *s, char **path) {
+ca_status ca_cli_session_folder(const cli_session *s, char **path) {
     *path = NULL;
     if (ca_document_sweep_keys(s->document) == 0) return CA_OK;
     if (ca_config_has(s->config, "output"))
@@ -237,11 +257,11 @@ ca_status cli_session_folder(const cli_session *s, char **path) {
     return ca_path_join("results", ca_config_text(s->config, "name"), path);
 }
 
-ca_status cli_session_output(const cli_session *s, int64_t point, char **path) {
+ca_status ca_cli_session_output(const cli_session *s, int64_t point, char **path) {
     ca_status st = CA_OK;
     char *folder = NULL, name[256];
     *path = NULL;
-    CA_TRY(cli_session_folder(s, &folder));
+    CA_TRY(ca_cli_session_folder(s, &folder));
     if (folder) {
         snprintf(name, sizeof name, "point-%05lld.h5", (long long)point);
         CA_TRY(ca_path_join(folder, name, path));

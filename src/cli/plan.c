@@ -26,9 +26,10 @@ static void print_text(const cli_session *s, int64_t points, const char *output)
         printf("backward      %lld lanes, block values %s\n", (long long)p->lanes,
                p->recompute ? "recomputed" : "kept");
     printf("memory        %s per rank: weights %s, work %s, host arrays %s\n",
-           cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, a),
-           cli_bytes(p->weight_bytes, b), cli_bytes(p->work_bytes, c), cli_bytes(p->host_bytes, d));
-    printf("arithmetic    %s\n", cli_flops(p->flops, a));
+           ca_cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, a),
+           ca_cli_bytes(p->weight_bytes, b), ca_cli_bytes(p->work_bytes, c),
+           ca_cli_bytes(p->host_bytes, d));
+    printf("arithmetic    %s\n", ca_cli_flops(p->flops, a));
 }
 
 static ca_status print_json(const cli_session *s, int64_t points, const char *output) {
@@ -51,21 +52,21 @@ static ca_status print_json(const cli_session *s, int64_t points, const char *ou
     return CA_OK;
 }
 
-ca_status cli_plan(const cli_arguments *arguments) {
+ca_status ca_cli_plan(const cli_arguments *arguments) {
     ca_status st = CA_OK;
     cli_session s = {0};
     char *output = NULL;
-    CA_TRY(cli_session_open(arguments, &s));
+    CA_TRY(ca_cli_session_open(arguments, &s));
     int64_t points = ca_document_points(s.document);
     for (int64_t p = points - 1; p >= 0; p--)
-        CA_TRY(cli_session_point(&s, p)); /* all are checked, the first is shown */
-    CA_TRY(cli_session_output(&s, 0, &output));
+        CA_TRY(ca_cli_session_point(&s, p)); /* all are checked, the first is shown */
+    CA_TRY(ca_cli_session_output(&s, 0, &output));
     if (arguments->json)
         CA_TRY(print_json(&s, points, output));
     else
         print_text(&s, points, output);
 out:
     free(output);
-    cli_session_close(&s);
+    ca_cli_session_close(&s);
     return st;
 }

@@ -39,7 +39,7 @@ static void keep_message(void *context, double unix_time, ca_log_level level, co
     log->message[log->count++] = copy;
 }
 
-ca_status cli_run_log_start(cli_run_log **out) {
+ca_status ca_cli_run_log_start(cli_run_log **out) {
     ca_status st = CA_OK;
     time_t now = time(NULL);
     struct tm utc;
@@ -51,7 +51,7 @@ out:
     return st;
 }
 
-void cli_run_log_stop(cli_run_log *log) {
+void ca_cli_run_log_stop(cli_run_log *log) {
     if (!log) return;
     ca_log_set_sink(NULL, NULL);
     for (int64_t i = 0; i < log->count; i++) free(log->message[i]);
@@ -65,7 +65,7 @@ static ca_status text(ca_result *r, const char *name, const char *value) {
     return ca_result_attribute_text(r, "/", name, value);
 }
 
-ca_status cli_write_provenance(const cli_session *s, ca_result *r) {
+ca_status ca_cli_write_provenance(const cli_session *s, ca_result *r) {
     ca_status st = CA_OK;
     char sha[65];
     int64_t conventions = 0;
@@ -110,7 +110,7 @@ out:
     return st;
 }
 
-ca_status cli_write_run(const cli_session *s, cli_run_log *log, ca_result *r) {
+ca_status ca_cli_write_run(const cli_session *s, cli_run_log *log, ca_result *r) {
     ca_status st = CA_OK;
     double seconds = ca_seconds() - log->started;
     char host[256] = "";

@@ -7,7 +7,7 @@
 #include "causa/report.h"
 #include "causa/version.h"
 
-ca_status cli_report(const cli_arguments *arguments) {
+ca_status ca_cli_report(const cli_arguments *arguments) {
     if (arguments->count != 1)
         return ca_fail(CA_E_USAGE, "expected one result file, got %lld",
                        (long long)arguments->count);

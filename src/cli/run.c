@@ -17,13 +17,13 @@ static ca_status choose_points(const cli_arguments *a, int64_t points, point_ran
     ca_status st = CA_OK;
     *out = (point_range){0, points, 0, 1};
     if (a->points) {
-        CA_TRY(cli_parse_range(a->points, ':', &out->first, &out->last));
+        CA_TRY(ca_cli_parse_range("points", a->points, ':', &out->first, &out->last));
         if (out->first >= out->last || out->last > points)
             return ca_fail(CA_E_USAGE, "--points: expected A < B <= %lld, got %s",
                            (long long)points, a->points);
     }
     if (a->shard) {
-        CA_TRY(cli_parse_range(a->shard, '/', &out->shard, &out->shards));
+        CA_TRY(ca_cli_parse_range("shard", a->shard, '/', &out->shard, &out->shards));
         if (out->shard >= out->shards)
             return ca_fail(CA_E_USAGE, "--shard: expected I < N, got %s", a->shard);
     }
@@ -57,7 +57,7 @@ static ca_status check_output(const cli_session *s, const char *path, bool *done
 static ca_status make_folder(const cli_session *s) {
     ca_status st = CA_OK;
     char *folder = NULL;
-    CA_TRY(cli_session_folder(s, &folder));
+    CA_TRY(ca_cli_session_folder(s, &folder));
     if (!ca_config_has(s->config, "output")) CA_TRY(ca_make_directories("results"));
     if (folder) CA_TRY(ca_make_directories(folder));
 out:
@@ -73,8 +73,8 @@ static void announce(const cli_session *s, int64_t point, int64_t points, const 
     ca_log(CA_LOG_INFO, "%s on %s (%s, %s, %d threads): %lld examples, %lld tokens, %s, %s",
            s->method->kind, ca_config_text(s->config, "model"), s->backend->name,
            ca_dtype_name(s->job.dtype), s->backend->threads, (long long)p->examples,
-           (long long)p->tokens, cli_flops(p->flops, work),
-           cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, memory));
+           (long long)p->tokens, ca_cli_flops(p->flops, work),
+           ca_cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, memory));
     if (s->data->excluded_count)
         ca_log(CA_LOG_WARNING, "%lld rows of %s are left out; they are listed in /data/excluded",
                (long long)s->data->excluded_count, s->data->path);
@@ -93,7 +93,7 @@ static ca_status open_result(cli_session *s, const char *path, ca_result **resul
     }
     if (!*result) {
         CA_TRY(ca_result_create(path, result));
-        CA_TRY(cli_write_provenance(s, *result));
+        CA_TRY(ca_cli_write_provenance(s, *result));
     }
 out:
     return st;
@@ -105,9 +105,9 @@ static ca_status run_point(cli_session *s, const char *path) {
     ca_result *result = NULL;
     cli_run_log *log = NULL;
     int64_t done = 0;
-    CA_TRY(cli_run_log_start(&log));
+    CA_TRY(ca_cli_run_log_start(&log));
     CA_TRY(open_result(s, path, &result));
-    CA_TRY(cli_session_load(s));
+    CA_TRY(ca_cli_session_load(s));
     s->job.result = result;
     st = s->method->run(&s->job, s->state, &done);
     if ((st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) && done > 0) {
@@ -121,14 +121,14 @@ static ca_status run_point(cli_session *s, const char *path) {
         goto out;
     }
     CA_TRY(st);
-    CA_TRY(cli_write_run(s, log, result));
+    CA_TRY(ca_cli_write_run(s, log, result));
     ca_result *whole = result;
     result = NULL;
     CA_TRY(ca_result_finish(whole));
     ca_log(CA_LOG_INFO, "wrote %s", path);
 out:
     ca_result_abandon(result);
-    cli_run_log_stop(log);
+    ca_cli_run_log_stop(log);
     return st;
 }
 
@@ -143,8 +143,8 @@ static ca_status check_points(cli_session *s, int64_t points, const point_range 
     bool done;
     for (int64_t p = points - 1; p >= 0; p--) {
         if (!chosen(range, p)) continue;
-        CA_TRY(cli_session_point(s, p));
-        CA_TRY(cli_session_output(s, p, &path));
+        CA_TRY(ca_cli_session_point(s, p));
+        CA_TRY(ca_cli_session_output(s, p, &path));
         CA_TRY(check_output(s, path, &done));
         free(path);
         path = NULL;
@@ -162,9 +162,9 @@ static ca_status run_points(cli_session *s, int64_t points, const point_range *r
     for (int64_t p = 0; p < points; p++) {
         bool done;
         if (!chosen(range, p)) continue;
-        CA_TRY(cli_session_point(s, p));
+        CA_TRY(ca_cli_session_point(s, p));
         free(path);
-        CA_TRY(cli_session_output(s, p, &path));
+        CA_TRY(ca_cli_session_output(s, p, &path));
         CA_TRY(check_output(s, path, &done));
         if (done) {
             ca_log(CA_LOG_INFO, "%s is complete already", path);
@@ -183,23 +183,23 @@ static ca_status run_points(cli_session *s, int64_t points, const point_range *r
     if (failed)
         CA_TRY(ca_fail(CA_E_POINTS, "%lld of %lld sweep points failed", (long long)failed,
                        (long long)points));
-    if (ca_document_sweep_keys(s->document)) CA_TRY(cli_write_index(s));
+    if (ca_document_sweep_keys(s->document)) CA_TRY(ca_cli_write_index(s));
 out:
     free(path);
     return st;
 }
 
-ca_status cli_run(const cli_arguments *arguments) {
+ca_status ca_cli_run(const cli_arguments *arguments) {
     ca_status st = CA_OK;
     cli_session s = {0};
     point_range range;
-    if (arguments->dry_run) return cli_plan(arguments);
-    CA_TRY(cli_session_open(arguments, &s));
+    if (arguments->dry_run) return ca_cli_plan(arguments);
+    CA_TRY(ca_cli_session_open(arguments, &s));
     int64_t points = ca_document_points(s.document);
     CA_TRY(choose_points(arguments, points, &range));
     CA_TRY(check_points(&s, points, &range));
     CA_TRY(run_points(&s, points, &range));
 out:
-    cli_session_close(&s);
+    ca_cli_session_close(&s);
     return st;
 }

@@ -113,10 +113,14 @@ out:
     return st;
 }
 
-ca_status cli_tokens(const cli_arguments *arguments) {
+ca_status ca_cli_tokens(const cli_arguments *arguments) {
     ca_status st = CA_OK;
     ca_tokenizer *t = NULL;
     if (arguments->count == 0) return ca_fail(CA_E_USAGE, "expected a model");
+    if (!ca_is_directory(arguments->words[0]) && !ca_file_exists(arguments->words[0]))
+        return ca_fail(CA_E_MODEL,
+                       "%s: expected a model directory or a GGUF file, got nothing there",
+                       arguments->words[0]);
     CA_TRY(ca_tokenizer_open(arguments->words[0], &t));
     if (arguments->count == 1) CA_TRY(show_stdin(arguments, t));
     for (int64_t i = 1; i < arguments->count; i++)

@@ -87,10 +87,10 @@ static ca_status read_header(csv_reader *r, table *t, int64_t *skipped) {
         if (r->field.length == 0)
             return ca_fail(CA_E_DATA, "%s: line 1: column %lld has no name", r->path,
                            (long long)n + 1);
-        if (table_find(t, r->field.text) >= 0)
+        if (ca_table_find(t, r->field.text) >= 0)
             return ca_fail(CA_E_DATA, "%s: line 1: the column '%s' is named twice", r->path,
                            r->field.text);
-        CA_TRY(table_column(t, r->field.text, r->field.length, &index));
+        CA_TRY(ca_table_column(t, r->field.text, r->field.length, &index));
     }
 out:
     return st;
@@ -100,7 +100,7 @@ static ca_status read_row(csv_reader *r, table *t, int64_t skipped) {
     ca_status st = CA_OK;
     field_end ended = FIELD_COMMA;
     int64_t line = r->line, n = 0;
-    CA_TRY(table_add_row(t, line));
+    CA_TRY(ca_table_add_row(t, line));
     for (; ended == FIELD_COMMA; n++) {
         CA_TRY(read_field(r, &ended));
         int64_t c = n - skipped;
@@ -120,7 +120,7 @@ out:
     return st;
 }
 
-ca_status table_parse_csv(const char *path, const char *text, size_t size, table *t) {
+ca_status ca_table_parse_csv(const char *path, const char *text, size_t size, table *t) {
     ca_status st = CA_OK;
     csv_reader r = {.path = path, .p = text, .end = text + size, .line = 1};
     int64_t skipped;

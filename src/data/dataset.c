@@ -16,11 +16,11 @@ static const char *mapped(const reader *r, const char *name) {
     return node && node->kind == CA_NODE_SCALAR ? node->text : name;
 }
 
-const cell *reader_cell(const reader *r, const char *const *names, const char **name) {
+const cell *ca_reader_cell(const reader *r, const char *const *names, const char **name) {
     static const cell absent = {0};
     *name = mapped(r, names[0]);
     for (; *names; names++) {
-        int64_t c = table_find(&r->table, mapped(r, *names));
+        int64_t c = ca_table_find(&r->table, mapped(r, *names));
         if (c < 0 || r->table.cells[c][r->row].kind == CELL_ABSENT) continue;
         *name = r->table.column[c];
         return &r->table.cells[c][r->row];
@@ -28,7 +28,7 @@ const cell *reader_cell(const reader *r, const char *const *names, const char **
     return &absent;
 }
 
-ca_status reader_fail(const reader *r, const char *column, const char *format, ...) {
+ca_status ca_reader_fail(const reader *r, const char *column, const char *format, ...) {
     char text[1024];
     va_list args;
     va_start(args, format);
@@ -70,7 +70,7 @@ static ca_status check_columns(const reader *r) {
                                   map->keys[i]);
         }
         const ca_node *value = map->items[i];
-        if (value->kind != CA_NODE_SCALAR || table_find(&r->table, value->text) < 0)
+        if (value->kind != CA_NODE_SCALAR || ca_table_find(&r->table, value->text) < 0)
             return ca_config_fail(r->config, "data.columns", "%s has no column '%s'", r->path,
                                   value->kind == CA_NODE_SCALAR ? value->text : "?");
     }
@@ -119,13 +119,13 @@ static ca_status read_rows(reader *r, ca_dataset *d) {
     for (r->row = 0; r->row < r->table.rows && d->count < limit; r->row++) {
         ca_example e = {0};
         char *excluded = NULL;
-        st = reader_example(r, &e, &excluded);
+        st = ca_reader_example(r, &e, &excluded);
         if (st == CA_OK && !excluded && start-- <= 0) {
             CA_TRY(ca_grow(&d->examples, &capacity, d->count + 1, sizeof *d->examples));
             d->examples[d->count++] = e;
             continue;
         }
-        example_free(&e);
+        ca_example_free(&e);
         if (st == CA_OK) {
             if (excluded) CA_TRY(add_excluded(d, excluded, &excluded_capacity));
             continue;
@@ -175,7 +175,7 @@ ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer
     CA_TRY(ca_calloc(strlen(r.path) + 1, 1, &d->path));
     strcpy(d->path, r.path);
     CA_TRY(digest(text, size, d->sha256));
-    CA_TRY(table_open(r.path, text, size, &r.table));
+    CA_TRY(ca_table_open(r.path, text, size, &r.table));
     CA_TRY(check_columns(&r));
     CA_TRY(choose_bos(&r));
     d->bos = r.bos;
@@ -187,14 +187,14 @@ ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer
     d = NULL;
 out:
     ca_dataset_free(d);
-    table_free(&r.table);
+    ca_table_free(&r.table);
     free(text);
     return st;
 }
 
 void ca_dataset_free(ca_dataset *d) {
     if (!d) return;
-    for (int64_t i = 0; i < d->count; i++) example_free(&d->examples[i]);
+    for (int64_t i = 0; i < d->count; i++) ca_example_free(&d->examples[i]);
     for (int64_t i = 0; i < d->excluded_count; i++) free(d->excluded[i]);
     free(d->examples);
     free(d->excluded);

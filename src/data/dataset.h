@@ -22,14 +22,15 @@ typedef struct reader {
 
 /* The cell of one of our columns in the current row, by the names that it may have in the file;
  * absent cells have kind CELL_ABSENT. name: the file's name, for messages. */
-const cell *reader_cell(const reader *r, const char *const *names, const char **name);
+const cell *ca_reader_cell(const reader *r, const char *const *names, const char **name);
 
 /* "FILE: row N, column C: text" as CA_E_DATA. */
-ca_status reader_fail(const reader *r, const char *column, const char *format, ...) CA_PRINTF(3, 4);
+ca_status ca_reader_fail(const reader *r, const char *column, const char *format, ...)
+    CA_PRINTF(3, 4);
 
 /* row.c: fills an example from the current row. Errors: CA_E_DATA; or *excluded set (to be freed)
  * when the row is to be skipped. */
-ca_status reader_example(const reader *r, ca_example *e, char **excluded) CA_MUST_USE;
-void example_free(ca_example *e);
+ca_status ca_reader_example(const reader *r, ca_example *e, char **excluded) CA_MUST_USE;
+void ca_example_free(ca_example *e);
 
 #endif

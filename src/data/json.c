@@ -61,22 +61,22 @@ static ca_status add_object(table *t, const char *place, json_t *object, int64_t
     const char *name;
     json_t *value;
     int64_t index;
-    CA_TRY(table_add_row(t, line));
+    CA_TRY(ca_table_add_row(t, line));
     if (json_is_string(object)) {
-        CA_TRY(table_column(t, "clean", 5, &index));
+        CA_TRY(ca_table_column(t, "clean", 5, &index));
         return set_cell(t, place, "clean", object, &t->cells[index][t->rows - 1]);
     }
     if (!json_is_object(object))
         return ca_fail(CA_E_DATA, "%s: expected an object or a text", place);
     json_object_foreach(object, name, value) {
-        CA_TRY(table_column(t, name, strlen(name), &index));
+        CA_TRY(ca_table_column(t, name, strlen(name), &index));
         CA_TRY(set_cell(t, place, name, value, &t->cells[index][t->rows - 1]));
     }
 out:
     return st;
 }
 
-ca_status table_parse_json(const char *path, const char *text, size_t size, table *t) {
+ca_status ca_table_parse_json(const char *path, const char *text, size_t size, table *t) {
     ca_status st = CA_OK;
     json_error_t error;
     char place[512];
@@ -98,7 +98,7 @@ out:
     return st;
 }
 
-ca_status table_parse_jsonl(const char *path, const char *text, size_t size, table *t) {
+ca_status ca_table_parse_jsonl(const char *path, const char *text, size_t size, table *t) {
     ca_status st = CA_OK;
     int64_t line = 0;
     char place[512];

@@ -34,7 +34,7 @@ static void text_free(ca_prompt_text *t) {
     free(t->end);
 }
 
-void example_free(ca_example *e) {
+void ca_example_free(ca_example *e) {
     free(e->id);
     text_free(&e->clean);
     text_free(&e->corrupted);
@@ -64,8 +64,8 @@ static bool parse_whole(const char *text, int64_t *value) {
 
 static ca_status check_id(const reader *r, const char *column, int64_t id) {
     if (id >= 0 && id < r->vocab) return CA_OK;
-    return reader_fail(r, column, "expected token ids from 0 to %lld, got %lld",
-                       (long long)r->vocab - 1, (long long)id);
+    return ca_reader_fail(r, column, "expected token ids from 0 to %lld, got %lld",
+                          (long long)r->vocab - 1, (long long)id);
 }
 
 /* Ids as a JSON list, an integer, or text: "[1, 2, 3]", "1 2 3", "7|8". */
@@ -83,7 +83,7 @@ static ca_status read_ids(const reader *r, const cell *c, const char *column, in
             errno = 0;
             long long id = strtoll(p, &end, 10);
             if (end == p || errno)
-                return reader_fail(r, column, "expected token ids, got '%s'", c->text);
+                return ca_reader_fail(r, column, "expected token ids, got '%s'", c->text);
             CA_TRY(check_id(r, column, id));
             (*ids)[n++] = (int32_t)id;
             p = end;
@@ -92,14 +92,14 @@ static ca_status read_ids(const reader *r, const cell *c, const char *column, in
         for (int64_t i = 0; i < room; i++) {
             const cell *item = c->kind == CELL_LIST ? &c->items[i] : c;
             if (item->kind != CELL_INT)
-                return reader_fail(r, column, "expected token ids, got %s",
-                                   item->text ? item->text : "null");
+                return ca_reader_fail(r, column, "expected token ids, got %s",
+                                      item->text ? item->text : "null");
             CA_TRY(check_id(r, column, item->integer));
             (*ids)[n++] = (int32_t)item->integer;
         }
     }
     *count = n;
-    if (n == 0) st = reader_fail(r, column, "expected at least one token id");
+    if (n == 0) st = ca_reader_fail(r, column, "expected at least one token id");
 out:
     return st;
 }
@@ -111,12 +111,12 @@ static ca_status encode(const reader *r, const char *column, const char *text,
     ca_status st = CA_OK;
     ca_encoding e = {0};
     if (!r->tokenizer)
-        return reader_fail(r, column,
-                           "the model has no tokenizer: give token ids in a column %s_ids", column);
+        return ca_reader_fail(
+            r, column, "the model has no tokenizer: give token ids in a column %s_ids", column);
     st = ca_tokenizer_encode(r->tokenizer, text, strlen(text), false, &e);
     if (st != CA_OK)
         return ca_context(st, "%s: row %lld, column %s", r->path, (long long)r->row + 1, column);
-    if (e.count == 0) CA_TRY(reader_fail(r, column, "the prompt is empty"));
+    if (e.count == 0) CA_TRY(ca_reader_fail(r, column, "the prompt is empty"));
     int64_t bos = r->bos >= 0;
     out->count = e.count + bos;
     CA_TRY(ca_calloc((size_t)out->count, sizeof *out->ids, &out->ids));
@@ -139,22 +139,22 @@ static ca_status read_prompt(const reader *r, const char *const *names,
                              const char *const *id_columns, bool required, ca_prompt_text *out) {
     ca_status st = CA_OK;
     const char *column;
-    const cell *ids = reader_cell(r, id_columns, &column);
+    const cell *ids = ca_reader_cell(r, id_columns, &column);
     if (ids->kind != CELL_ABSENT) {
         CA_TRY(read_ids(r, ids, column, &out->count, &out->ids));
         CA_TRY(ca_calloc((size_t)out->count, sizeof *out->start, &out->start));
         CA_TRY(ca_calloc((size_t)out->count, sizeof *out->end, &out->end));
     } else {
-        const cell *text = reader_cell(r, names, &column);
+        const cell *text = ca_reader_cell(r, names, &column);
         if (text->kind == CELL_ABSENT)
-            return required ? reader_fail(r, column, "the prompt is missing or empty") : CA_OK;
+            return required ? ca_reader_fail(r, column, "the prompt is missing or empty") : CA_OK;
         if (text->kind != CELL_TEXT)
-            return reader_fail(r, column, "expected a text, got %s", text->text);
+            return ca_reader_fail(r, column, "expected a text, got %s", text->text);
         CA_TRY(encode(r, column, text->text, out));
     }
     if (out->count > r->positions)
-        st = reader_fail(r, column, "the prompt has %lld tokens, but the model takes %lld",
-                         (long long)out->count, (long long)r->positions);
+        st = ca_reader_fail(r, column, "the prompt has %lld tokens, but the model takes %lld",
+                            (long long)out->count, (long long)r->positions);
 out:
     return st;
 }
@@ -167,15 +167,15 @@ static ca_status first_token(const reader *r, const char *column, const char *te
     ca_status st = CA_OK;
     ca_encoding e = {0};
     if (!r->tokenizer)
-        return reader_fail(r, column, "the model has no tokenizer: give ids in %s_ids", column);
+        return ca_reader_fail(r, column, "the model has no tokenizer: give ids in %s_ids", column);
     st = ca_tokenizer_encode(r->tokenizer, text, strlen(text), false, &e);
     if (st != CA_OK)
         return ca_context(st, "%s: row %lld, column %s", r->path, (long long)r->row + 1, column);
     if (e.count != 1) {
         ca_hint("an answer after a text usually begins with a space (\" Mary\"); several tokens "
                 "are scored by answer_text");
-        st = reader_fail(r, column, "expected one token, got \"%s\", which is %lld tokens", text,
-                         (long long)e.count);
+        st = ca_reader_fail(r, column, "expected one token, got \"%s\", which is %lld tokens", text,
+                            (long long)e.count);
     } else {
         *id = e.ids[0];
         st = check_id(r, column, *id);
@@ -192,12 +192,12 @@ static ca_status read_answer_texts(const reader *r, const cell *c, const char *c
                    : c->kind == CELL_TEXT ? (int64_t)strlen(c->text) + 1
                                           : 0;
     if (room == 0)
-        return reader_fail(r, column, "expected a text or a list of texts, got %s", c->text);
+        return ca_reader_fail(r, column, "expected a text or a list of texts, got %s", c->text);
     CA_TRY(ca_calloc((size_t)room, sizeof *out->ids, &out->ids));
     if (c->kind == CELL_LIST) {
         for (int64_t i = 0; i < c->count; i++) {
             if (c->items[i].kind != CELL_TEXT)
-                return reader_fail(r, column, "expected a list of texts");
+                return ca_reader_fail(r, column, "expected a list of texts");
             CA_TRY(first_token(r, column, c->items[i].text, &out->ids[out->count++]));
         }
         return CA_OK;
@@ -215,9 +215,9 @@ out:
 static ca_status read_answers(const reader *r, const char *const *names,
                               const char *const *id_columns, ca_answers *out) {
     const char *column;
-    const cell *ids = reader_cell(r, id_columns, &column);
+    const cell *ids = ca_reader_cell(r, id_columns, &column);
     if (ids->kind != CELL_ABSENT) return read_ids(r, ids, column, &out->count, &out->ids);
-    const cell *text = reader_cell(r, names, &column);
+    const cell *text = ca_reader_cell(r, names, &column);
     return text->kind == CELL_ABSENT ? CA_OK : read_answer_texts(r, text, column, out);
 }
 
@@ -225,12 +225,12 @@ static ca_status read_continuation(const reader *r, const char *const *names,
                                    const char *const *id_columns, ca_continuation *out) {
     ca_status st = CA_OK;
     const char *column;
-    const cell *ids = reader_cell(r, id_columns, &column);
+    const cell *ids = ca_reader_cell(r, id_columns, &column);
     ca_prompt_text text = {0};
     if (ids->kind != CELL_ABSENT) return read_ids(r, ids, column, &out->count, &out->ids);
-    const cell *c = reader_cell(r, names, &column);
+    const cell *c = ca_reader_cell(r, names, &column);
     if (c->kind == CELL_ABSENT) return CA_OK;
-    if (c->kind != CELL_TEXT) return reader_fail(r, column, "expected a text, got %s", c->text);
+    if (c->kind != CELL_TEXT) return ca_reader_fail(r, column, "expected a text, got %s", c->text);
     reader without_bos = *r;
     without_bos.bos = -1;
     CA_TRY(encode(&without_bos, column, c->text, &text));
@@ -254,11 +254,11 @@ static int64_t byte_of_character(const char *text, int64_t n) {
 
 static ca_status find_subject(const reader *r, const ca_example *e, int64_t *first, int64_t *last,
                               const char **column) {
-    const cell *span = reader_cell(r, subject_span_names, column);
+    const cell *span = ca_reader_cell(r, subject_span_names, column);
     if (span->kind != CELL_ABSENT) {
         if (span->kind != CELL_LIST || span->count != 2 || span->items[0].kind != CELL_INT ||
             span->items[1].kind != CELL_INT)
-            return reader_fail(r, *column, "expected [start, end) in characters");
+            return ca_reader_fail(r, *column, "expected [start, end) in characters");
         *first = span->items[0].integer < 0
                      ? -1
                      : byte_of_character(e->clean.text, span->items[0].integer);
@@ -266,17 +266,17 @@ static ca_status find_subject(const reader *r, const ca_example *e, int64_t *fir
                     ? -1
                     : byte_of_character(e->clean.text, span->items[1].integer);
         if (*first < 0 || *last <= *first)
-            return reader_fail(r, *column, "the span is empty or outside the prompt");
+            return ca_reader_fail(r, *column, "the span is empty or outside the prompt");
         return CA_OK;
     }
-    const cell *c = reader_cell(r, subject_names, column);
+    const cell *c = ca_reader_cell(r, subject_names, column);
     if (c->kind == CELL_ABSENT) return CA_OK;
-    if (c->kind != CELL_TEXT || !c->text[0]) return reader_fail(r, *column, "expected a text");
+    if (c->kind != CELL_TEXT || !c->text[0]) return ca_reader_fail(r, *column, "expected a text");
     const char *found = strstr(e->clean.text, c->text);
-    if (!found) return reader_fail(r, *column, "\"%s\" is not in the prompt", c->text);
+    if (!found) return ca_reader_fail(r, *column, "\"%s\" is not in the prompt", c->text);
     if (strstr(found + 1, c->text))
-        return reader_fail(r, *column, "\"%s\" is in the prompt more than once: give subject_span",
-                           c->text);
+        return ca_reader_fail(r, *column,
+                              "\"%s\" is in the prompt more than once: give subject_span", c->text);
     *first = (int64_t)(found - e->clean.text);
     *last = *first + (int64_t)strlen(c->text);
     return CA_OK;
@@ -303,7 +303,7 @@ static ca_status check_pair(const reader *r, ca_example *e, char **excluded) {
     ca_status st = CA_OK;
     const ca_prompt_text *a = &e->clean, *b = &e->corrupted;
     if (b->count == 0)
-        return r->needs.pair ? reader_fail(r, "corrupted", "the method needs a pair of prompts")
+        return r->needs.pair ? ca_reader_fail(r, "corrupted", "the method needs a pair of prompts")
                              : CA_OK;
     if (a->count != b->count) {
         ca_string text = {0};
@@ -317,8 +317,8 @@ static ca_status check_pair(const reader *r, ca_example *e, char **excluded) {
         ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
         ca_string_free(&text);
         return r->needs.pair
-                   ? reader_fail(r, "corrupted", "expected %lld tokens as in clean, got %lld",
-                                 (long long)a->count, (long long)b->count)
+                   ? ca_reader_fail(r, "corrupted", "expected %lld tokens as in clean, got %lld",
+                                    (long long)a->count, (long long)b->count)
                    : CA_OK;
     }
     e->first_difference = a->count;
@@ -332,21 +332,21 @@ static ca_status read_id_and_label(const reader *r, ca_example *e) {
     ca_status st = CA_OK;
     const char *column;
     char number[32];
-    const cell *id = reader_cell(r, id_names, &column);
+    const cell *id = ca_reader_cell(r, id_names, &column);
     snprintf(number, sizeof number, "%lld", (long long)r->row);
     CA_TRY(copy_text(id->kind == CELL_ABSENT ? number : id->text, &e->id));
-    const cell *label = reader_cell(r, label_names, &column);
+    const cell *label = ca_reader_cell(r, label_names, &column);
     if (label->kind == CELL_ABSENT) return CA_OK;
     e->has_label = true;
     if (label->kind == CELL_INT)
         e->label = label->integer;
     else if (label->kind != CELL_TEXT || !parse_whole(label->text, &e->label))
-        st = reader_fail(r, column, "expected a whole number, got '%s'", label->text);
+        st = ca_reader_fail(r, column, "expected a whole number, got '%s'", label->text);
 out:
     return st;
 }
 
-ca_status reader_example(const reader *r, ca_example *e, char **excluded) {
+ca_status ca_reader_example(const reader *r, ca_example *e, char **excluded) {
     ca_status st = CA_OK;
     *excluded = NULL;
     e->row = r->row + 1;
@@ -359,9 +359,9 @@ ca_status reader_example(const reader *r, ca_example *e, char **excluded) {
     CA_TRY(read_continuation(r, wrong_text_names, wrong_text_id_names, &e->wrong_text));
     CA_TRY(read_subject(r, e));
     if (r->needs.answer && e->answer.count == 0)
-        CA_TRY(reader_fail(r, "answer", "the method needs an answer"));
+        CA_TRY(ca_reader_fail(r, "answer", "the method needs an answer"));
     if (r->needs.subject && e->subject_first == e->subject_last)
-        CA_TRY(reader_fail(r, "subject", "the method needs a subject"));
+        CA_TRY(ca_reader_fail(r, "subject", "the method needs a subject"));
     CA_TRY(check_pair(r, e, excluded));
 out:
     return st;

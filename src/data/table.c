@@ -12,7 +12,7 @@ static bool has_suffix(const char *path, const char *suffix) {
     return n >= m && strcmp(path + n - m, suffix) == 0;
 }
 
-int64_t table_find(const table *t, const char *name) {
+int64_t ca_table_find(const table *t, const char *name) {
     for (int64_t c = 0; c < t->columns; c++)
         if (strcmp(t->column[c], name) == 0) return c;
     return -1;
@@ -26,7 +26,7 @@ static ca_status grow_cells(cell **cells, int64_t rows, int64_t capacity) {
     return CA_OK;
 }
 
-ca_status table_add_row(table *t, int64_t line) {
+ca_status ca_table_add_row(table *t, int64_t line) {
     ca_status st = CA_OK;
     int64_t capacity = t->capacity;
     CA_TRY(ca_grow(&t->line, &capacity, t->rows + 1, sizeof *t->line));
@@ -38,7 +38,7 @@ out:
     return st;
 }
 
-ca_status table_column(table *t, const char *name, size_t length, int64_t *index) {
+ca_status ca_table_column(table *t, const char *name, size_t length, int64_t *index) {
     ca_status st = CA_OK;
     enum { MOST_COLUMNS = 1024 };
     char *copy;
@@ -58,7 +58,7 @@ out:
     return st;
 }
 
-void table_free(table *t) {
+void ca_table_free(table *t) {
     if (t->arena) ca_arena_destroy(t->arena);
     for (int64_t c = 0; c < t->columns; c++) free(t->cells[c]);
     free(t->column);
@@ -67,7 +67,7 @@ void table_free(table *t) {
     *t = (table){0};
 }
 
-ca_status table_open(const char *path, const char *text, size_t size, table *out) {
+ca_status ca_table_open(const char *path, const char *text, size_t size, table *out) {
     ca_status st = CA_OK;
     table t = {0};
     if (size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) { /* byte order mark */
@@ -81,17 +81,17 @@ ca_status table_open(const char *path, const char *text, size_t size, table *out
         return ca_fail(CA_E_DATA, "%s: a zero byte at byte %lld", path, (long long)(nul - text));
     CA_TRY(ca_arena_create(&t.arena));
     if (has_suffix(path, ".csv"))
-        CA_TRY(table_parse_csv(path, text, size, &t));
+        CA_TRY(ca_table_parse_csv(path, text, size, &t));
     else if (has_suffix(path, ".jsonl"))
-        CA_TRY(table_parse_jsonl(path, text, size, &t));
+        CA_TRY(ca_table_parse_jsonl(path, text, size, &t));
     else if (has_suffix(path, ".json"))
-        CA_TRY(table_parse_json(path, text, size, &t));
+        CA_TRY(ca_table_parse_json(path, text, size, &t));
     else
         CA_TRY(ca_fail(CA_E_DATA, "%s: expected a file named .csv, .jsonl or .json", path));
     if (t.rows == 0) CA_TRY(ca_fail(CA_E_DATA, "%s: the file has no rows", path));
     *out = t;
     return CA_OK;
 out:
-    table_free(&t);
+    ca_table_free(&t);
     return st;
 }

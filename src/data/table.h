@@ -29,19 +29,21 @@ typedef struct table {
 
 /* The format is that of the suffix: .csv, .jsonl, .json.
  * Errors: CA_E_DATA "FILE: line N: ..." */
-ca_status table_open(const char *path, const char *text, size_t size, table *out) CA_MUST_USE;
-void table_free(table *t);
+ca_status ca_table_open(const char *path, const char *text, size_t size, table *out) CA_MUST_USE;
+void ca_table_free(table *t);
 
-/* csv.c, json.c: parsers behind table_open. */
-ca_status table_parse_csv(const char *path, const char *text, size_t size, table *t) CA_MUST_USE;
-ca_status table_parse_json(const char *path, const char *text, size_t size, table *t) CA_MUST_USE;
-ca_status table_parse_jsonl(const char *path, const char *text, size_t size, table *t) CA_MUST_USE;
+/* csv.c, json.c: parsers behind ca_table_open. */
+ca_status ca_table_parse_csv(const char *path, const char *text, size_t size, table *t) CA_MUST_USE;
+ca_status ca_table_parse_json(const char *path, const char *text, size_t size,
+                              table *t) CA_MUST_USE;
+ca_status ca_table_parse_jsonl(const char *path, const char *text, size_t size,
+                               table *t) CA_MUST_USE;
 
 /* Appends a row of absent cells. */
-ca_status table_add_row(table *t, int64_t line) CA_MUST_USE;
+ca_status ca_table_add_row(table *t, int64_t line) CA_MUST_USE;
 /* Index of a column, added with absent cells in all rows when new. */
-ca_status table_column(table *t, const char *name, size_t length, int64_t *index) CA_MUST_USE;
+ca_status ca_table_column(table *t, const char *name, size_t length, int64_t *index) CA_MUST_USE;
 /* Index or -1. */
-int64_t table_find(const table *t, const char *name);
+int64_t ca_table_find(const table *t, const char *name);
 
 #endif

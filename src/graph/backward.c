@@ -24,10 +24,10 @@ static ca_status enter_branch(ca_pass *pass, int64_t layer, ca_site_kind site, c
     const ca_arch *a = &pass->model->arch;
     int64_t lanes = g.shape[0];
     *d_branch = g;
-    if (!a->post_norm && !pass_is_hooked(pass, site, layer)) return CA_OK;
+    if (!a->post_norm && !ca_pass_is_hooked(pass, site, layer)) return CA_OK;
     *d_branch = pass->backward.branch;
     CA_TRY(ca_copy(be, *d_branch, g));
-    CA_TRY(pass_hooks_backward(pass, site, layer, lanes, *d_branch));
+    CA_TRY(ca_pass_hooks_backward(pass, site, layer, lanes, *d_branch));
     if (a->post_norm)
         CA_TRY(ca_norm_bwd(be, *d_branch, *d_branch, ca_tensor_repeat(raw, lanes), gain, a->norm,
                            false));
@@ -64,11 +64,11 @@ static ca_status mlp_backward(ca_pass *pass, int64_t layer, const block_values *
     CA_TRY(enter_branch(pass, layer, CA_SITE_MLP_OUT, g, block->mlp_raw, w->post_norm2_gain,
                         &d_branch));
     CA_TRY(ca_linear_bwd(be, d_hidden, d_branch, w->down_weight));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_MLP_POST, layer, lanes, d_hidden));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_MLP_POST, layer, lanes, d_hidden));
     CA_TRY(ca_act_bwd(be, d_up, d_hidden, ca_tensor_repeat(block->up, lanes), a->activation,
                       a->gated));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_MLP_PRE, layer, lanes,
-                               ca_tensor_slice(d_up, 2, 0, a->mlp_width)));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_MLP_PRE, layer, lanes,
+                                  ca_tensor_slice(d_up, 2, 0, a->mlp_width)));
     CA_TRY(leave_branch(pass, g, d_up, w->up_weight, x, w->norm2_gain));
 out:
     return st;
@@ -81,7 +81,7 @@ static ca_status result_backward(ca_pass *pass, int64_t layer, ca_tensor dz, ca_
     ca_backend *be = pass->model->backend;
     const ca_arch *a = &pass->model->arch;
     ca_tensor d_result = pass->backward.result; /* [R, T, H, D] */
-    if (!pass_is_hooked(pass, CA_SITE_RESULT, layer))
+    if (!ca_pass_is_hooked(pass, CA_SITE_RESULT, layer))
         return ca_linear_bwd(be, dz, d_branch, pass->model->layers[layer].out_weight);
     for (int64_t h = 0; h < a->heads; h++) { /* every head's result is added to the output */
         ca_tensor head = ca_tensor_slice(d_result, 2, h, 1);
@@ -91,12 +91,12 @@ static ca_status result_backward(ca_pass *pass, int64_t layer, ca_tensor dz, ca_
         head.stride[2] = 1;
         CA_TRY(ca_copy(be, head, source));
     }
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESULT, layer, d_result.shape[0], d_result));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_RESULT, layer, d_result.shape[0], d_result));
     int64_t rows = dz.shape[0] * dz.shape[1]; /* lanes are more rows: [R T, H, D] to [R T, H, Dh] */
     ca_tensor results = ca_tensor_3d(d_result.data, d_result.dtype, rows, a->heads, a->width);
     ca_tensor zs = ca_tensor_3d(dz.data, dz.dtype, rows, a->heads, a->head_dim);
     CA_TRY(ca_matmul(be, ca_tensor_swap_axes(zs, 0, 1), ca_tensor_swap_axes(results, 0, 1),
-                     pass_out_weight_heads(pass, layer), (ca_tensor){0},
+                     ca_pass_out_weight_heads(pass, layer), (ca_tensor){0},
                      (ca_matmul_options){.alpha = 1}));
 out:
     return st;
@@ -108,16 +108,16 @@ static ca_status attend_backward(ca_pass *pass, int64_t layer, const block_value
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
     const ca_sequences *s = &pass->request.batch->sequences;
-    qkv_views p = pass_split_qkv(&pass->model->arch, block->qkv);
-    ca_attention at = pass_attention(pass, layer);
+    qkv_views p = ca_pass_split_qkv(&pass->model->arch, block->qkv);
+    ca_attention at = ca_pass_attention(pass, layer);
     ca_tensor prefix_k, prefix_v, o = ca_tensor_split_last(block->o, at.heads);
     ca_tensor d_pattern = pass->backward.d_pattern;
-    pass_prefix(pass, layer, &prefix_k, &prefix_v);
-    if (!pass_is_hooked(pass, CA_SITE_PATTERN, layer))
+    ca_pass_prefix(pass, layer, &prefix_k, &prefix_v);
+    if (!ca_pass_is_hooked(pass, CA_SITE_PATTERN, layer))
         return ca_attention_bwd(be, d.q, d.k, d.v, dz, o, block->lse, p.q, p.k, p.v, prefix_k,
                                 prefix_v, s, at);
     CA_TRY(ca_pattern_apply_bwd(be, d_pattern, d.v, dz, block->pattern_used, p.v, prefix_v, s, at));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_PATTERN, layer, dz.shape[0], d_pattern));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_PATTERN, layer, dz.shape[0], d_pattern));
     CA_TRY(ca_pattern_bwd(be, d.q, d.k, d_pattern, block->pattern, p.q, p.k, prefix_k, s, at));
 out:
     return st;
@@ -161,11 +161,11 @@ static ca_status attention_backward(ca_pass *pass, int64_t layer, const block_va
     ca_tensor dz = narrowed(pass->backward.narrow, a->heads * a->head_dim);
     ca_tensor d_qkv = narrowed(pass->backward.wide, block->qkv.shape[1]), d_branch;
     ca_tensor dz_heads = ca_tensor_split_last(dz, a->heads);
-    qkv_views d = pass_split_qkv(a, d_qkv);
+    qkv_views d = ca_pass_split_qkv(a, d_qkv);
     CA_TRY(enter_branch(pass, layer, CA_SITE_ATTN_OUT, d_out, block->attn_raw, w->post_norm1_gain,
                         &d_branch));
     CA_TRY(result_backward(pass, layer, dz, d_branch));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_Z, layer, lanes, dz_heads));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_Z, layer, lanes, dz_heads));
     CA_TRY(attend_backward(pass, layer, block, d, dz_heads));
     if (w->rope >= 0) {
         ca_tensor positions = pass->request.batch->sequences.positions;
@@ -173,9 +173,9 @@ static ca_status attention_backward(ca_pass *pass, int64_t layer, const block_va
         CA_TRY(ca_rope(be, d.k, m->cosine[w->rope], m->sine[w->rope], positions, true));
     }
     CA_TRY(norm_qk_backward(pass, layer, block, d_qkv, d));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_V, layer, lanes, d.v));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_K, layer, lanes, d.k));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_Q, layer, lanes, d.q));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_V, layer, lanes, d.v));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_K, layer, lanes, d.k));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_Q, layer, lanes, d.q));
     CA_TRY(leave_branch(pass, g, d_qkv, w->qkv_weight, ca_pass_resid(pass, layer), w->norm1_gain));
 out:
     return st;
@@ -186,18 +186,18 @@ static ca_status block_backward(ca_pass *pass, int64_t layer, ca_tensor g) {
     const ca_arch *a = &pass->model->arch;
     int64_t lanes = g.shape[0];
     ca_tensor d_out = g;
-    if (!pass->limits.keep) CA_TRY(pass_recompute_block(pass, layer));
-    block_values block = pass_block(pass, layer);
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESID_POST, layer, lanes, g));
+    if (!pass->limits.keep) CA_TRY(ca_pass_recompute_block(pass, layer));
+    block_values block = ca_pass_block(pass, layer);
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_RESID_POST, layer, lanes, g));
     if (a->parallel) {
         d_out = pass->backward.attn;
         CA_TRY(ca_copy(pass->model->backend, d_out, g));
     }
     CA_TRY(
         mlp_backward(pass, layer, &block, g, a->parallel ? ca_pass_resid(pass, layer) : block.mid));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESID_MID, layer, lanes, g));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_RESID_MID, layer, lanes, g));
     CA_TRY(attention_backward(pass, layer, &block, g, d_out));
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_RESID_PRE, layer, lanes, g));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_RESID_PRE, layer, lanes, g));
 out:
     return st;
 }
@@ -209,7 +209,7 @@ static ca_status head_backward(ca_pass *pass, const ca_backward *r, ca_tensor g)
     ca_backend *be = m->backend;
     ca_tensor d_final = pass->backward.final, d_logits = r->d_logits;
     if (d_logits.data) {
-        CA_TRY(pass_hooks_backward(pass, CA_SITE_LOGITS, -1, r->lanes, d_logits));
+        CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_LOGITS, -1, r->lanes, d_logits));
         if (m->arch.logit_soft_cap > 0)
             CA_TRY(ca_soft_cap_bwd(be, d_logits, d_logits,
                                    ca_tensor_repeat(pass->scratch.logits, r->lanes),
@@ -221,7 +221,7 @@ static ca_status head_backward(ca_pass *pass, const ca_backward *r, ca_tensor g)
     } else {
         return CA_OK;
     }
-    CA_TRY(pass_hooks_backward(pass, CA_SITE_FINAL_NORM, -1, r->lanes, d_final));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_FINAL_NORM, -1, r->lanes, d_final));
     CA_TRY(ca_norm_bwd(be, d_final, d_final, ca_tensor_repeat(pass->scratch.read, r->lanes),
                        m->final_gain, m->arch.norm, false));
     CA_TRY(ca_scatter_add(be, g, pass->request.batch->read_b, d_final));
@@ -234,7 +234,7 @@ ca_status ca_pass_backward(ca_pass *pass, const ca_backward *request, ca_tensor 
     const ca_forward *f = &pass->request;
     assert(request->lanes > 0 && request->lanes <= pass->limits.lanes);
     assert(f->first_layer <= request->stop_layer && request->stop_layer <= f->last_layer);
-    pass_set_backward(pass, request->lanes);
+    ca_pass_set_backward(pass, request->lanes);
     ca_tensor g = pass->backward.g;
     if (request->d_resid.data)
         CA_TRY(ca_copy(pass->model->backend, g, request->d_resid));
@@ -244,7 +244,7 @@ ca_status ca_pass_backward(ca_pass *pass, const ca_backward *request, ca_tensor 
     for (int64_t l = f->last_layer - 1; l >= request->stop_layer; l--)
         CA_TRY(block_backward(pass, l, g));
     if (request->stop_layer == 0 && !f->resid.data)
-        CA_TRY(pass_hooks_backward(pass, CA_SITE_EMBED, -1, request->lanes, g));
+        CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_EMBED, -1, request->lanes, g));
     *gradient = g;
 out:
     return st;

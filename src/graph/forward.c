@@ -14,7 +14,7 @@ ca_forward ca_forward_all(const ca_model *model, const ca_batch *batch) {
     return (ca_forward){.batch = batch, .last_layer = model->arch.layers, .head = CA_HEAD_LOGITS};
 }
 
-ca_attention pass_attention(const ca_pass *pass, int64_t layer) {
+ca_attention ca_pass_attention(const ca_pass *pass, int64_t layer) {
     const ca_arch *a = &pass->model->arch;
     const ca_layer *w = &pass->model->layers[layer];
     return (ca_attention){
@@ -27,12 +27,12 @@ ca_attention pass_attention(const ca_pass *pass, int64_t layer) {
     };
 }
 
-void pass_prefix(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v) {
+void ca_pass_prefix(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v) {
     *k = *v = absent;
-    if (pass->request.prefix) pass_cache(pass->request.prefix, layer, k, v);
+    if (pass->request.prefix) ca_pass_cache(pass->request.prefix, layer, k, v);
 }
 
-ca_tensor pass_out_weight_heads(const ca_pass *pass, int64_t layer) {
+ca_tensor ca_pass_out_weight_heads(const ca_pass *pass, int64_t layer) {
     ca_tensor w = pass->model->layers[layer].out_weight; /* [D, H Dh] */
     return ca_tensor_swap_axes(ca_tensor_split_last(w, pass->model->arch.heads), 0, 1);
 }
@@ -80,9 +80,9 @@ static ca_status make_qkv(ca_pass *pass, int64_t layer, bool recompute, const bl
     const ca_layer *w = &m->layers[layer];
     CA_TRY(project(pass, block->qkv, pass->scratch.branch, ca_pass_resid(pass, layer),
                    w->norm1_gain, w->norm1_bias, w->qkv_weight, w->qkv_bias));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_Q, layer, recompute, p.q));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_K, layer, recompute, p.k));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_V, layer, recompute, p.v));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_Q, layer, recompute, p.q));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_K, layer, recompute, p.k));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_V, layer, recompute, p.v));
     CA_TRY(norm_qk(pass, layer, block, p));
     if (w->rope >= 0) {
         ca_tensor positions = pass->request.batch->sequences.positions;
@@ -91,7 +91,7 @@ static ca_status make_qkv(ca_pass *pass, int64_t layer, bool recompute, const bl
     }
     if (pass->limits.key_values && !recompute) {
         ca_tensor k, v;
-        pass_cache(pass, layer, &k, &v);
+        ca_pass_cache(pass, layer, &k, &v);
         CA_TRY(ca_copy(be, k, p.k));
         CA_TRY(ca_copy(be, v, p.v));
     }
@@ -105,15 +105,15 @@ static ca_status attend(ca_pass *pass, int64_t layer, bool recompute, const bloc
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
     const ca_sequences *s = &pass->request.batch->sequences;
-    ca_attention at = pass_attention(pass, layer);
+    ca_attention at = ca_pass_attention(pass, layer);
     ca_tensor prefix_k, prefix_v, o = ca_tensor_split_last(block->o, at.heads);
-    pass_prefix(pass, layer, &prefix_k, &prefix_v);
-    if (!pass_is_hooked(pass, CA_SITE_PATTERN, layer))
+    ca_pass_prefix(pass, layer, &prefix_k, &prefix_v);
+    if (!ca_pass_is_hooked(pass, CA_SITE_PATTERN, layer))
         return ca_attention_fwd(be, o, block->lse, p.q, p.k, p.v, prefix_k, prefix_v, s, at);
     CA_TRY(ca_pattern_fwd(be, block->pattern, p.q, p.k, prefix_k, s, at));
     if (block->pattern_used.data != block->pattern.data)
         CA_TRY(ca_copy(be, block->pattern_used, block->pattern));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_PATTERN, layer, recompute, block->pattern_used));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_PATTERN, layer, recompute, block->pattern_used));
     CA_TRY(ca_pattern_apply_fwd(be, o, block->pattern_used, p.v, prefix_v, s, at));
 out:
     return st;
@@ -125,14 +125,14 @@ static ca_status project_out(ca_pass *pass, int64_t layer, bool recompute, ca_te
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
     const ca_layer *w = &pass->model->layers[layer];
-    if (!pass_is_hooked(pass, CA_SITE_RESULT, layer))
+    if (!ca_pass_is_hooked(pass, CA_SITE_RESULT, layer))
         return ca_linear_fwd(be, branch, z, w->out_weight, w->out_bias);
     ca_tensor result = pass->scratch.result; /* [T, H, D] */
     ca_tensor z_heads = ca_tensor_split_last(z, pass->model->arch.heads);
     CA_TRY(ca_matmul(be, ca_tensor_swap_axes(result, 0, 1), ca_tensor_swap_axes(z_heads, 0, 1),
-                     pass_out_weight_heads(pass, layer), absent,
+                     ca_pass_out_weight_heads(pass, layer), absent,
                      (ca_matmul_options){.transpose_b = true, .alpha = 1}));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_RESULT, layer, recompute, result));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_RESULT, layer, recompute, result));
     CA_TRY(ca_sum_heads(be, branch, result, w->out_bias));
 out:
     return st;
@@ -165,21 +165,21 @@ static ca_status attention_half(ca_pass *pass, int64_t layer, bool recompute,
     ca_status st = CA_OK;
     const ca_arch *a = &pass->model->arch;
     const ca_layer *w = &pass->model->layers[layer];
-    qkv_views p = pass_split_qkv(a, block->qkv);
+    qkv_views p = ca_pass_split_qkv(a, block->qkv);
     ca_tensor branch = pass->scratch.branch, z = block->o;
     CA_TRY(make_qkv(pass, layer, recompute, block, p));
     CA_TRY(attend(pass, layer, recompute, block, p));
-    if (pass_is_edited(pass, CA_SITE_Z, layer)) { /* the backward needs o as attention left it */
+    if (ca_pass_is_edited(pass, CA_SITE_Z, layer)) { /* the backward needs o as attention left it */
         z = pass->scratch.z;
         CA_TRY(ca_copy(pass->model->backend, z, block->o));
     }
-    CA_TRY(
-        pass_hooks_forward(pass, CA_SITE_Z, layer, recompute, ca_tensor_split_last(z, a->heads)));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_Z, layer, recompute,
+                                 ca_tensor_split_last(z, a->heads)));
     CA_TRY(project_out(pass, layer, recompute, z, branch));
     CA_TRY(post_norm(pass, branch, block->attn_raw, w->post_norm1_gain, w->post_norm1_bias));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_ATTN_OUT, layer, recompute, branch));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_ATTN_OUT, layer, recompute, branch));
     CA_TRY(add_branch(pass, block->mid, ca_pass_resid(pass, layer), branch));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_RESID_MID, layer, recompute, block->mid));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_RESID_MID, layer, recompute, block->mid));
 out:
     return st;
 }
@@ -192,8 +192,8 @@ static ca_status mlp_up(ca_pass *pass, int64_t layer, bool recompute, const bloc
     const ca_layer *w = &pass->model->layers[layer];
     CA_TRY(project(pass, block->up, pass->scratch.branch, x, w->norm2_gain, w->norm2_bias,
                    w->up_weight, w->up_bias));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_MLP_PRE, layer, recompute,
-                              ca_tensor_slice(block->up, 1, 0, a->mlp_width)));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_PRE, layer, recompute,
+                                 ca_tensor_slice(block->up, 1, 0, a->mlp_width)));
 out:
     return st;
 }
@@ -206,33 +206,34 @@ static ca_status mlp_down(ca_pass *pass, int64_t layer, const block_values *bloc
     const ca_arch *a = &pass->model->arch;
     const ca_layer *w = &pass->model->layers[layer];
     CA_TRY(ca_act_fwd(be, pass->scratch.hidden, block->up, a->activation, a->gated));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_MLP_POST, layer, false, pass->scratch.hidden));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_POST, layer, false, pass->scratch.hidden));
     CA_TRY(ca_linear_fwd(be, branch, pass->scratch.hidden, w->down_weight, w->down_bias));
     CA_TRY(post_norm(pass, branch, block->mlp_raw, w->post_norm2_gain, w->post_norm2_bias));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_MLP_OUT, layer, false, branch));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_OUT, layer, false, branch));
 out:
     return st;
 }
 
 static ca_status run_block(ca_pass *pass, int64_t layer) {
     ca_status st = CA_OK;
-    block_values block = pass_block(pass, layer);
+    block_values block = ca_pass_block(pass, layer);
     ca_tensor post = ca_pass_resid(pass, layer + 1), branch = pass->scratch.branch;
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_RESID_PRE, layer, false, ca_pass_resid(pass, layer)));
+    CA_TRY(
+        ca_pass_hooks_forward(pass, CA_SITE_RESID_PRE, layer, false, ca_pass_resid(pass, layer)));
     if (pass->model->arch.parallel) /* before attention, which may update the stream in place */
         CA_TRY(mlp_up(pass, layer, false, &block, ca_pass_resid(pass, layer)));
     CA_TRY(attention_half(pass, layer, false, &block));
     if (!pass->model->arch.parallel) CA_TRY(mlp_up(pass, layer, false, &block, block.mid));
     CA_TRY(mlp_down(pass, layer, &block, branch));
     CA_TRY(add_branch(pass, post, block.mid, branch));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_RESID_POST, layer, false, post));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_RESID_POST, layer, false, post));
 out:
     return st;
 }
 
-ca_status pass_recompute_block(ca_pass *pass, int64_t layer) {
+ca_status ca_pass_recompute_block(ca_pass *pass, int64_t layer) {
     ca_status st = CA_OK;
-    block_values block = pass_block(pass, layer);
+    block_values block = ca_pass_block(pass, layer);
     const ca_arch *a = &pass->model->arch;
     const ca_layer *w = &pass->model->layers[layer];
     CA_TRY(attention_half(pass, layer, true, &block));
@@ -240,7 +241,7 @@ ca_status pass_recompute_block(ca_pass *pass, int64_t layer) {
     if (a->post_norm) { /* only then does the backward need the MLP's output */
         CA_TRY(ca_act_fwd(pass->model->backend, pass->scratch.hidden, block.up, a->activation,
                           a->gated));
-        CA_TRY(pass_hooks_forward(pass, CA_SITE_MLP_POST, layer, true, pass->scratch.hidden));
+        CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_POST, layer, true, pass->scratch.hidden));
         CA_TRY(ca_linear_fwd(pass->model->backend, block.mlp_raw, pass->scratch.hidden,
                              w->down_weight, w->down_bias));
     }
@@ -257,7 +258,7 @@ static ca_status start(ca_pass *pass) {
     if (pass->request.resid.data) return ca_copy(m->backend, x, pass->request.resid);
     assert(pass->request.first_layer == 0);
     CA_TRY(ca_gather(m->backend, x, m->embed, batch->ids_b, m->arch.embed_scale, false));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_EMBED, -1, false, x));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_EMBED, -1, false, x));
     if (m->arch.learned_positions)
         CA_TRY(ca_gather(m->backend, x, m->positions, batch->sequences.positions, 1, true));
 out:
@@ -273,12 +274,12 @@ static ca_status finish(ca_pass *pass) {
     CA_TRY(ca_gather(m->backend, s->read, ca_pass_resid(pass, m->arch.layers), batch->read_b, 1,
                      false));
     CA_TRY(ca_norm_fwd(m->backend, s->final, s->read, m->final_gain, m->final_bias, m->arch.norm));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_FINAL_NORM, -1, false, s->final));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_FINAL_NORM, -1, false, s->final));
     if (pass->request.head == CA_HEAD_NORM) return CA_OK;
     CA_TRY(ca_linear_fwd(m->backend, s->logits, s->final, m->head, m->head_bias));
     if (m->arch.logit_soft_cap > 0)
         CA_TRY(ca_soft_cap_fwd(m->backend, s->logits, s->logits, m->arch.logit_soft_cap));
-    CA_TRY(pass_hooks_forward(pass, CA_SITE_LOGITS, -1, false, s->logits));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_LOGITS, -1, false, s->logits));
 out:
     return st;
 }
@@ -308,7 +309,7 @@ ca_status ca_pass_forward(ca_pass *pass, const ca_forward *request) {
     for (int64_t i = 0; i < request->hook_count; i++)
         pass->hooked |= CA_SITE_BIT(request->hooks[i].site);
     check_request(pass, request);
-    pass_set_scratch(pass);
+    ca_pass_set_scratch(pass);
     CA_TRY(start(pass));
     for (int64_t l = request->first_layer; l < request->last_layer; l++) CA_TRY(run_block(pass, l));
     CA_TRY(finish(pass));

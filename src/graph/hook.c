@@ -18,14 +18,14 @@ static bool applies(const ca_hook *hook, ca_site_kind site, int64_t layer) {
            (layer < 0 || (hook->first_layer <= layer && layer <= hook->last_layer));
 }
 
-bool pass_is_hooked(const ca_pass *pass, ca_site_kind site, int64_t layer) {
+bool ca_pass_is_hooked(const ca_pass *pass, ca_site_kind site, int64_t layer) {
     if (!(pass->hooked & CA_SITE_BIT(site))) return false;
     for (int64_t i = 0; i < pass->request.hook_count; i++)
         if (applies(&pass->request.hooks[i], site, layer)) return true;
     return false;
 }
 
-bool pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer) {
+bool ca_pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer) {
     if (!(pass->hooked & CA_SITE_BIT(site))) return false;
     for (int64_t i = 0; i < pass->request.hook_count; i++)
         if (pass->request.hooks[i].edits && applies(&pass->request.hooks[i], site, layer))
@@ -43,8 +43,8 @@ static ca_hook_call call_of(const ca_pass *pass, ca_site_kind site, int64_t laye
     };
 }
 
-ca_status pass_hooks_forward(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
-                             ca_tensor value) {
+ca_status ca_pass_hooks_forward(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
+                                ca_tensor value) {
     ca_status st = CA_OK;
     if (!(pass->hooked & CA_SITE_BIT(site))) return CA_OK;
     ca_hook_call call = call_of(pass, site, layer);
@@ -58,8 +58,8 @@ out:
     return st;
 }
 
-ca_status pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
-                              ca_tensor gradient) {
+ca_status ca_pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
+                                 ca_tensor gradient) {
     ca_status st = CA_OK;
     if (!(pass->hooked & CA_SITE_BIT(site))) return CA_OK;
     ca_hook_call call = call_of(pass, site, layer);

@@ -92,7 +92,7 @@ static backward_scratch layout_backward(carve *c, const ca_arch *a, const ca_pas
     return s;
 }
 
-void pass_place_regions(ca_pass *pass, const ca_arch *a, ca_dtype dtype) {
+void ca_pass_place_regions(ca_pass *pass, const ca_arch *a, ca_dtype dtype) {
     const ca_pass_limits *l = &pass->limits;
     int64_t layers = l->layers ? l->layers : a->layers;
     size_t at = 0;
@@ -131,7 +131,7 @@ ca_tensor ca_pass_resid(const ca_pass *pass, int64_t layer) {
     return take_2d(&c, pass->rows, pass->model->arch.width);
 }
 
-block_values pass_block(const ca_pass *pass, int64_t layer) {
+block_values ca_pass_block(const ca_pass *pass, int64_t layer) {
     const ca_sequences *s = &pass->request.batch->sequences;
     carve c = region(pass, pass->block_at, pass->block_stride, layer);
     block_values b =
@@ -142,20 +142,20 @@ block_values pass_block(const ca_pass *pass, int64_t layer) {
     return b;
 }
 
-void pass_set_scratch(ca_pass *pass) {
+void ca_pass_set_scratch(ca_pass *pass) {
     carve c = {.base = (char *)pass->memory + pass->scratch_at, .dtype = pass->model->dtype};
     pass->scratch = layout_scratch(&c, &pass->model->arch, &pass->limits, pass->rows,
                                    pass->request.batch->reads);
 }
 
-void pass_set_backward(ca_pass *pass, int64_t lanes) {
+void ca_pass_set_backward(ca_pass *pass, int64_t lanes) {
     const ca_sequences *s = &pass->request.batch->sequences;
     carve c = {.base = (char *)pass->memory + pass->backward_at, .dtype = pass->model->dtype};
     pass->backward = layout_backward(&c, &pass->model->arch, &pass->limits, lanes, pass->rows,
                                      pass->request.batch->reads, s->pattern_start[s->count]);
 }
 
-void pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v) {
+void ca_pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v) {
     const ca_arch *a = &pass->model->arch;
     carve c = region(pass, pass->cache_at, pass->cache_stride, layer);
     ca_tensor kv = take(&c, 2 * pass->rows, a->kv_heads, a->head_dim);
@@ -163,7 +163,7 @@ void pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v) 
     *v = ca_tensor_slice(kv, 0, pass->rows, pass->rows);
 }
 
-qkv_views pass_split_qkv(const ca_arch *a, ca_tensor qkv) {
+qkv_views ca_pass_split_qkv(const ca_arch *a, ca_tensor qkv) {
     int last = qkv.rank - 1;
     int64_t q = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
     return (qkv_views){
@@ -178,7 +178,7 @@ ca_tensor ca_pass_logits(const ca_pass *pass) { return pass->scratch.logits; }
 
 int64_t ca_pass_bytes(const ca_arch *arch, ca_dtype dtype, const ca_pass_limits *limits) {
     ca_pass pass = {.limits = *limits};
-    pass_place_regions(&pass, arch, dtype);
+    ca_pass_place_regions(&pass, arch, dtype);
     return (int64_t)pass.bytes;
 }
 
@@ -188,7 +188,7 @@ ca_status ca_pass_create(const ca_model *model, const ca_pass_limits *limits, ca
     CA_TRY(ca_calloc(1, sizeof *pass, &pass));
     pass->model = model;
     pass->limits = *limits;
-    pass_place_regions(pass, &model->arch, model->dtype);
+    ca_pass_place_regions(pass, &model->arch, model->dtype);
     CA_TRY(ca_alloc(model->backend, pass->bytes, &pass->memory));
     *out = pass;
     pass = NULL;

@@ -9,13 +9,13 @@
 
 /* What the backward of a block needs of its forward. */
 typedef struct block_values {
-    ca_tensor qkv;          /* [T, (H + 2 K) Dh] rows q | k | v; q and k normed and rotated */
-    ca_tensor qk;           /* [T, (H + K) Dh] q | k before their norm; absent without one */
-    ca_tensor o, lse;       /* [T, H Dh], [T, H] attention output before hooks on z */
-    ca_tensor pattern;      /* flat probabilities before hooks; absent unless hooked */
-    ca_tensor pattern_used; /* after hooks; the same tensor unless edited */
-    ca_tensor mid;          /* [T, D] residual stream between attention and MLP */
-    ca_tensor up;           /* [T, F], or [T, 2 F] gate | up */
+    ca_tensor qkv;               /* [T, (H + 2 K) Dh] rows q | k | v; q and k normed and rotated */
+    ca_tensor qk;                /* [T, (H + K) Dh] q | k before their norm; absent without one */
+    ca_tensor o, lse;            /* [T, H Dh], [T, H] attention output before hooks on z */
+    ca_tensor pattern;           /* flat probabilities before hooks; absent unless hooked */
+    ca_tensor pattern_used;      /* after hooks; the same tensor unless edited */
+    ca_tensor mid;               /* [T, D] residual stream between attention and MLP */
+    ca_tensor up;                /* [T, F], or [T, 2 F] gate | up */
     ca_tensor attn_raw, mlp_raw; /* [T, D] before the post-norms; absent without */
 } block_values;
 
@@ -57,35 +57,35 @@ struct ca_pass {
 };
 
 /* Computes offsets, strides and `bytes` from the limits. */
-void pass_place_regions(ca_pass *pass, const ca_arch *arch, ca_dtype dtype);
+void ca_pass_place_regions(ca_pass *pass, const ca_arch *arch, ca_dtype dtype);
 /* Views for the rows of the current request. */
-block_values pass_block(const ca_pass *pass, int64_t layer);
-void pass_set_scratch(ca_pass *pass);
-void pass_set_backward(ca_pass *pass, int64_t lanes);
+block_values ca_pass_block(const ca_pass *pass, int64_t layer);
+void ca_pass_set_scratch(ca_pass *pass);
+void ca_pass_set_backward(ca_pass *pass, int64_t lanes);
 /* Cached keys and values of a layer, [T, K, Dh]. */
-void pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v);
+void ca_pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v);
 
 /* Parts of a fused q | k | v buffer [..., (H + 2 K) Dh] as [..., heads, Dh]. */
 typedef struct qkv_views {
     ca_tensor q, k, v;
 } qkv_views;
-qkv_views pass_split_qkv(const ca_arch *arch, ca_tensor qkv);
+qkv_views ca_pass_split_qkv(const ca_arch *arch, ca_tensor qkv);
 
 /* hook.c */
-bool pass_is_hooked(const ca_pass *pass, ca_site_kind site, int64_t layer);
-bool pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer);
-ca_status pass_hooks_forward(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
-                             ca_tensor value) CA_MUST_USE;
-ca_status pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
-                              ca_tensor gradient) CA_MUST_USE;
+bool ca_pass_is_hooked(const ca_pass *pass, ca_site_kind site, int64_t layer);
+bool ca_pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer);
+ca_status ca_pass_hooks_forward(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
+                                ca_tensor value) CA_MUST_USE;
+ca_status ca_pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
+                                 ca_tensor gradient) CA_MUST_USE;
 
 /* forward.c: makes the values of a block again for the backward, from its input. */
-ca_status pass_recompute_block(ca_pass *pass, int64_t layer) CA_MUST_USE;
+ca_status ca_pass_recompute_block(ca_pass *pass, int64_t layer) CA_MUST_USE;
 /* How a layer attends. */
-ca_attention pass_attention(const ca_pass *pass, int64_t layer);
+ca_attention ca_pass_attention(const ca_pass *pass, int64_t layer);
 /* Keys and values of the prefix at a layer; absent tensors without a prefix. */
-void pass_prefix(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v);
+void ca_pass_prefix(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v);
 /* W_O seen per head: [H, D, Dh]. */
-ca_tensor pass_out_weight_heads(const ca_pass *pass, int64_t layer);
+ca_tensor ca_pass_out_weight_heads(const ca_pass *pass, int64_t layer);
 
 #endif

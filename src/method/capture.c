@@ -164,9 +164,9 @@ static int64_t staging_count(const capture *c, const ca_job *job, const capture_
 }
 
 static int64_t buffer_bytes(const capture *c, const ca_job *job) {
-    size_t bytes = method_buffer_bytes(c->most_rows, CA_I64);
+    size_t bytes = ca_method_buffer_bytes(c->most_rows, CA_I64);
     for (int64_t i = 0; i < c->count; i++)
-        bytes += method_buffer_bytes(staging_count(c, job, &c->tapped[i]), job->dtype);
+        bytes += ca_method_buffer_bytes(staging_count(c, job, &c->tapped[i]), job->dtype);
     return (int64_t)bytes;
 }
 
@@ -193,7 +193,7 @@ static ca_status plan_batches(const ca_job *job, capture *c, ca_plan *plan) {
         tokens = c->packing.limits.rows / 2;
         ca_packing_free(&c->packing);
     }
-    method_plan_packing(&c->packing, plan);
+    ca_method_plan_packing(&c->packing, plan);
     plan->examples = count;
     plan->work_bytes += buffer_bytes(c, job);
     for (int64_t i = 0; i < c->count; i++) {
@@ -218,7 +218,7 @@ static void release(void *state) {
     if (!c) return;
     ca_pass_free(c->pass);
     ca_batch_free(c->batch);
-    method_buffers_free(&c->buffers);
+    ca_method_buffers_free(&c->buffers);
     ca_packing_free(&c->packing);
     free(c->sites);
     free(c->tapped);
@@ -304,14 +304,14 @@ static ca_status create_buffers(ca_job *job, capture *c) {
     CA_TRY(ca_batch_create(job->backend, c->packing.max_sequences, c->packing.limits.rows,
                            c->packing.limits.reads, &c->batch));
     CA_TRY(ca_pass_create(job->model, &c->packing.limits, &c->pass));
-    CA_TRY(method_buffers_create(job->backend, (size_t)buffer_bytes(c, job), &c->buffers));
-    c->index = method_buffers_take(&c->buffers, CA_I64, 1, &c->most_rows);
+    CA_TRY(ca_method_buffers_create(job->backend, (size_t)buffer_bytes(c, job), &c->buffers));
+    c->index = ca_method_buffers_take(&c->buffers, CA_I64, 1, &c->most_rows);
     CA_TRY(ca_calloc((size_t)c->most_rows + 1, sizeof *c->index_host, &c->index_host));
     for (int64_t i = 0; i < c->count; i++) {
         capture_site *s = &c->tapped[i];
         int64_t count = staging_count(c, job, s), rows[] = {c->most_rows, s->heads, s->width};
-        s->rows = is_pattern(s) ? method_buffers_take(&c->buffers, job->dtype, 1, &count)
-                                : method_buffers_take(&c->buffers, job->dtype, 3, rows);
+        s->rows = is_pattern(s) ? ca_method_buffers_take(&c->buffers, job->dtype, 1, &count)
+                                : ca_method_buffers_take(&c->buffers, job->dtype, 3, rows);
         if (count > most) most = count;
         if (c->most_rows * s->heads * s->width > most) most = c->most_rows * s->heads * s->width;
     }
@@ -351,7 +351,7 @@ static ca_status store(capture *c, capture_site *s, int64_t first, int64_t last)
     ca_tensor t = is_pattern(s) ? ca_tensor_slice(s->rows, 0, 0,
                                                   c->job->arch->heads * q->pattern_start[q->count])
                                 : ca_tensor_slice(s->rows, 0, 0, rows);
-    CA_TRY(method_download_f64(c->job->backend, t, c->staging, c->values_f64));
+    CA_TRY(ca_method_download_f64(c->job->backend, t, c->staging, c->values_f64));
     if (is_pattern(s)) unpack_pattern(c, s, first, last);
     for (int64_t i = 0; i < count; i++) {
         if (!isfinite(c->values_f64[i])) {
@@ -398,11 +398,11 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     capture *c = state;
     c->job = job;
     if (job->resume_at == 0) {
-        CA_TRY(method_write_data(job));
+        CA_TRY(ca_method_write_data(job));
         CA_TRY(reserve(job, c));
     }
     CA_TRY(create_buffers(job, c));
-    CA_TRY(method_run_batches(job, &c->packing, "capture", step, c, done));
+    CA_TRY(ca_method_run_batches(job, &c->packing, "capture", step, c, done));
 out:
     return st;
 }

@@ -12,30 +12,31 @@
 
 /* ---- buffers ---- */
 
-size_t method_buffer_bytes(int64_t count, ca_dtype dtype) {
+size_t ca_method_buffer_bytes(int64_t count, ca_dtype dtype) {
     return ((size_t)count * ca_dtype_size(dtype) + 63) & ~(size_t)63;
 }
 
-ca_status method_buffers_create(ca_backend *backend, size_t bytes, method_buffers *out) {
+ca_status ca_method_buffers_create(ca_backend *backend, size_t bytes, method_buffers *out) {
     *out = (method_buffers){.backend = backend, .size = bytes};
     return ca_alloc(backend, bytes, &out->memory);
 }
 
-ca_tensor method_buffers_take(method_buffers *b, ca_dtype dtype, int rank, const int64_t *shape) {
+ca_tensor ca_method_buffers_take(method_buffers *b, ca_dtype dtype, int rank,
+                                 const int64_t *shape) {
     int64_t count = 1;
     for (int i = 0; i < rank; i++) count *= shape[i];
     ca_tensor flat = ca_tensor_1d((char *)b->memory + b->used, dtype, count);
-    b->used += method_buffer_bytes(count, dtype);
+    b->used += ca_method_buffer_bytes(count, dtype);
     assert(b->used <= b->size);
     return ca_tensor_reshape(flat, rank, shape);
 }
 
-void method_buffers_free(method_buffers *b) {
+void ca_method_buffers_free(method_buffers *b) {
     if (b->memory) ca_release(b->backend, b->memory);
     *b = (method_buffers){0};
 }
 
-ca_status method_download_f32(ca_backend *backend, ca_tensor t, void *staging, float *out) {
+ca_status ca_method_download_f32(ca_backend *backend, ca_tensor t, void *staging, float *out) {
     ca_status st = CA_OK;
     CA_TRY(ca_download(backend, staging, t));
     for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
@@ -44,7 +45,7 @@ out:
     return st;
 }
 
-ca_status method_download_f64(ca_backend *backend, ca_tensor t, void *staging, double *out) {
+ca_status ca_method_download_f64(ca_backend *backend, ca_tensor t, void *staging, double *out) {
     ca_status st = CA_OK;
     CA_TRY(ca_download(backend, staging, t));
     for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
@@ -55,7 +56,7 @@ out:
 
 /* ---- micro-batches ---- */
 
-void method_plan_packing(const ca_packing *packing, ca_plan *plan) {
+void ca_method_plan_packing(const ca_packing *packing, ca_plan *plan) {
     plan->batch_rows = packing->limits.rows;
     plan->batches = packing->batches;
     plan->lanes = packing->limits.lanes;
@@ -63,8 +64,8 @@ void method_plan_packing(const ca_packing *packing, ca_plan *plan) {
     plan->work_bytes += packing->bytes;
 }
 
-ca_status method_run_batches(ca_job *job, const ca_packing *packing, const char *task,
-                             method_step step, void *context, int64_t *done) {
+ca_status ca_method_run_batches(ca_job *job, const ca_packing *packing, const char *task,
+                                method_step step, void *context, int64_t *done) {
     ca_status st = CA_OK;
     ca_progress progress;
     ca_progress_start(&progress, task, "prompt", job->data->count);
@@ -85,7 +86,7 @@ out:
 
 /* ---- /data ---- */
 
-ca_status method_piece(const ca_job *job, int32_t id, ca_string *out) {
+ca_status ca_method_piece(const ca_job *job, int32_t id, ca_string *out) {
     if (!job->tokenizer) return ca_string_append(out, "", 0);
     return ca_tokenizer_decode(job->tokenizer, &id, 1, false, out);
 }
@@ -99,7 +100,7 @@ static ca_status pieces_of(const ca_job *job, const int32_t *ids, int64_t count,
     CA_TRY(ca_calloc((size_t)count + 1, sizeof **pieces, pieces));
     for (int64_t i = 0; i < count; i++) {
         at[i] = text->length;
-        CA_TRY(method_piece(job, ids[i], text));
+        CA_TRY(ca_method_piece(job, ids[i], text));
         CA_TRY(ca_string_append(text, "", 1)); /* the terminator of this piece */
     }
     for (int64_t i = 0; i < count; i++) (*pieces)[i] = text->text + at[i];
@@ -198,7 +199,7 @@ out:
     return st;
 }
 
-ca_status method_write_data(ca_job *job) {
+ca_status ca_method_write_data(ca_job *job) {
     ca_status st = CA_OK;
     flat_ids clean = {0}, corrupted = {0};
     int64_t count = job->data->count;

@@ -8,10 +8,10 @@
 #include "causa/method.h"
 
 /* Writes /data: id, tokens, offsets, pieces, the pair's tokens, answers, excluded rows. */
-ca_status method_write_data(ca_job *job) CA_MUST_USE;
+ca_status ca_method_write_data(ca_job *job) CA_MUST_USE;
 
 /* Text of a token for readers: decoded alone. Appended to `out`. "" without a tokenizer. */
-ca_status method_piece(const ca_job *job, int32_t id, ca_string *out) CA_MUST_USE;
+ca_status ca_method_piece(const ca_job *job, int32_t id, ca_string *out) CA_MUST_USE;
 
 /* One allocation of backend memory from which a method takes its tensors. */
 typedef struct method_buffers {
@@ -20,25 +20,29 @@ typedef struct method_buffers {
     size_t size, used;
 } method_buffers;
 /* Bytes that a tensor of `count` elements takes. */
-size_t method_buffer_bytes(int64_t count, ca_dtype dtype);
-ca_status method_buffers_create(ca_backend *backend, size_t bytes, method_buffers *out) CA_MUST_USE;
+size_t ca_method_buffer_bytes(int64_t count, ca_dtype dtype);
+ca_status ca_method_buffers_create(ca_backend *backend, size_t bytes,
+                                   method_buffers *out) CA_MUST_USE;
 /* Contiguous tensor; asserts that the room suffices. */
-ca_tensor method_buffers_take(method_buffers *buffers, ca_dtype dtype, int rank, const int64_t *shape);
-void method_buffers_free(method_buffers *buffers);
+ca_tensor ca_method_buffers_take(method_buffers *buffers, ca_dtype dtype, int rank,
+                                 const int64_t *shape);
+void ca_method_buffers_free(method_buffers *buffers);
 
 /* Copies a floating tensor to the host as float32 or float64; `staging` [ca_tensor_count] values of
  * the tensor's dtype. */
-ca_status method_download_f32(ca_backend *backend, ca_tensor t, void *staging, float *out) CA_MUST_USE;
-ca_status method_download_f64(ca_backend *backend, ca_tensor t, void *staging, double *out) CA_MUST_USE;
+ca_status ca_method_download_f32(ca_backend *backend, ca_tensor t, void *staging,
+                                 float *out) CA_MUST_USE;
+ca_status ca_method_download_f64(ca_backend *backend, ca_tensor t, void *staging,
+                                 double *out) CA_MUST_USE;
 
 /* Runs one micro-batch: examples [first, last). */
 typedef ca_status (*method_step)(void *context, int64_t first, int64_t last);
 /* Calls `step` for the micro-batches of the packing from job->resume_at on, with progress; stops
  * after the running one on a signal. done as in ca_method.run. */
-ca_status method_run_batches(ca_job *job, const ca_packing *packing, const char *task,
-                             method_step step, void *context, int64_t *done) CA_MUST_USE;
+ca_status ca_method_run_batches(ca_job *job, const ca_packing *packing, const char *task,
+                                method_step step, void *context, int64_t *done) CA_MUST_USE;
 
 /* Fills rows, batches and bytes of a plan from a packing. */
-void method_plan_packing(const ca_packing *packing, ca_plan *plan);
+void ca_method_plan_packing(const ca_packing *packing, ca_plan *plan);
 
 #endif

@@ -10,8 +10,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Below THREAD_VALUES waking threads costs more than they save. */
-enum { TILE = CA_MAX_BLOCK_VALUES, PANEL = 16, THREAD_VALUES = 1 << 15 };
+/* Below THREAD_VALUES (about a millisecond of work) waking threads costs more than it saves. */
+enum { TILE = CA_MAX_BLOCK_VALUES, PANEL = 16, THREAD_VALUES = 1 << 20 };
 
 /* Decodes values [start, start + count) of a tensor; both are multiples of its block. */
 static void decode(float *out, const ca_weight *w, int64_t start, int64_t count) {

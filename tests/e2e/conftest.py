@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 
+import files
 import h5py
 import pytest
 
@@ -17,9 +18,13 @@ def causa():
     """Runs the binary in the repository root: causa("run", "x.yaml") -> CompletedProcess."""
     binary = os.environ.get("CAUSA", str(ROOT / "build" / "causa"))
 
-    def call(*arguments, check=True):
-        done = subprocess.run([binary, *map(str, arguments)], cwd=ROOT, capture_output=True,
-                              text=True, timeout=300)
+    def call(*arguments, check=True, wait=True, **options):
+        command, pipe = [binary, *map(str, arguments)], subprocess.PIPE
+        options = {"cwd": ROOT, "text": True, "env": files.environment(), **options}
+        if not wait:
+            return subprocess.Popen(command, stdout=pipe, stderr=pipe, **options)
+        done = subprocess.run(command, stdout=pipe, stderr=pipe, timeout=300, **options)
+        assert done.returncode >= 0, f"{arguments}: killed by signal {-done.returncode}"
         if check:
             assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done
@@ -53,3 +58,23 @@ def capture_result(causa, results, demo_result):
                       "method: {kind: capture, sites: ['blocks.*.resid_post', blocks.0.attn.z]}\n")
     causa("run", config, f"output={path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory):
+    """A small Llama that reads text: weights of a fixture, a vocabulary that fits a tokenizer."""
+    return files.write_text_model(tmp_path_factory.mktemp("models") / "text")
+
+
+@pytest.fixture
+def run_ids(causa, tmp_path):
+    """run_ids(prompts of ids, method, key=value...) -> path of a result of a fixture model."""
+    def run(prompts, method, *overrides, model="gpt2", check=True, name="result", arguments=()):
+        rows = [row if isinstance(row, dict) else {"clean_ids": row} for row in prompts]
+        config = files.write_config(tmp_path / f"{name}.yaml", method, rows,
+                                    model=files.MODELS / model)
+        path = tmp_path / f"{name}.h5"
+        done = causa("run", config, f"output={path}", *overrides, *arguments, check=check)
+        return path if check else done
+
+    return run

@@ -4,7 +4,8 @@
  *
  * Storage is float32. Every output element is computed by one thread in a fixed order, so results
  * do not depend on the number of threads, apart from the library's GEMM, which may cut its work
- * differently for another number. Arguments were checked by ops.c.
+ * differently for another number. Arguments were checked by ops.c. A backend runs one operation at
+ * a time: its scratch memory is shared by all of them.
  */
 #ifndef CAUSA_BACKEND_CPU_H
 #define CAUSA_BACKEND_CPU_H
@@ -58,9 +59,9 @@ typedef struct ca_cpu_context {
     int64_t tile_capacity; /* grows to the largest number of sequences seen, plus 1 */
 } ca_cpu_context;
 
-/* Threads for an operation that touches `elements` values. */
-static inline int cpu_threads(const ca_backend *be, int64_t elements) {
-    return elements < CPU_SERIAL ? 1 : be->threads;
+/* Threads for an operation that touches rows * width values. */
+static inline int cpu_threads(const ca_backend *be, int64_t rows, int64_t width) {
+    return rows * width < CPU_SERIAL ? 1 : be->threads;
 }
 
 /* ---- addressing -------------------------------------------------------------------------- */

@@ -7,6 +7,8 @@
 
 /* Measured on two AVX-512 cores: up to here reading b unpacked wins (tests/bench/bench_ops.c). */
 enum { FEW_ROWS = 32 };
+/* Multiplications of a product that is not worth waking threads. */
+enum { SMALL_PRODUCT = 1 << 17 };
 
 /* One product of a batch. */
 typedef struct cpu_product {
@@ -43,8 +45,8 @@ static bool multiply(int threads, cpu_product p) {
     fits = fit_stride(p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, &p.ldb) && fits;
     fits = fit_stride(p.m, p.n, &p.ldc) && fits;
     if (!p.transpose_a && p.transpose_b && p.m <= FEW_ROWS) {
-        ca_cpu_gemm_few_rows(p.m * p.n * p.k < CPU_SERIAL * 8 ? 1 : threads, p.m, p.n, p.k, p.alpha,
-                             p.a, p.lda, p.b, p.ldb, p.beta, p.c, p.ldc);
+        ca_cpu_gemm_few_rows(threads, p.m, p.n, p.k, p.alpha, p.a, p.lda, p.b, p.ldb, p.beta, p.c,
+                             p.ldc);
         return true;
     }
     if (!fits) {
@@ -58,7 +60,7 @@ static bool multiply(int threads, cpu_product p) {
 /* c = beta c + bias, before the product is added. */
 static void add_bias(ca_backend *be, const ca_tensor *c, const float *bias, float beta) {
     int64_t rows = cpu_places(c, c->rank - 1), n = cpu_width(c);
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         float *to = cpu_row(c, row);
         if (beta == 0.0f)
@@ -79,14 +81,41 @@ static ca_status scale_only(ca_backend *be, ca_tensor c, float beta) {
     return CA_OK;
 }
 
+/* All products of the batch; product i reads and writes i steps further. */
+static bool multiply_batch(int threads, cpu_product p, int64_t batch, const int64_t step[3]) {
+    bool done = true;
+    /* many or small products: one thread for each */
+    if (batch >= 4 * threads || p.m * p.n * p.k < SMALL_PRODUCT) {
+#pragma omp parallel for num_threads((int)cpu_min(threads, batch)) reduction(&& : done)
+        for (int64_t i = 0; i < batch; i++) {
+            cpu_product one = p;
+            one.c += i * step[0];
+            one.a += i * step[1];
+            one.b += i * step[2];
+            done = multiply(1, one) && done;
+        }
+        return done;
+    }
+    /* outside of any parallel region, even one of a single thread: inside, OpenMP would start new
+     * threads for every product */
+    for (int64_t i = 0; i < batch && done; i++) {
+        done = multiply(threads, p);
+        p.c += step[0];
+        p.a += step[1];
+        p.b += step[2];
+    }
+    return done;
+}
+
 ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                         ca_matmul_options options) {
     int axis = c.rank - 2; /* of the rows; a batch has one axis before it */
     int64_t batch = axis == 1 ? c.shape[0] : 1;
-    int64_t c_step = axis == 1 ? c.stride[0] : 0;
-    int64_t a_step = axis == 1 ? a.stride[0] : 0;
-    int64_t b_step = axis == 1 ? b.stride[0] : 0;
-    cpu_product p = {.m = c.shape[axis],
+    const int64_t step[3] = {c.stride[0], a.stride[0], b.stride[0]}; /* when there is a batch */
+    cpu_product p = {.a = a.data,
+                     .b = b.data,
+                     .c = c.data,
+                     .m = c.shape[axis],
                      .n = c.shape[axis + 1],
                      .k = options.transpose_a ? a.shape[axis] : a.shape[axis + 1],
                      .lda = a.stride[axis],
@@ -102,19 +131,8 @@ ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
         p.beta = 1.0f;
     }
     if (p.k == 0) return scale_only(be, c, p.beta);
-
-    /* many products: one thread for each; few: all threads on each in turn */
-    bool many = batch >= be->threads;
-    bool done = true;
-#pragma omp parallel for num_threads(be->threads) schedule(static) reduction(&& : done) if (many)
-    for (int64_t i = 0; i < batch; i++) {
-        cpu_product one = p;
-        one.a = (const float *)a.data + i * a_step;
-        one.b = (const float *)b.data + i * b_step;
-        one.c = (float *)c.data + i * c_step;
-        done = multiply(many ? 1 : be->threads, one) && done;
-    }
-    return done ? CA_OK
-                : ca_fail(CA_E_BACKEND, "cpu: matmul: %s refused c %s", ca_cpu_libraries,
-                          ca_tensor_text(&c));
+    if (!multiply_batch(be->threads, p, batch, step))
+        return ca_fail(CA_E_BACKEND, "cpu: matmul: %s refused c %s", ca_cpu_libraries,
+                       ca_tensor_text(&c));
+    return CA_OK;
 }

@@ -10,7 +10,7 @@ ca_status ca_cpu_soft_cap_fwd(ca_backend *be, ca_tensor y, ca_tensor x, double c
     int64_t rows = cpu_places(&y, y.rank - 1), n = cpu_width(&y);
     int64_t chunks = (n + CHUNK - 1) / CHUNK;
     float limit = (float)cap, inverse = (float)(1.0 / cap);
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t item = 0; item < rows * chunks; item++) {
         int64_t at = item % chunks * CHUNK, count = cpu_min(n - at, CHUNK);
         const float *from = cpu_row(&x, item / chunks) + at;
@@ -25,7 +25,7 @@ ca_status ca_cpu_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_ten
     int64_t rows = cpu_places(&dx, dx.rank - 1), n = cpu_width(&dx);
     int64_t chunks = (n + CHUNK - 1) / CHUNK;
     float inverse = (float)(1.0 / cap);
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t item = 0; item < rows * chunks; item++) {
         int64_t at = item % chunks * CHUNK, count = cpu_min(n - at, CHUNK);
         const float *value = cpu_row(&y, item / chunks) + at;
@@ -55,7 +55,7 @@ static double sum_of_exp(const float *x, int64_t n, float top) {
 
 ca_status ca_cpu_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) {
     int64_t rows = x.shape[0], n = x.shape[1];
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const float *from = cpu_row(&x, row);
         float top = -INFINITY;
@@ -124,7 +124,7 @@ static void top_of_row(float *values, int32_t *indices, int64_t k, const float *
 ca_status ca_cpu_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x) {
     int64_t rows = x.shape[0], n = x.shape[1], k = values.shape[1];
     if (k == 0) return CA_OK;
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++)
         top_of_row(cpu_row(&values, row), (int32_t *)indices.data + cpu_offset(&indices, 1, row), k,
                    cpu_row(&x, row), n);

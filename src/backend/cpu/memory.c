@@ -128,7 +128,7 @@ ca_status ca_cpu_copy(ca_backend *be, ca_tensor dst, ca_tensor src) {
     int64_t rows = cpu_places(&dst, dst.rank - 1), n = cpu_width(&dst);
     int64_t chunks = (n + CHUNK - 1) / CHUNK;
     size_t to_size = ca_dtype_size(dst.dtype), from_size = ca_dtype_size(src.dtype);
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t item = 0; item < rows * chunks; item++) {
         int64_t row = item / chunks, at = item % chunks * CHUNK, count = cpu_min(n - at, CHUNK);
         char *to = (char *)dst.data + (size_t)(cpu_offset(&dst, dst.rank - 1, row) + at) * to_size;
@@ -175,7 +175,7 @@ ca_status ca_cpu_fill(ca_backend *be, ca_tensor dst, double value) {
         element.i64 = (int64_t)value;
         break;
     }
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         char *to = (char *)dst.data + (size_t)cpu_offset(&dst, dst.rank - 1, row) * size;
         switch (size) {

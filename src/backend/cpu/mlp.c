@@ -77,7 +77,7 @@ static void differentiate(float *restrict slope, float *restrict y, const float 
 ca_status ca_cpu_act_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind, bool gated) {
     int64_t rows = cpu_places(&y, y.rank - 1), n = cpu_width(&y);
     int64_t chunks = (n + CHUNK - 1) / CHUNK;
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t item = 0; item < rows * chunks; item++) {
         int64_t at = item % chunks * CHUNK, count = cpu_min(n - at, CHUNK);
         const float *from = cpu_row(&x, item / chunks) + at;
@@ -93,7 +93,7 @@ ca_status ca_cpu_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x
                          ca_activation kind, bool gated) {
     int64_t rows = cpu_places(&dy, dy.rank - 1), n = cpu_width(&dy);
     int64_t chunks = (n + CHUNK - 1) / CHUNK;
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t item = 0; item < rows * chunks; item++) {
         int64_t at = item % chunks * CHUNK, count = cpu_min(n - at, CHUNK);
         const float *pre = cpu_row(&x, item / chunks) + at;

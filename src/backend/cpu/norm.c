@@ -29,7 +29,7 @@ ca_status ca_cpu_norm_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor ga
     int64_t rows = cpu_places(&x, x.rank - 1), n = cpu_width(&x);
     const float *g = gain.data, *b = bias.data;
     double offset = norm.gain_offset;
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const float *from = cpu_row(&x, row);
         float *to = cpu_row(&y, row);
@@ -56,7 +56,7 @@ ca_status ca_cpu_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor 
     int64_t rows = cpu_places(&x, x.rank - 1), n = cpu_width(&x);
     const float *g = gain.data;
     double offset = norm.gain_offset;
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const float *at = cpu_row(&x, row), *from = cpu_row(&dy, row);
         float *to = cpu_row(&dx, row);

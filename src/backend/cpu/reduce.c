@@ -13,7 +13,7 @@ static double dot(const float *x, const float *w, int64_t n) {
 
 ca_status ca_cpu_row_norms(ca_backend *be, ca_tensor y, ca_tensor x) {
     int64_t rows = cpu_places(&x, x.rank - 1), n = cpu_width(&x);
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const float *from = cpu_row(&x, row);
         ((float *)y.data)[cpu_offset(&y, x.rank - 1, row)] = (float)sqrt(dot(from, from, n));
@@ -23,7 +23,7 @@ ca_status ca_cpu_row_norms(ca_backend *be, ca_tensor y, ca_tensor x) {
 
 ca_status ca_cpu_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
     int64_t rows = cpu_places(&x, x.rank - 1), n = cpu_width(&x);
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++)
         ((float *)y.data)[cpu_offset(&y, x.rank - 1, row)] =
             (float)dot(cpu_row(&x, row), cpu_row(&w, row), n);

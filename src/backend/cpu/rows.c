@@ -29,7 +29,7 @@ ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor inde
     int64_t n = y.shape[y.rank - 2], width = cpu_width(&y);
     int64_t items = y.rank == 3 ? y.shape[0] * n : n;
     float factor = (float)scale;
-#pragma omp parallel for num_threads(cpu_threads(be, items *width)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, items, width)) schedule(static)
     for (int64_t item = 0; item < items; item++) {
         float *to = lane_row(&y, item / n, item % n);
         const float *from = lane_row(&x, item / n, cpu_index(&index, item % n));
@@ -46,7 +46,7 @@ ca_status ca_cpu_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_te
     if (st != CA_OK) return st;
     int64_t n = x.shape[x.rank - 2], width = cpu_width(&x);
     int64_t items = x.rank == 3 ? x.shape[0] * n : n;
-#pragma omp parallel for num_threads(cpu_threads(be, items *width)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, items, width)) schedule(static)
     for (int64_t item = 0; item < items; item++) {
         float *to = lane_row(&y, item / n, cpu_index(&index, item % n));
         const float *from = lane_row(&x, item / n, item % n);
@@ -60,7 +60,7 @@ ca_status ca_cpu_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
     int64_t rows = cpu_places(&y, y.rank - 1), n = cpu_width(&y);
     int64_t chunks = (n + CHUNK - 1) / CHUNK;
     float factor = (float)alpha;
-#pragma omp parallel for num_threads(cpu_threads(be, rows *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t item = 0; item < rows * chunks; item++) {
         int64_t at = item % chunks * CHUNK, count = cpu_min(n - at, CHUNK);
         float *to = cpu_row(&y, item / chunks) + at;
@@ -72,7 +72,8 @@ ca_status ca_cpu_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
 
 ca_status ca_cpu_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) {
     int64_t rows = y.shape[0], width = y.shape[1], heads = x.shape[1];
-#pragma omp parallel for num_threads(cpu_threads(be, rows *heads *width)) schedule(static)
+    int64_t per_row = heads * width;
+#pragma omp parallel for num_threads(cpu_threads(be, rows, per_row)) schedule(static)
     for (int64_t t = 0; t < rows; t++) {
         float *to = (float *)y.data + t * y.stride[0];
         memset(to, 0, (size_t)width * sizeof(float));

@@ -5,6 +5,7 @@
 #include "ref.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Columns computed together. A panel of op(b) this wide stays in cache while every row of op(a)
  * passes over it, so the plain loops below take seconds, not minutes, for whole models. */
@@ -19,7 +20,7 @@ static ca_tensor matrix_at(ca_tensor t, int64_t batch) {
     return m;
 }
 
-/* line[n] = row `i` of t, or column `i` when transposed */
+/* line = row i of op(a): a row of a, or a column when transposed */
 static void load_line(const ca_tensor *t, bool transposed, int64_t i, double *line) {
     if (!transposed) {
         ca_ref_load(t, i, line);
@@ -28,13 +29,18 @@ static void load_line(const ca_tensor *t, bool transposed, int64_t i, double *li
     for (int64_t k = 0; k < t->shape[0]; k++) line[k] = ca_ref_get(t, k * t->shape[1] + i);
 }
 
-/* panel [K, PANEL] = columns [first, first + count) of op(b), zero beyond them.
- * A column of op(b) is a column of b, or a row when transposed. */
+/* panel [K, PANEL] = columns [first, first + count) of op(b), zero beyond them. */
 static void load_panel(const ca_tensor *b, bool transposed, int64_t first, int64_t count,
-                       int64_t inner, double *column, double *panel) {
-    for (int64_t j = 0; j < PANEL; j++) {
-        if (j < count) load_line(b, !transposed, first + j, column);
-        for (int64_t k = 0; k < inner; k++) panel[k * PANEL + j] = j < count ? column[k] : 0.0;
+                       int64_t inner, double *row, double *panel) {
+    memset(panel, 0, (size_t)(inner * PANEL) * sizeof *panel);
+    if (!transposed) {
+        ca_tensor columns = ca_tensor_slice(*b, 1, first, count);
+        for (int64_t k = 0; k < inner; k++) ca_ref_load(&columns, k, panel + k * PANEL);
+        return;
+    }
+    for (int64_t j = 0; j < count; j++) {
+        ca_ref_load(b, first + j, row);
+        for (int64_t k = 0; k < inner; k++) panel[k * PANEL + j] = row[k];
     }
 }
 

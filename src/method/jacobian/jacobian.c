@@ -62,7 +62,7 @@ static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_m
 static ca_status choose_scopes(const ca_job *job, jacobian *j) {
     for (int64_t i = 0, n = ca_config_count(job->config, "method.scopes"); i < n; i++) {
         const jacobian_scope *scope =
-            jacobian_scope_find(ca_config_text_at(job->config, "method.scopes", i));
+            ca_jacobian_scope_find(ca_config_text_at(job->config, "method.scopes", i));
         for (int64_t k = 0; k < j->scope_count; k++)
             if (j->scopes[k] == scope)
                 return ca_config_fail(job->config, "method.scopes",
@@ -78,12 +78,12 @@ static ca_status choose_scopes(const ca_job *job, jacobian *j) {
 /* Backend memory of the method's own tensors in the largest micro-batch. */
 static int64_t buffer_bytes(const jacobian *j, const ca_job *job) {
     int64_t n = j->packing.limits.reads, width = job->arch->width;
-    size_t bytes = 2 * method_buffer_bytes(n, CA_I64) + method_buffer_bytes(n * width, job->dtype) +
-                   method_buffer_bytes(j->lanes * n * width, job->dtype) +
-                   method_buffer_bytes(j->packing.limits.rows, job->dtype) +
-                   2 * method_buffer_bytes(n, job->dtype) +
-                   method_buffer_bytes(n * j->top, job->dtype) +
-                   method_buffer_bytes(n * j->top, CA_I32);
+    size_t bytes =
+        2 * ca_method_buffer_bytes(n, CA_I64) + ca_method_buffer_bytes(n * width, job->dtype) +
+        ca_method_buffer_bytes(j->lanes * n * width, job->dtype) +
+        ca_method_buffer_bytes(j->packing.limits.rows, job->dtype) +
+        2 * ca_method_buffer_bytes(n, job->dtype) + ca_method_buffer_bytes(n * j->top, job->dtype) +
+        ca_method_buffer_bytes(n * j->top, CA_I32);
     return (int64_t)bytes;
 }
 
@@ -101,7 +101,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                   1024; /* room for the method's own tensors */
     CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, job->batch,
                            job->memory > 2 * own ? job->memory - own : job->memory, &j->packing));
-    method_plan_packing(&j->packing, plan);
+    ca_method_plan_packing(&j->packing, plan);
     plan->work_bytes += buffer_bytes(j, job);
     plan->host_bytes += j->token_start[count] * (int64_t)(sizeof(float) + sizeof(double));
     plan->examples = count;
@@ -120,7 +120,7 @@ static void release(void *state) {
     if (!j) return;
     ca_pass_free(j->pass);
     ca_batch_free(j->batch);
-    method_buffers_free(&j->buffers);
+    ca_method_buffers_free(&j->buffers);
     ca_packing_free(&j->packing);
     free(j->targets);
     free(j->token_start);
@@ -139,7 +139,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     j->top = job->arch->vocab < TOP ? job->arch->vocab : TOP;
     j->gold = strcmp(ca_config_text(job->config, "method.target"), "gold") == 0;
     CA_TRY(ca_calloc((size_t)job->data->count + 1, sizeof *j->targets, &j->targets));
-    CA_TRY(jacobian_targets(job, j->targets));
+    CA_TRY(ca_jacobian_targets(job, j->targets));
     CA_TRY(plan_batches(job, j, plan));
     *state = j;
     return CA_OK;
@@ -157,16 +157,16 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     int64_t by_width[] = {n, width}, by_lane[] = {j->lanes, n, width}, by_top[] = {n, j->top};
     CA_TRY(ca_batch_create(job->backend, j->packing.max_sequences, l->rows, n, &j->batch));
     CA_TRY(ca_pass_create(job->model, l, &j->pass));
-    CA_TRY(method_buffers_create(job->backend, (size_t)buffer_bytes(j, job), &j->buffers));
-    j->ids = method_buffers_take(&j->buffers, CA_I32, 1, &n);
-    j->others = method_buffers_take(&j->buffers, CA_I32, 1, &n);
-    j->direction = method_buffers_take(&j->buffers, job->dtype, 2, by_width);
-    j->cotangents = method_buffers_take(&j->buffers, job->dtype, 3, by_lane);
-    j->scores = method_buffers_take(&j->buffers, job->dtype, 1, &l->rows);
-    j->values = method_buffers_take(&j->buffers, job->dtype, 1, &n);
-    j->lse = method_buffers_take(&j->buffers, job->dtype, 1, &n);
-    j->top_values = method_buffers_take(&j->buffers, job->dtype, 2, by_top);
-    j->top_ids = method_buffers_take(&j->buffers, CA_I32, 2, by_top);
+    CA_TRY(ca_method_buffers_create(job->backend, (size_t)buffer_bytes(j, job), &j->buffers));
+    j->ids = ca_method_buffers_take(&j->buffers, CA_I32, 1, &n);
+    j->others = ca_method_buffers_take(&j->buffers, CA_I32, 1, &n);
+    j->direction = ca_method_buffers_take(&j->buffers, job->dtype, 2, by_width);
+    j->cotangents = ca_method_buffers_take(&j->buffers, job->dtype, 3, by_lane);
+    j->scores = ca_method_buffers_take(&j->buffers, job->dtype, 1, &l->rows);
+    j->values = ca_method_buffers_take(&j->buffers, job->dtype, 1, &n);
+    j->lse = ca_method_buffers_take(&j->buffers, job->dtype, 1, &n);
+    j->top_values = ca_method_buffers_take(&j->buffers, job->dtype, 2, by_top);
+    j->top_ids = ca_method_buffers_take(&j->buffers, CA_I32, 2, by_top);
     for (int64_t b = 0; b < j->packing.batches; b++) {
         int64_t rows =
             j->token_start[j->packing.first[b + 1]] - j->token_start[j->packing.first[b]];
@@ -221,7 +221,7 @@ static ca_status write_pieces(jacobian *j, const char *path, int64_t first, int6
     CA_TRY(ca_calloc((size_t)n, sizeof *at, &at));
     for (int64_t i = 0; i < n; i++) {
         at[i] = text.length;
-        CA_TRY(method_piece(j->job, ids[i], &text));
+        CA_TRY(ca_method_piece(j->job, ids[i], &text));
         CA_TRY(ca_string_append(&text, "", 1));
     }
     for (int64_t i = 0; i < n; i++) pieces[i] = text.text + at[i];
@@ -259,8 +259,8 @@ static ca_status predict(jacobian *j, int64_t first, int64_t n) {
     CA_TRY(ca_calloc((size_t)(n * j->top), sizeof *id, &id));
     CA_TRY(ca_top_k(job->backend, values, ids, logits));
     CA_TRY(ca_log_sum_exp(job->backend, lse, logits));
-    CA_TRY(method_download_f64(job->backend, values, j->staging, value));
-    CA_TRY(method_download_f64(job->backend, lse, j->staging, sum));
+    CA_TRY(ca_method_download_f64(job->backend, values, j->staging, value));
+    CA_TRY(ca_method_download_f64(job->backend, lse, j->staging, sum));
     CA_TRY(ca_download(job->backend, id, ids));
     for (int64_t i = 0; i < n; i++) {
         if (!isfinite(sum[i]))
@@ -313,7 +313,7 @@ static ca_status write_values(jacobian *j, int64_t first, int64_t n, const jacob
     CA_TRY(ca_calloc((size_t)n, sizeof *value, &value));
     CA_TRY(ca_calloc((size_t)n, sizeof *position, &position));
     CA_TRY(ca_row_dots(job->backend, values, batch->final, batch->direction));
-    CA_TRY(method_download_f64(job->backend, values, j->staging, value));
+    CA_TRY(ca_method_download_f64(job->backend, values, j->staging, value));
     for (int64_t i = 0; i < n; i++) position[i] = j->targets[first + i].position;
     CA_TRY(ca_result_write(job->result, "/baseline/clean", first, n, value));
     CA_TRY(ca_result_write(job->result, "/data/position", first, n, position));
@@ -332,7 +332,7 @@ static ca_status write_scores(jacobian *j, const jacobian_scope *scope, int64_t 
     const ca_sequences *s = &j->batch->sequences;
     char path[64];
     CA_TRY(scope->reduce(batch, gradients, scores));
-    CA_TRY(method_download_f32(job->backend, scores, j->staging, j->packed));
+    CA_TRY(ca_method_download_f32(job->backend, scores, j->staging, j->packed));
     int64_t tokens = j->token_start[last] - j->token_start[first];
     memset(j->score, 0, (size_t)tokens * sizeof *j->score);
     for (int64_t i = first; i < last; i++) {
@@ -417,11 +417,11 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     jacobian *j = state;
     j->job = job;
     if (job->resume_at == 0) {
-        CA_TRY(method_write_data(job));
+        CA_TRY(ca_method_write_data(job));
         CA_TRY(reserve(job, j));
     }
     CA_TRY(create_buffers(job, j));
-    CA_TRY(method_run_batches(job, &j->packing, "jacobian", step, j, done));
+    CA_TRY(ca_method_run_batches(job, &j->packing, "jacobian", step, j, done));
     CA_TRY(write_summary(job, j));
 out:
     return st;

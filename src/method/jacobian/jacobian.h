@@ -21,7 +21,7 @@ typedef struct jacobian_target {
 } jacobian_target;
 
 /* target.c: targets and positions of all examples. Errors name config place or data row. */
-ca_status jacobian_targets(const ca_job *job, jacobian_target *targets) CA_MUST_USE;
+ca_status ca_jacobian_targets(const ca_job *job, jacobian_target *targets) CA_MUST_USE;
 
 /* One micro-batch as the scopes see it: n examples, T rows. */
 typedef struct jacobian_batch {
@@ -44,6 +44,6 @@ typedef struct jacobian_scope {
 } jacobian_scope;
 
 /* NULL when unknown. */
-const jacobian_scope *jacobian_scope_find(const char *name);
+const jacobian_scope *ca_jacobian_scope_find(const char *name);
 
 #endif

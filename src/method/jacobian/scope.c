@@ -27,7 +27,7 @@ static const jacobian_scope scopes[] = {
      "Euclidean norm of d logit / d token embedding", 1, semantic_cotangents, norm_of_lane},
 };
 
-const jacobian_scope *jacobian_scope_find(const char *name) {
+const jacobian_scope *ca_jacobian_scope_find(const char *name) {
     for (size_t i = 0; i < sizeof scopes / sizeof *scopes; i++)
         if (strcmp(scopes[i].name, name) == 0) return &scopes[i];
     return NULL;

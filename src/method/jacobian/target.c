@@ -78,7 +78,7 @@ static ca_status place_target(const ca_job *job, const ca_example *e, bool gold,
     return CA_OK;
 }
 
-ca_status jacobian_targets(const ca_job *job, jacobian_target *targets) {
+ca_status ca_jacobian_targets(const ca_job *job, jacobian_target *targets) {
     ca_status st = CA_OK;
     const char *text = ca_config_text(job->config, "method.target");
     bool gold = strcmp(text, "gold") == 0, argmax = strcmp(text, "argmax") == 0, last;

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Gradients at every site against finite differences: an edit adds epsilon times a random
+ * direction to the values of one site at one layer, and the slope of the outcome must be the
+ * scalar product of that direction with the gradient which the same hook is given.
+ */
+#include "executor.h"
+
+#include <math.h>
+
+enum { LENGTH = 11 }; /* more than the window of the fixture that has one */
+
+/* Random weights on all logits, so that every row takes part. */
+typedef struct problem {
+    fixture *f;
+    ca_batch *batch;
+    ca_tensor weights; /* [1, n, V] */
+    const double *weights_host;
+} problem;
+
+static problem make_problem(fixture *f) {
+    const sequence sequences[] = {{f->prompts[2].ids, LENGTH, 0, 0}, {f->prompts[0].ids, 5, 0, 0}};
+    problem p = {.f = f, .batch = batch_of(f, sequences, 2, READ_ALL)};
+    p.weights = random_tensor(f, 3, (int64_t[]){1, p.batch->reads, f->vocab}, "weights");
+    p.weights_host = values_of(f, p.weights);
+    return p;
+}
+
+static double outcome(problem *p, ca_pass *pass, const ca_hook *hook) {
+    ca_forward request = ca_forward_all(p->f->model, p->batch);
+    request.hooks = hook;
+    request.hook_count = 1;
+    ok(ca_pass_forward(pass, &request));
+    const double *logits = values_of(p->f, ca_pass_logits(pass));
+    double sum = 0;
+    for (int64_t i = 0; i < p->batch->reads * p->f->vocab; i++)
+        sum += p->weights_host[i] * logits[i];
+    return sum;
+}
+
+/* Fourth-order central difference. The outcome is of order 1 to 1000 and its fifth derivative of
+ * the same order or some hundred times more, so steps of 1e-4 are off by 1e-16 to 1e-13 (formula)
+ * and 1e-10 (rounding); slopes are of order 1 to 1000. A wrong term shows at 1e-2. */
+static double difference(problem *p, ca_pass *pass, const ca_hook *hook, nudge *n) {
+    const double h = 1e-4;
+    const double weights[] = {1, -8, 8, -1}, steps[] = {-2 * h, -h, h, 2 * h};
+    double sum = 0;
+    for (int i = 0; i < 4; i++) {
+        n->epsilon = steps[i];
+        sum += weights[i] * outcome(p, pass, hook);
+    }
+    n->epsilon = 0;
+    return sum / (12 * h);
+}
+
+static void check_site(problem *p, ca_site_kind kind, int64_t layer, bool keep) {
+    nudge n;
+    char name[CA_SITE_NAME_MAX];
+    ca_hook hook = nudge_at(p->f, &n, kind, layer);
+    ca_pass *pass = pass_for(p->f, p->batch, (ca_pass_limits){.lanes = 1, .keep = keep}, &hook, 1);
+    double expected = difference(p, pass, &hook, &n);
+    ca_backward request = {.lanes = 1, .d_logits = p->weights};
+    ca_tensor gradient;
+    outcome(p, pass, &hook);
+    ok(ca_pass_backward(pass, &request, &gradient));
+    if (!(n.size > 0 && fabs(n.slope - expected) <= 1e-6 * n.size))
+        fail_msg("%s: %s: expected slope %.12g within %.3g, got %.12g", p->f->name,
+                 ca_site_name((ca_site){kind, layer, -1}, name), expected, 1e-6 * n.size, n.slope);
+}
+
+static void every_site(fixture *f) {
+    problem p = make_problem(f);
+    for (ca_site_kind kind = 0; kind < CA_SITE_COUNT; kind++)
+        for (int64_t l = 0; l < (ca_site_in_block(kind) ? f->layers : 1); l++)
+            check_site(&p, kind, ca_site_in_block(kind) ? l : -1, l % 2 == 0);
+}
+
+static void test_every_site(void **state) {
+    (void)state;
+    on_fixtures(some_fixtures, "ref", every_site);
+}
+
+/* The gradient that a backward returns for the embeddings is that of the site `embed`. */
+static void returned_gradient(fixture *f) {
+    problem p = make_problem(f);
+    nudge n;
+    ca_hook hook = nudge_at(f, &n, CA_SITE_EMBED, -1);
+    tap t;
+    ca_hook hooks[] = {hook, tap_at(f, &t, CA_SITE_EMBED)};
+    ca_pass *pass = run_model(f, p.batch, (ca_pass_limits){.lanes = 1, .keep = true}, hooks, 2);
+    const double *g = gradient_of(f, pass, (ca_backward){.lanes = 1, .d_logits = p.weights});
+    same_bits(f, "gradient", g, t.gradient[0], p.batch->sequences.rows * f->width);
+}
+
+static void test_returned_gradient(void **state) {
+    (void)state;
+    on_fixtures(some_fixtures, "ref", returned_gradient);
+}
+
+/* ---- every site on cpu: the same gradients as ref */
+
+static void gradients_at_sites(fixture *f, tap *taps, ca_hook *hooks) {
+    problem p = make_problem(f);
+    for (int i = 0; i < CA_SITE_COUNT; i++) hooks[i] = tap_at(f, &taps[i], (ca_site_kind)i);
+    ca_pass *pass =
+        run_model(f, p.batch, (ca_pass_limits){.lanes = 1, .keep = true}, hooks, CA_SITE_COUNT);
+    gradient_of(f, pass, (ca_backward){.lanes = 1, .d_logits = p.weights});
+}
+
+static void test_cpu_sees_what_ref_sees(void **state) {
+    (void)state;
+    for (const char *const *name = some_fixtures; *name; name++) {
+        fixture ref, cpu;
+        tap expected[CA_SITE_COUNT], got[CA_SITE_COUNT];
+        ca_hook hooks[CA_SITE_COUNT];
+        fixture_open(&ref, *name, "ref");
+        fixture_open(&cpu, *name, "cpu");
+        gradients_at_sites(&ref, expected, hooks);
+        gradients_at_sites(&cpu, got, hooks);
+        for (int i = 0; i < CA_SITE_COUNT; i++) {
+            bool in_block = ca_site_in_block((ca_site_kind)i);
+            for (int64_t l = in_block ? 1 : 0; l <= (in_block ? ref.layers : 0); l++) {
+                const char *what = ca_site_kind_name((ca_site_kind)i);
+                assert_int_equal(expected[i].count, got[i].count);
+                near(&cpu, what, got[i].value[l], expected[i].value[l], got[i].count, 1e-4);
+                near(&cpu, what, got[i].gradient[l], expected[i].gradient[l], got[i].count, 3e-4);
+            }
+        }
+        fixture_close(&ref);
+        fixture_close(&cpu);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_site),
+        cmocka_unit_test(test_returned_gradient),
+        cmocka_unit_test(test_cpu_sees_what_ref_sees),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
