@@ -8,9 +8,9 @@
 #include "causa/job.h"
 
 typedef struct ca_method {
-    const char *kind;          /* method.kind */
-    const char *summary;       /* one line for `causa help` */
-    const ca_option *options;  /* rows "method.*" beyond kind and compat */
+    const char *kind;         /* method.kind */
+    const char *summary;      /* one line for `causa help` */
+    const ca_option *options; /* rows "method.*" beyond kind and compat */
     ca_data_needs needs;
 
     /* Checks everything that can be checked without weights (targets, sites, positions), and plans.
@@ -20,6 +20,8 @@ typedef struct ca_method {
      * the micro-batch, sets *done to the number of finished examples and returns
      * ca_signal_status(). */
     ca_status (*run)(ca_job *job, void *state, int64_t *done);
+    /* The result in a few lines of text for the terminal, after a complete run; may be NULL. */
+    ca_status (*answer)(ca_job *job, void *state, ca_string *text);
     void (*release)(void *state);
     /* One line per convention, NULL-terminated: sign, direction, units. */
     const char *const *conventions;

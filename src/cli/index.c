@@ -57,15 +57,16 @@ out:
 
 static ca_status put_points(ca_result *r, int64_t points) {
     ca_status st = CA_OK;
-    char(*names)[32] = NULL, link[48];
+    char(*names)[32] = NULL, link[48], file[48];
     const char **texts = NULL;
     CA_TRY(ca_calloc((size_t)points, sizeof *names, &names));
     CA_TRY(ca_calloc((size_t)points, sizeof *texts, &texts));
     for (int64_t p = 0; p < points; p++) {
         snprintf(names[p], sizeof names[p], "point-%05lld", (long long)p);
         texts[p] = names[p];
-        snprintf(link, sizeof link, "%s.h5", names[p]);
-        CA_TRY(ca_result_link(r, names[p], link));
+        snprintf(link, sizeof link, "/%s", names[p]);
+        snprintf(file, sizeof file, "%s.h5", names[p]);
+        CA_TRY(ca_result_link(r, link, file));
     }
     CA_TRY(ca_result_put(r, "/point", CA_RESULT_TEXT, (ca_result_shape){1, {points}, {"point"}},
                          texts));

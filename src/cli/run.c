@@ -99,6 +99,18 @@ out:
     return st;
 }
 
+/* Prints the result in a few lines; the file says the rest. */
+static ca_status print_answer(cli_session *s) {
+    ca_status st = CA_OK;
+    ca_string text = {0};
+    if (!s->method->answer || s->arguments->quiet || s->arguments->json) return CA_OK;
+    CA_TRY(s->method->answer(&s->job, s->state, &text));
+    fputs(text.text, stdout);
+out:
+    ca_string_free(&text);
+    return st;
+}
+
 /* Runs the prepared point. A signal leaves a checkpoint when anything was finished. */
 static ca_status run_point(cli_session *s, const char *path) {
     ca_status st = CA_OK;
@@ -121,6 +133,7 @@ static ca_status run_point(cli_session *s, const char *path) {
         goto out;
     }
     CA_TRY(st);
+    CA_TRY(print_answer(s));
     CA_TRY(ca_cli_write_run(s, log, result));
     ca_result *whole = result;
     result = NULL;

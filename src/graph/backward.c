@@ -83,14 +83,9 @@ static ca_status result_backward(ca_pass *pass, int64_t layer, ca_tensor dz, ca_
     ca_tensor d_result = pass->backward.result; /* [R, T, H, D] */
     if (!ca_pass_is_hooked(pass, CA_SITE_RESULT, layer))
         return ca_linear_bwd(be, dz, d_branch, pass->model->layers[layer].out_weight);
-    for (int64_t h = 0; h < a->heads; h++) { /* every head's result is added to the output */
-        ca_tensor head = ca_tensor_slice(d_result, 2, h, 1);
-        ca_tensor source = d_branch;
-        head.rank = source.rank = 3;
-        head.shape[2] = head.shape[3];
-        head.stride[2] = 1;
-        CA_TRY(ca_copy(be, head, source));
-    }
+    /* Every head's result is added to the output: [H, R, T, D], all heads the same. */
+    CA_TRY(ca_copy(be, ca_tensor_swap_axes(ca_tensor_swap_axes(d_result, 0, 2), 1, 2),
+                   ca_tensor_repeat(d_branch, a->heads)));
     CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_RESULT, layer, d_result.shape[0], d_result));
     int64_t rows = dz.shape[0] * dz.shape[1]; /* lanes are more rows: [R T, H, D] to [R T, H, Dh] */
     ca_tensor results = ca_tensor_3d(d_result.data, d_result.dtype, rows, a->heads, a->width);
@@ -212,7 +207,7 @@ static ca_status head_backward(ca_pass *pass, const ca_backward *r, ca_tensor g)
         CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_LOGITS, -1, r->lanes, d_logits));
         if (m->arch.logit_soft_cap > 0)
             CA_TRY(ca_soft_cap_bwd(be, d_logits, d_logits,
-                                   ca_tensor_repeat(pass->scratch.logits, r->lanes),
+                                   ca_tensor_repeat(pass->scratch.capped, r->lanes),
                                    m->arch.logit_soft_cap));
         CA_TRY(ca_linear_bwd(be, d_final, d_logits, m->head));
         if (r->d_final_norm.data) CA_TRY(ca_add(be, d_final, r->d_final_norm, 1));
@@ -233,6 +228,7 @@ ca_status ca_pass_backward(ca_pass *pass, const ca_backward *request, ca_tensor 
     ca_status st = CA_OK;
     const ca_forward *f = &pass->request;
     assert(request->lanes > 0 && request->lanes <= pass->limits.lanes);
+    assert(f->head != CA_HEAD_NONE || !(request->d_logits.data || request->d_final_norm.data));
     assert(f->first_layer <= request->stop_layer && request->stop_layer <= f->last_layer);
     ca_pass_set_backward(pass, request->lanes);
     ca_tensor g = pass->backward.g;

@@ -277,8 +277,10 @@ static ca_status finish(ca_pass *pass) {
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_FINAL_NORM, -1, false, s->final));
     if (pass->request.head == CA_HEAD_NORM) return CA_OK;
     CA_TRY(ca_linear_fwd(m->backend, s->logits, s->final, m->head, m->head_bias));
-    if (m->arch.logit_soft_cap > 0)
+    if (m->arch.logit_soft_cap > 0) {
         CA_TRY(ca_soft_cap_fwd(m->backend, s->logits, s->logits, m->arch.logit_soft_cap));
+        if (s->capped.data != s->logits.data) CA_TRY(ca_copy(m->backend, s->capped, s->logits));
+    }
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_LOGITS, -1, false, s->logits));
 out:
     return st;
@@ -287,18 +289,27 @@ out:
 static void check_request(const ca_pass *pass, const ca_forward *r) {
     const ca_pass_limits *l = &pass->limits;
     const ca_sequences *s = &r->batch->sequences;
+    const ca_pass *prefix = r->prefix;
     int64_t layers = l->layers ? l->layers : pass->model->arch.layers;
     assert(s->rows <= l->rows && r->batch->reads <= l->reads);
     assert(0 <= r->first_layer && r->first_layer <= r->last_layer);
     assert(r->last_layer - r->first_layer <= layers);
     assert(r->head == CA_HEAD_NONE || r->last_layer == pass->model->arch.layers);
     assert(r->head != CA_HEAD_LOGITS || l->logits);
-    assert((pass->hooked & ~l->sites) == 0);
+    for (int64_t i = 0; i < r->hook_count; i++) {
+        uint32_t site = CA_SITE_BIT(r->hooks[i].site);
+        assert((site & l->sites) && (!r->hooks[i].edits || (site & l->edited)));
+        (void)site;
+    }
     assert(!(pass->hooked & CA_SITE_BIT(CA_SITE_PATTERN)) ||
            s->pattern_start[s->count] <= l->pattern);
+    assert(!prefix || (prefix != pass && prefix->limits.key_values));
+    assert(!prefix || (prefix->request.first_layer <= r->first_layer &&
+                       r->last_layer <= prefix->request.last_layer));
     (void)layers; /* for builds without assertions */
     (void)l;
     (void)s;
+    (void)prefix;
 }
 
 ca_status ca_pass_forward(ca_pass *pass, const ca_forward *request) {

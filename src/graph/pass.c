@@ -70,6 +70,8 @@ static forward_scratch layout_scratch(carve *c, const ca_arch *a, const ca_pass_
     if (has(l->edited, CA_SITE_Z)) s.z = take_2d(c, rows, a->heads * a->head_dim);
     if (has(l->sites, CA_SITE_RESULT)) s.result = take(c, rows, a->heads, a->width);
     if (l->logits) s.logits = take_2d(c, reads, a->vocab);
+    if (l->logits && a->logit_soft_cap > 0)
+        s.capped = has(l->edited, CA_SITE_LOGITS) ? take_2d(c, reads, a->vocab) : s.logits;
     return s;
 }
 
@@ -131,12 +133,16 @@ ca_tensor ca_pass_resid(const ca_pass *pass, int64_t layer) {
     return take_2d(&c, pass->rows, pass->model->arch.width);
 }
 
-block_values ca_pass_block(const ca_pass *pass, int64_t layer) {
+/* Pattern elements per head of the current request; none when it has no hook on them. */
+static int64_t pattern_count(const ca_pass *pass) {
     const ca_sequences *s = &pass->request.batch->sequences;
+    return has(pass->hooked, CA_SITE_PATTERN) ? s->pattern_start[s->count] : 0;
+}
+
+block_values ca_pass_block(const ca_pass *pass, int64_t layer) {
     carve c = region(pass, pass->block_at, pass->block_stride, layer);
     block_values b =
-        layout_block(&c, &pass->model->arch, &pass->limits, pass->rows,
-                     has(pass->limits.sites, CA_SITE_PATTERN) ? s->pattern_start[s->count] : 0);
+        layout_block(&c, &pass->model->arch, &pass->limits, pass->rows, pattern_count(pass));
     /* Without a backward the residual stream is updated in place. */
     if (!pass->limits.lanes) b.mid = ca_pass_resid(pass, layer);
     return b;
@@ -149,10 +155,9 @@ void ca_pass_set_scratch(ca_pass *pass) {
 }
 
 void ca_pass_set_backward(ca_pass *pass, int64_t lanes) {
-    const ca_sequences *s = &pass->request.batch->sequences;
     carve c = {.base = (char *)pass->memory + pass->backward_at, .dtype = pass->model->dtype};
     pass->backward = layout_backward(&c, &pass->model->arch, &pass->limits, lanes, pass->rows,
-                                     pass->request.batch->reads, s->pattern_start[s->count]);
+                                     pass->request.batch->reads, pattern_count(pass));
 }
 
 void ca_pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v) {

@@ -28,6 +28,7 @@ typedef struct forward_scratch {
     ca_tensor read;   /* [n, D] residual stream at the read rows */
     ca_tensor final;  /* [n, D] after the final norm */
     ca_tensor logits; /* [n, V] */
+    ca_tensor capped; /* [n, V] as the cap left them, before hooks; absent without a cap */
 } forward_scratch;
 
 typedef struct backward_scratch {

@@ -90,20 +90,20 @@ ca_status ca_plan_packing(const ca_arch *arch, ca_dtype dtype, const ca_pass_lim
         if (lengths[i] > longest) longest = lengths[i];
         p.keys += ca_sequence_keys(arch, lengths[i], prefix ? prefix[i] : 0);
     }
-    /* Halve the rows until it fits; at each size rather recompute than halve again only when
-     * keeping does not fit either: recomputing costs a forward, smaller batches cost less. */
+    /* Halve the rows until it fits. Recomputing costs a forward and smaller batches cost less, so
+     * it is tried only when the rows of the longest sequence alone do not fit otherwise. */
     for (int64_t rows = tokens ? tokens : MOST_ROWS;; rows /= 2) {
-        bool last = rows <= longest || tokens;
+        bool recompute = template->lanes && (rows <= longest || tokens);
         cut(lengths, prefix, count, reads, rows, &p);
-        for (int recompute = 0; recompute <= (last && template->lanes ? 1 : 0); recompute++) {
-            p.limits.keep = !recompute;
+        for (int again = 0; again <= recompute; again++) {
+            p.limits.keep = !again;
             p.bytes = bytes_of(arch, dtype, &p);
             if (p.bytes <= budget) {
                 *out = p;
                 return CA_OK;
             }
         }
-        if (last) break;
+        if (tokens || p.max_sequences <= 1) break;
     }
     st = ca_fail(
         CA_E_MEMORY,

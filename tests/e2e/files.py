@@ -75,6 +75,16 @@ def write_text_model(folder, tokenizer="gpt2", vocabulary=640):
     return folder
 
 
+def write_changed_model(folder, value=3.0):
+    """The fixture smollm2 with another number at the end of its last tensor."""
+    raw = bytearray((MODELS / "smollm2" / "model.safetensors").read_bytes())
+    raw[-4:] = struct.pack("<f", value)
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(raw)
+    (folder / "config.json").write_bytes((MODELS / "smollm2" / "config.json").read_bytes())
+    return folder
+
+
 def reference(model):
     """Prompts of a fixture's reference as dicts of arrays, with the token ids a and b."""
     with h5py.File(MODELS / model / "reference.h5", "r") as file:

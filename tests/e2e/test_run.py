@@ -69,7 +69,10 @@ def test_captured_values(run_ids, model, backend):
                 got = stored[f"blocks.{layer}.{site}"][()]
                 assert got.dtype == (np.float64 if backend == "ref" else np.float32)
                 assert files.share(got, expected) <= limit, (layer, site)
-        assert (stored["embed"][()] == stored["blocks.0.resid_pre"][()]).all()
+        added = stored["blocks.0.resid_pre"][()] - stored["embed"][()]  # learned positions
+        table = {t: row for (_, t), row in zip(rows, added)}
+        assert all(np.allclose(row, table[t], atol=1e-6) for (_, t), row in zip(rows, added))
+        assert added.any() == model.startswith("gpt2")
         for site in ("final_norm", "logits"):
             expected = np.concatenate([p[site] for p in prompts])
             assert files.share(stored[site][()], expected) <= limit, site

@@ -427,12 +427,19 @@ out:
     return st;
 }
 
+static ca_status answer(ca_job *job, void *state, ca_string *text) {
+    const jacobian *j = state;
+    return ca_jacobian_answer(job, j->targets, j->scopes, j->scope_count, j->token_start, j->top,
+                              text);
+}
+
 const ca_method ca_method_jacobian = {
     .kind = "jacobian",
     .summary = "Jacobian Scopes: which input tokens move the prediction",
     .options = options,
     .prepare = prepare,
     .run = run,
+    .answer = answer,
     .release = release,
     .conventions = conventions,
     .headlines = headlines,

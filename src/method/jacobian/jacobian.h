@@ -43,6 +43,15 @@ typedef struct jacobian_scope {
     ca_status (*reduce)(const jacobian_batch *batch, ca_tensor gradients, ca_tensor scores);
 } jacobian_scope;
 
+/* answer.c: per prompt the prediction and the tokens that moved it most, for the terminal.
+ *
+ * scopes       [scope_count]
+ * token_start  [N + 1] first row of each example in /attribution/<scope>/score
+ * top          columns of /predictions */
+ca_status ca_jacobian_answer(ca_job *job, const jacobian_target *targets,
+                             const struct jacobian_scope *const *scopes, int64_t scope_count,
+                             const int64_t *token_start, int64_t top, ca_string *text) CA_MUST_USE;
+
 /* NULL when unknown. */
 const jacobian_scope *ca_jacobian_scope_find(const char *name);
 

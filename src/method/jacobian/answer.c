@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The result on the terminal: per prompt what is explained, what the model predicts, and the tokens
+ * that moved it most. Read from the result file, so that a resumed run shows all of it.
+ */
+#include "jacobian.h"
+#include "common.h"
+
+#include <stdlib.h>
+
+enum { MOST_EXAMPLES = 12, STRONGEST = 4 };
+
+/* The token as one quoted word. */
+static ca_status print_piece(const ca_job *job, int32_t id, ca_string *text) {
+    ca_status st = CA_OK;
+    ca_string piece = {0};
+    CA_TRY(ca_method_piece(job, id, &piece));
+    CA_TRY(ca_string_printf(text, "'"));
+    for (size_t i = 0; i < piece.length; i++) {
+        bool control = (unsigned char)piece.text[i] < ' ';
+        CA_TRY(ca_string_append(text, control ? "~" : piece.text + i, 1));
+    }
+    if (piece.length == 0) CA_TRY(ca_string_printf(text, "#%d", id)); /* no tokenizer */
+    CA_TRY(ca_string_printf(text, "'"));
+out:
+    ca_string_free(&piece);
+    return st;
+}
+
+static ca_status print_prompt(const ca_example *e, ca_string *text) {
+    ca_status st = CA_OK;
+    enum { MOST_BYTES = 84 };
+    CA_TRY(ca_string_printf(text, "%s", e->id));
+    for (size_t i = 0; e->clean.text && e->clean.text[i]; i++) {
+        char c = e->clean.text[i];
+        bool boundary = ((unsigned char)c & 0xC0) != 0x80; /* a character begins here */
+        if (i >= MOST_BYTES && boundary) {
+            CA_TRY(ca_string_printf(text, " ..."));
+            break;
+        }
+        if (i == 0) CA_TRY(ca_string_printf(text, ": "));
+        CA_TRY(ca_string_append(text, (unsigned char)c < ' ' ? " " : &c, 1));
+    }
+    CA_TRY(ca_string_printf(text, "\n"));
+out:
+    return st;
+}
+
+/* The strongest tokens of one prompt in falling order. */
+static ca_status print_scores(const ca_job *job, const ca_example *e, const char *scope,
+                              const float *score, ca_string *text) {
+    ca_status st = CA_OK;
+    int64_t before = -1;
+    CA_TRY(ca_string_printf(text, "    %-12s", scope));
+    for (int n = 0; n < STRONGEST && n < e->clean.count; n++) {
+        int64_t best = -1;
+        for (int64_t t = 0; t < e->clean.count;
+             t++) { /* next after `before` by score, then position */
+            bool later =
+                before < 0 || score[t] < score[before] || (score[t] == score[before] && t > before);
+            if (later && (best < 0 || score[t] > score[best])) best = t;
+        }
+        CA_TRY(ca_string_printf(text, "%s", n ? "   " : ""));
+        CA_TRY(print_piece(job, e->clean.ids[best], text));
+        CA_TRY(ca_string_printf(text, " %.3g", (double)score[best]));
+        before = best;
+    }
+    CA_TRY(ca_string_printf(text, "\n"));
+out:
+    return st;
+}
+
+ca_status ca_jacobian_answer(ca_job *job, const jacobian_target *targets,
+                             const struct jacobian_scope *const *scopes, int64_t scope_count,
+                             const int64_t *token_start, int64_t top, ca_string *text) {
+    ca_status st = CA_OK;
+    int64_t count = job->data->count, shown = count < MOST_EXAMPLES ? count : MOST_EXAMPLES;
+    int64_t tokens = token_start[count];
+    float *score = NULL, *probability = NULL;
+    int32_t *predicted = NULL;
+    char path[64];
+    CA_TRY(ca_calloc((size_t)(tokens * scope_count) + 1, sizeof *score, &score));
+    CA_TRY(ca_calloc((size_t)(count * top) + 1, sizeof *probability, &probability));
+    CA_TRY(ca_calloc((size_t)(count * top) + 1, sizeof *predicted, &predicted));
+    CA_TRY(ca_result_read_back(job->result, "/predictions/token_ids", predicted));
+    CA_TRY(ca_result_read_back(job->result, "/predictions/probability", probability));
+    for (int64_t s = 0; s < scope_count; s++) {
+        snprintf(path, sizeof path, "/attribution/%s/score", scopes[s]->name);
+        CA_TRY(ca_result_read_back(job->result, path, score + s * tokens));
+    }
+    for (int64_t i = 0; i < shown; i++) {
+        const ca_example *e = &job->data->examples[i];
+        CA_TRY(print_prompt(e, text));
+        CA_TRY(ca_string_printf(text, "    target "));
+        CA_TRY(print_piece(job, targets[i].id < 0 ? predicted[i * top] : targets[i].id, text));
+        CA_TRY(ca_string_printf(text, ", the model predicts "));
+        CA_TRY(print_piece(job, predicted[i * top], text));
+        CA_TRY(
+            ca_string_printf(text, " (p = %.3f); moved most by\n", (double)probability[i * top]));
+        for (int64_t s = 0; s < scope_count; s++)
+            CA_TRY(
+                print_scores(job, e, scopes[s]->name, score + s * tokens + token_start[i], text));
+    }
+    if (shown < count)
+        CA_TRY(ca_string_printf(text, "... and %lld more prompts\n", (long long)(count - shown)));
+out:
+    free(score);
+    free(probability);
+    free(predicted);
+    return st;
+}

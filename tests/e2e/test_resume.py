@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Results that exist, runs that are stopped, sweeps."""
+
+import signal
+import time
+
+import files
+import h5py
+import numpy as np
+import pytest
+from files import JACOBIAN
+
+
+@pytest.fixture(scope="module")
+def long_run(causa, tmp_path_factory):
+    """Config of a run of some seconds in many micro-batches, and its uninterrupted result."""
+    folder = tmp_path_factory.mktemp("long")
+    rng = np.random.default_rng(5)
+    rows = [{"clean_ids": rng.integers(0, 400, rng.integers(40, 60)).tolist()} for _ in range(450)]
+    config = files.write_config(folder / "long.yaml", JACOBIAN, rows, backend="ref", batch=64)
+    whole = folder / "whole.h5"
+    causa("run", config, f"output={whole}")
+    return config, whole
+
+
+def start(causa, config, path, *arguments):
+    """Starts a run and returns it when some micro-batches are done."""
+    process = causa("run", config, f"output={path}", *arguments, wait=False)
+    temporary = path.with_name(path.name + ".tmp")
+    deadline = time.monotonic() + 60
+    while not temporary.exists() or temporary.stat().st_size == 0:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    return process
+
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_stop_and_resume(causa, long_run, tmp_path, number):
+    config, whole = long_run
+    path = tmp_path / "out.h5"
+    process = start(causa, config, path)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 75), errors
+    assert number.name in errors and "--resume goes on" in errors
+    checkpoint = tmp_path / "out.h5.checkpoint"
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.name]
+    with h5py.File(checkpoint, "r") as file:
+        assert file.attrs["status"] == "partial"
+        scores = file["attribution/semantic/score"][()]
+    assert np.isnan(scores).any() and not np.isnan(scores[:40]).any()
+    done = causa("run", config, f"output={path}", "--resume")
+    assert "going on at example" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    files.same_bytes(path, whole)
+    assert files.attributes(path)["@status"] == "complete"
+
+
+def test_killed_run_leaves_no_result(causa, long_run, tmp_path):
+    config, whole = long_run
+    path = tmp_path / "out.h5"
+    process = start(causa, config, path)
+    process.kill()
+    process.communicate()
+    assert not path.exists() and not (tmp_path / "out.h5.checkpoint").exists()
+    causa("run", config, f"output={path}", "--resume")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    files.same_bytes(path, whole)
+
+
+def test_checkpoint_of_another_config(causa, long_run, tmp_path):
+    """It is not continued, and the run says so."""
+    config, _ = long_run
+    path = tmp_path / "out.h5"
+    process = start(causa, config, path)
+    process.terminate()
+    process.communicate()
+    done = causa("run", config, f"output={path}", "--resume", "data.limit=5")
+    assert "made by another configuration" in done.stderr
+    assert len(files.datasets(path)["data/id"]) == 5
+
+
+def test_two_runs_on_one_file(causa, long_run, tmp_path):
+    config, whole = long_run
+    path = tmp_path / "out.h5"
+    process = start(causa, config, path)
+    second = causa("run", config, f"output={path}", check=False)
+    assert second.returncode == 1 and "another process is writing this file" in second.stderr
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    files.same_bytes(path, whole)
+
+
+def test_existing_result(causa, run_ids, tmp_path):
+    path = run_ids([[1, 2, 3]], JACOBIAN)
+    before = path.read_bytes()
+    config = tmp_path / "result.yaml"
+    for arguments, words in (([], "the file exists already"),
+                             (["--resume", "seed=3"], "another configuration")):
+        done = causa("run", config, f"output={path}", *arguments, check=False)
+        assert done.returncode == 2 and words in done.stderr and str(path) in done.stderr
+        assert "hint:" in done.stderr and "--overwrite" in done.stderr
+        assert path.read_bytes() == before
+    done = causa("run", config, f"output={path}", "--resume")
+    assert "is complete already" in done.stderr and path.read_bytes() == before
+    causa("run", config, f"output={path}", "--overwrite", "seed=3")
+    assert files.attributes(path)["@seed"] == "3"
+
+
+def test_failed_overwrite_keeps_the_old_result(causa, run_ids, tmp_path):
+    path = run_ids([[1, 2, 3]], JACOBIAN)
+    before = path.read_bytes()
+    done = causa("run", tmp_path / "result.yaml", f"output={path}", "--overwrite",
+                 "method.target=#5:#5", check=False)
+    assert done.returncode == 2 and path.read_bytes() == before
+
+
+# ---- sweeps ----
+
+
+@pytest.fixture
+def sweep(causa, tmp_path):
+    rows = [{"clean_ids": [3, 1, 4, 1, 5]}, {"clean_ids": [2, 7, 1, 8]}]
+    config = files.write_config(tmp_path / "s.yaml", JACOBIAN, rows,
+                                sweep={"method.target": ["#5", "#7"], "method.position": [-1, 1, 2]})
+
+    def run(*arguments, check=True):
+        return causa("run", config, f"output={tmp_path / 'out'}", *arguments, check=check)
+
+    return run
+
+
+def test_sweep_product(sweep, tmp_path):
+    """The first key is the slowest; index.h5 tells and links the points."""
+    sweep()
+    names = [f"point-{p:05d}" for p in range(6)]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == \
+        ["index.h5"] + [f"{name}.h5" for name in names]
+    with h5py.File(tmp_path / "out" / "index.h5", "r") as index:
+        assert index["point"].asstr()[()].tolist() == names
+        assert index["method.target"].asstr()[()].tolist() == ["#5"] * 3 + ["#7"] * 3
+        assert index["method.position"][()].tolist() == [-1, 1, 2] * 2
+        for p, name in enumerate(names):
+            assert index[name].attrs["status"] == "complete"
+            assert (index[name]["data/target"][()] == (5, 7)[p // 3]).all()
+            assert index["clean_mean"][p] == index[name]["baseline"].attrs["clean_mean"]
+        assert index.attrs["tool"] == "causa" and index.attrs["status"] == "complete"
+    assert "\nsweep:" not in files.attributes(tmp_path / "out" / "point-00001.h5")["@config"]
+
+
+def test_points_and_shards(sweep, tmp_path):
+    """Parts of a sweep, in any order; the call that finds all points complete writes the index."""
+    out = tmp_path / "out"
+    points = lambda: sorted(int(p.name[6:11]) for p in out.glob("point-*.h5"))
+    sweep("--points", "1:3")
+    assert points() == [1, 2] and not (out / "index.h5").exists()
+    sweep("--shard", "0/2", "--resume")
+    assert points() == [0, 1, 2, 4] and not (out / "index.h5").exists()
+    done = sweep(check=False)
+    assert done.returncode == 2 and "exists already" in done.stderr and points() == [0, 1, 2, 4]
+    done = sweep("--shard=1/2", "--resume")
+    assert points() == list(range(6)) and (out / "index.h5").exists()
+    assert done.stderr.count("is complete already") == 1
+    sweep("--resume")
+    sweep("--overwrite")
+
+
+def test_one_failing_point(causa, tmp_path):
+    """The others run all the same; exit code 6. Weights are read late, so a NaN shows late."""
+    model = files.write_changed_model(tmp_path / "nan", float("nan"))
+    good = files.MODELS / "smollm2"
+    config = files.write_config(tmp_path / "s.yaml", JACOBIAN, [{"clean_ids": [3, 1, 4]}],
+                                sweep={"model": [str(model), str(good)]})
+    done = causa("run", config, f"output={tmp_path / 'out'}", check=False)
+    assert done.returncode == 6
+    assert "point 0 failed" in done.stderr and "NaN" in done.stderr
+    assert "1 of 2 sweep points failed" in done.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["point-00001.h5"]
+
+
+def test_every_point_is_checked_first(sweep, tmp_path):
+    done = sweep("sweep.method.position=[0, 9]", check=False)
+    assert done.returncode == 3 and "position 9 is outside the prompt" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""A real model, SmolLM2-135M, against values that other implementations computed.
+
+The references lie in tests/fixtures/smollm2, whose README says how they were made.
+"""
+
+import json
+import pathlib
+
+import h5py
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODEL = ROOT / "build" / "models" / "smollm2.gguf"
+REFERENCE = ROOT / "tests" / "fixtures" / "smollm2"
+
+pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="make smollm2 fetches the model")
+
+
+def run(causa, tmp_path, rows, method):
+    data, config, result = tmp_path / "rows.json", tmp_path / "run.yaml", tmp_path / "run.h5"
+    data.write_text(json.dumps(rows))
+    config.write_text(f"name: run\nmodel: {MODEL}\ndata: {{file: {data}}}\nmethod: {method}\n")
+    causa("run", config, f"output={result}")
+    return result
+
+
+def test_logits_and_greedy_continuations(causa, tmp_path):
+    """Last logits within 1e-4 of the largest, and every greedy token that the reference is sure of.
+
+    The continuation is fed back: each position's argmax must be the token that follows. Where the
+    reference's two best logits are nearer than 0.05, a float32 run may differ.
+    """
+    cases = [json.loads(line) for line in (REFERENCE / "continuations.jsonl").open()]
+    rows = [{"clean_ids": case["ids"] + case["continuation_ids"]} for case in cases]
+    result = run(causa, tmp_path, rows,
+                 "{kind: capture, sites: [logits], positions: %s}" % list(range(-17, -1)))
+    with h5py.File(result) as file, h5py.File(REFERENCE / "logits.h5") as reference:
+        logits = file["activations/logits"][:].reshape(len(cases), 16, -1)
+        for i, case in enumerate(cases):
+            expected = reference[f"{i}/last_logits"][:]
+            assert np.abs(logits[i, 0] - expected).max() <= 1e-4 * np.abs(expected).max(), i
+            for step, gap in enumerate(case["logit_gap"]):
+                if gap >= 0.05:
+                    assert logits[i, step].argmax() == case["continuation_ids"][step], (i, step)
+
+
+def test_prompts_have_the_reference_ids(causa):
+    for line in (REFERENCE / "continuations.jsonl").open():
+        case = json.loads(line)
+        printed = json.loads(causa("tokens", MODEL, "--json", case["prompt"]).stdout)
+        assert [1] + printed["ids"] == case["ids"]
+
+
+def test_semantic_scores_equal_the_published_implementation(causa, tmp_path):
+    """Within 1e-3 of the largest score of a prompt; that implementation ran in float32."""
+    with h5py.File(REFERENCE / "jacobian-scopes.h5") as reference:
+        names = sorted(reference)
+        rows = [{"id": name, "clean_ids": reference[name]["ids"][:].tolist()} for name in names]
+        result = run(causa, tmp_path, rows, "{kind: jacobian, scopes: [semantic], target: gold}")
+        with h5py.File(result) as file:
+            offsets, scores = file["data/offsets"][:], file["attribution/semantic/score"][:]
+        for i, name in enumerate(names):
+            expected, got = reference[name]["semantic"][:], scores[offsets[i]:offsets[i + 1]]
+            assert np.abs(got - expected).max() <= 1e-3 * expected.max(), name
+            assert got[-1] == 0
