@@ -103,7 +103,7 @@ ca_status ca_plan_packing(const ca_arch *arch, ca_dtype dtype, const ca_pass_lim
                 return CA_OK;
             }
         }
-        if (tokens || p.max_sequences <= 1) break;
+        if (tokens || rows <= 1) break;
     }
     st = ca_fail(
         CA_E_MEMORY,

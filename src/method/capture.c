@@ -72,6 +72,10 @@ static bool is_head(const capture_site *s) {
 
 /* ---- prepare ---- */
 
+static bool same_site(ca_site a, ca_site b) {
+    return a.kind == b.kind && a.layer == b.layer && a.head == b.head;
+}
+
 static ca_status parse_sites(const ca_job *job, capture *c) {
     ca_status st = CA_OK;
     for (int64_t i = 0, n = ca_config_count(job->config, "method.sites"); i < n; i++) {
@@ -83,7 +87,7 @@ static ca_status parse_sites(const ca_job *job, capture *c) {
         return ca_config_fail(job->config, "method.sites", "expected at least one site");
     for (int64_t i = 0; i < c->count; i++)
         for (int64_t k = 0; k < i; k++)
-            if (!memcmp(&c->sites[i], &c->sites[k], sizeof *c->sites)) {
+            if (same_site(c->sites[i], c->sites[k])) {
                 char name[CA_SITE_NAME_MAX];
                 return ca_config_fail(job->config, "method.sites",
                                       "expected every site once, got %s twice",

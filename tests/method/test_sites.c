@@ -14,16 +14,20 @@ enum { LENGTH = 11 }; /* more than the window of the fixture that has one */
 typedef struct problem {
     fixture *f;
     ca_batch *batch;
-    ca_tensor weights; /* [1, n, V] */
-    const double *weights_host;
+    const double *weights; /* [n, V] */
 } problem;
 
 static problem make_problem(fixture *f) {
     const sequence sequences[] = {{f->prompts[2].ids, LENGTH, 0, 0}, {f->prompts[0].ids, 5, 0, 0}};
     problem p = {.f = f, .batch = batch_of(f, sequences, 2, READ_ALL)};
-    p.weights = random_tensor(f, 3, (int64_t[]){1, p.batch->reads, f->vocab}, "weights");
-    p.weights_host = values_of(f, p.weights);
+    p.weights = values_of(f, random_tensor(f, 2, (int64_t[]){p.batch->reads, f->vocab}, "weights"));
     return p;
+}
+
+/* New for every backward, which may overwrite it. */
+static ca_backward from_weights(const problem *p) {
+    int64_t shape[] = {1, p->batch->reads, p->f->vocab};
+    return (ca_backward){.lanes = 1, .d_logits = tensor_of(p->f, 3, shape, p->weights)};
 }
 
 static double outcome(problem *p, ca_pass *pass, const ca_hook *hook) {
@@ -33,8 +37,7 @@ static double outcome(problem *p, ca_pass *pass, const ca_hook *hook) {
     ok(ca_pass_forward(pass, &request));
     const double *logits = values_of(p->f, ca_pass_logits(pass));
     double sum = 0;
-    for (int64_t i = 0; i < p->batch->reads * p->f->vocab; i++)
-        sum += p->weights_host[i] * logits[i];
+    for (int64_t i = 0; i < p->batch->reads * p->f->vocab; i++) sum += p->weights[i] * logits[i];
     return sum;
 }
 
@@ -59,10 +62,8 @@ static void check_site(problem *p, ca_site_kind kind, int64_t layer, bool keep) 
     ca_hook hook = nudge_at(p->f, &n, kind, layer);
     ca_pass *pass = pass_for(p->f, p->batch, (ca_pass_limits){.lanes = 1, .keep = keep}, &hook, 1);
     double expected = difference(p, pass, &hook, &n);
-    ca_backward request = {.lanes = 1, .d_logits = p->weights};
-    ca_tensor gradient;
     outcome(p, pass, &hook);
-    ok(ca_pass_backward(pass, &request, &gradient));
+    gradient_of(p->f, pass, from_weights(p));
     if (!(n.size > 0 && fabs(n.slope - expected) <= 1e-6 * n.size))
         fail_msg("%s: %s: expected slope %.12g within %.3g, got %.12g", p->f->name,
                  ca_site_name((ca_site){kind, layer, -1}, name), expected, 1e-6 * n.size, n.slope);
@@ -70,14 +71,77 @@ static void check_site(problem *p, ca_site_kind kind, int64_t layer, bool keep) 
 
 static void every_site(fixture *f) {
     problem p = make_problem(f);
-    for (ca_site_kind kind = 0; kind < CA_SITE_COUNT; kind++)
+    for (ca_site_kind kind = 0; kind < CA_SITE_COUNT; kind++) {
+        if (kind == CA_SITE_RESID_MID && f->model->arch.parallel) continue; /* there is none */
         for (int64_t l = 0; l < (ca_site_in_block(kind) ? f->layers : 1); l++)
-            check_site(&p, kind, ca_site_in_block(kind) ? l : -1, l % 2 == 0);
+            for (int keep = 0; keep < 2; keep++)
+                check_site(&p, kind, ca_site_in_block(kind) ? l : -1, keep);
+    }
 }
 
 static void test_every_site(void **state) {
     (void)state;
     on_fixtures(some_fixtures, "ref", every_site);
+}
+
+/* ---- what no fixture has: blocks of other families, made from the weights of one that is there */
+
+static void parallel(ca_model *m) { m->arch.parallel = true; }
+
+static void post_norm(ca_model *m) {
+    m->arch.post_norm = true;
+    for (int64_t l = 0; l < m->arch.layers; l++) {
+        ca_layer *w = &m->layers[l];
+        w->post_norm1_gain = w->norm2_gain, w->post_norm1_bias = w->norm2_bias;
+        w->post_norm2_gain = w->norm1_gain, w->post_norm2_bias = w->norm1_bias;
+    }
+}
+
+static void only_post_norm(ca_model *m) {
+    post_norm(m);
+    m->arch.pre_norm = false;
+}
+
+static void capped(ca_model *m) {
+    m->arch.score_soft_cap = 1.5;
+    m->arch.logit_soft_cap = 3;
+    m->arch.embed_scale = 1.7;
+}
+
+/* Of this fixture H Dh == K Dh == D, so gains of D values fit. */
+static void full_qk_norm(ca_model *m) {
+    m->arch.qk_norm = CA_QK_NORM_FULL;
+    for (int64_t l = 0; l < m->arch.layers; l++) {
+        m->layers[l].q_norm_gain = m->layers[l].norm1_gain;
+        m->layers[l].k_norm_gain = m->layers[l].norm2_gain;
+    }
+}
+
+/* A forward alone updates the residual stream in place. */
+static void check_in_place(fixture *f) {
+    problem p = make_problem(f);
+    ca_pass *plain = run_model(f, p.batch, (ca_pass_limits){0}, NULL, 0);
+    ca_pass *lanes = run_model(f, p.batch, (ca_pass_limits){.lanes = 1}, NULL, 0);
+    same_bits(f, "in place", values_of(f, ca_pass_logits(plain)),
+              values_of(f, ca_pass_logits(lanes)), p.batch->reads * f->vocab);
+}
+
+static void test_other_blocks(void **state) {
+    (void)state;
+    static const struct {
+        const char *fixture;
+        void (*change)(ca_model *m);
+    } blocks[] = {{"gpt2-inner", parallel},   {"llama3-gqa-new", parallel},
+                  {"gpt2-inner", post_norm},  {"llama3-gqa-new", only_post_norm},
+                  {"llama3-gqa-new", capped}, {"gpt2-inner", full_qk_norm}};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
+        fixture f;
+        fixture_open(&f, blocks[i].fixture, "ref");
+        blocks[i].change(f.model);
+        every_site(&f);
+        check_in_place(&f);
+        fixture_close(&f);
+    }
 }
 
 /* The gradient that a backward returns for the embeddings is that of the site `embed`. */
@@ -88,7 +152,7 @@ static void returned_gradient(fixture *f) {
     tap t;
     ca_hook hooks[] = {hook, tap_at(f, &t, CA_SITE_EMBED)};
     ca_pass *pass = run_model(f, p.batch, (ca_pass_limits){.lanes = 1, .keep = true}, hooks, 2);
-    const double *g = gradient_of(f, pass, (ca_backward){.lanes = 1, .d_logits = p.weights});
+    const double *g = gradient_of(f, pass, from_weights(&p));
     same_bits(f, "gradient", g, t.gradient[0], p.batch->sequences.rows * f->width);
 }
 
@@ -104,7 +168,7 @@ static void gradients_at_sites(fixture *f, tap *taps, ca_hook *hooks) {
     for (int i = 0; i < CA_SITE_COUNT; i++) hooks[i] = tap_at(f, &taps[i], (ca_site_kind)i);
     ca_pass *pass =
         run_model(f, p.batch, (ca_pass_limits){.lanes = 1, .keep = true}, hooks, CA_SITE_COUNT);
-    gradient_of(f, pass, (ca_backward){.lanes = 1, .d_logits = p.weights});
+    gradient_of(f, pass, from_weights(&p));
 }
 
 static void test_cpu_sees_what_ref_sees(void **state) {
@@ -134,6 +198,7 @@ static void test_cpu_sees_what_ref_sees(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_site),
+        cmocka_unit_test(test_other_blocks),
         cmocka_unit_test(test_returned_gradient),
         cmocka_unit_test(test_cpu_sees_what_ref_sees),
     };
