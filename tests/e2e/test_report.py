@@ -171,7 +171,7 @@ def test_capture_page(tmp_path):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     text = read_page(tmp_path / "acts.html")
     assert "blocks.3.attn.z" in text and "40 × 4 × 8" in text
-    assert re.search(r"final_norm2 × 4float32666", text)  # norm of (3, 3, 3, 3) is 6
+    assert re.search(r"final_norm40 × 4float32666", text)  # norm of (3, 3, 3, 3) is 6
     figures = {path.name for path in (tmp_path / "acts").iterdir()}
     assert figures == {"norms-resid-post.png", "norms-attn-z.png", "norms-attn-z-heads.png",
                        "norms-final-norm.png"}
