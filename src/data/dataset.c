@@ -29,13 +29,15 @@ const cell *ca_reader_cell(const reader *r, const char *const *names, const char
 }
 
 ca_status ca_reader_fail(const reader *r, const char *column, const char *format, ...) {
-    char text[1024];
+    char text[1024], line[32] = "";
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return ca_fail(CA_E_DATA, "%s: row %lld (line %lld), column %s: %s", r->path,
-                   (long long)r->row + 1, (long long)r->table.line[r->row], column, text);
+    if (r->table.line[r->row])
+        snprintf(line, sizeof line, " (line %lld)", (long long)r->table.line[r->row]);
+    return ca_fail(CA_E_DATA, "%s: row %lld%s, column %s: %s", r->path, (long long)r->row + 1, line,
+                   column, text);
 }
 
 /* Every name in data.columns must be one of ours, every value a column of the file. */
@@ -182,7 +184,8 @@ ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer
     CA_TRY(read_rows(&r, d));
     if (d->count == 0) CA_TRY(ca_fail(CA_E_DATA, "%s: no row is left after filtering", r.path));
     d->pairs = true;
-    for (int64_t i = 0; i < d->count; i++) d->pairs &= d->examples[i].corrupted.count > 0;
+    for (int64_t i = 0; i < d->count; i++)
+        d->pairs &= d->examples[i].corrupted.count == d->examples[i].clean.count;
     *out = d;
     d = NULL;
 out:

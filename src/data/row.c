@@ -314,12 +314,11 @@ static ca_status check_pair(const reader *r, ca_example *e, char **excluded) {
             *excluded = text.text;
             return CA_OK;
         }
-        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
         ca_string_free(&text);
-        return r->needs.pair
-                   ? ca_reader_fail(r, "corrupted", "expected %lld tokens as in clean, got %lld",
-                                    (long long)a->count, (long long)b->count)
-                   : CA_OK;
+        if (!r->needs.pair) return CA_OK;
+        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
+        return ca_reader_fail(r, "corrupted", "expected %lld tokens as in clean, got %lld",
+                              (long long)a->count, (long long)b->count);
     }
     e->first_difference = a->count;
     for (int64_t i = a->count - 1; i >= 0; i--)

@@ -24,7 +24,7 @@ typedef struct table {
     int64_t columns, rows, capacity;
     const char **column; /* [columns] names */
     cell **cells;        /* [columns][rows] */
-    int64_t *line;       /* [rows] line (JSON: row) of the file where the row begins */
+    int64_t *line;       /* [rows] line of the file where the row begins; 0 when unknown (JSON) */
 } table;
 
 /* The format is that of the suffix: .csv, .jsonl, .json.

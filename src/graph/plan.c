@@ -84,6 +84,7 @@ ca_status ca_plan_packing(const ca_arch *arch, ca_dtype dtype, const ca_pass_lim
                           int64_t reads, int64_t tokens, int64_t budget, ca_packing *out) {
     ca_status st = CA_OK;
     int64_t longest = 0;
+    char lanes[48] = "";
     ca_packing p = {.limits = *template};
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *p.first, &p.first));
     for (int64_t i = 0; i < count; i++) {
@@ -105,12 +106,13 @@ ca_status ca_plan_packing(const ca_arch *arch, ca_dtype dtype, const ca_pass_lim
         }
         if (tokens || rows <= 1) break;
     }
-    st = ca_fail(
-        CA_E_MEMORY,
-        "memory: a micro-batch of %lld rows with %lld lanes needs %.1f MiB beside the weights, "
-        "but %.1f MiB are left",
-        (long long)p.limits.rows, (long long)p.limits.lanes, (double)p.bytes / 1048576.0,
-        (double)budget / 1048576.0);
+    if (p.limits.lanes)
+        snprintf(lanes, sizeof lanes, " with %lld lanes", (long long)p.limits.lanes);
+    st = ca_fail(CA_E_MEMORY,
+                 "memory: a micro-batch of %lld rows%s needs %.2f MiB beside the weights, but %.2f "
+                 "MiB are left",
+                 (long long)p.limits.rows, lanes, (double)p.bytes / 1048576.0,
+                 (double)budget / 1048576.0);
 out:
     ca_packing_free(&p);
     return st;
