@@ -63,6 +63,11 @@ typedef struct ca_cpu_context {
 static inline int cpu_threads(const ca_backend *be, int64_t rows, int64_t width) {
     return rows * width < CPU_SERIAL ? 1 : be->threads;
 }
+/* The same for attention: all rows and heads, each against up to max_keys keys. */
+static inline int cpu_attention_threads(const ca_backend *be, const ca_sequences *seq,
+                                        const ca_attention *attention) {
+    return cpu_threads(be, seq->rows * attention->heads, seq->max_keys * attention->head_dim);
+}
 
 /* ---- addressing -------------------------------------------------------------------------- */
 
