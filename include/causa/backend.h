@@ -92,6 +92,7 @@ typedef struct ca_backend_ops {
                         bool accumulate);
     ca_status (*scatter_add)(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
     ca_status (*add)(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
+    ca_status (*multiply)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
     ca_status (*sum_heads)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
     /* norm */
     ca_status (*norm_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor gain, ca_tensor bias,

@@ -53,6 +53,8 @@ ca_status ca_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, d
 ca_status ca_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x) CA_MUST_USE;
 /* y += alpha x, same shape. */
 ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) CA_MUST_USE;
+/* y = x * w, elementwise, same shape; y == x is allowed. */
+ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
 /* y [T, D] = sum over h of x [T, H, D] in the order of h, + bias [D] or absent. */
 ca_status ca_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) CA_MUST_USE;
 

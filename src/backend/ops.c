@@ -143,6 +143,13 @@ ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
     CHECK_AND_CALL(add, &dims, arguments, y, x, alpha);
 }
 
+ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
+    const ca_argument arguments[] = {
+        {"y", &y, "*", OUT, &x}, {"x", &x, "*", CA_IN, NULL}, {"w", &w, "*", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(multiply, &dims, arguments, y, x, w);
+}
+
 ca_status ca_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) {
     const ca_argument arguments[] = {{"y", &y, "TD", OUT, NULL},
                                      {"x", &x, "THD", CA_IN, NULL},

@@ -75,8 +75,7 @@ static bool parse_device(const char *text, int *device) {
 static ca_status unknown_name(const char *name) {
     const char *names[ENTRY_COUNT + 1] = {"auto"};
     for (int i = 0; i < ENTRY_COUNT; i++) names[i + 1] = entries[i]->name;
-    ca_status st =
-        ca_fail(CA_E_CONFIG, "expected auto, ref, cpu, cuda or cuda:N, got '%s'", name);
+    ca_status st = ca_fail(CA_E_CONFIG, "expected auto, ref, cpu, cuda or cuda:N, got '%s'", name);
     const char *near = ca_nearest_name(name, names, ENTRY_COUNT + 1);
     if (near) ca_hint("did you mean '%s'?", near);
     return st;

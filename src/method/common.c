@@ -91,8 +91,7 @@ ca_status ca_method_piece(const ca_job *job, int32_t id, ca_string *out) {
     return ca_tokenizer_decode(job->tokenizer, &id, 1, false, out);
 }
 
-/* Pieces are written as texts that live in one string. */
-static ca_status pieces_of(const ca_job *job, const int32_t *ids, int64_t count, ca_string *text,
+ca_status ca_method_pieces(const ca_job *job, const int32_t *ids, int64_t count, ca_string *text,
                            const char ***pieces) {
     ca_status st = CA_OK;
     size_t *at = NULL;
@@ -116,7 +115,7 @@ static ca_status put_tokens(ca_job *job, const char *ids_name, const char *piece
     const char **pieces = NULL;
     ca_result_shape shape = {1, {count}, {"token"}};
     CA_TRY(ca_result_put(job->result, ids_name, CA_RESULT_I32, shape, ids));
-    CA_TRY(pieces_of(job, ids, count, &text, &pieces));
+    CA_TRY(ca_method_pieces(job, ids, count, &text, &pieces));
     CA_TRY(ca_result_put(job->result, pieces_name, CA_RESULT_TEXT, shape, pieces));
 out:
     free(pieces);

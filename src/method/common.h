@@ -13,6 +13,11 @@ ca_status ca_method_write_data(ca_job *job) CA_MUST_USE;
 /* Text of a token for readers: decoded alone. Appended to `out`. "" without a tokenizer. */
 ca_status ca_method_piece(const ca_job *job, int32_t id, ca_string *out) CA_MUST_USE;
 
+/* The same for many tokens: pieces[i] is the text of ids[i], inside `text`. The caller frees both.
+ */
+ca_status ca_method_pieces(const ca_job *job, const int32_t *ids, int64_t count, ca_string *text,
+                           const char ***pieces) CA_MUST_USE;
+
 /* One allocation of backend memory from which a method takes its tensors. */
 typedef struct method_buffers {
     ca_backend *backend;

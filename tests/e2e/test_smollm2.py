@@ -53,15 +53,18 @@ def test_prompts_have_the_reference_ids(causa):
         assert [1] + printed["ids"] == case["ids"]
 
 
-def test_semantic_scores_equal_the_published_implementation(causa, tmp_path):
+def test_scopes_equal_the_published_implementation(causa, tmp_path):
     """Within 1e-3 of the largest score of a prompt; that implementation ran in float32."""
+    scopes = ["semantic", "temperature"]
     with h5py.File(REFERENCE / "jacobian-scopes.h5") as reference:
         names = sorted(reference)
         rows = [{"id": name, "clean_ids": reference[name]["ids"][:].tolist()} for name in names]
-        result = run(causa, tmp_path, rows, "{kind: jacobian, scopes: [semantic], target: gold}")
+        result = run(causa, tmp_path, rows, "{kind: jacobian, scopes: %s, target: gold}" % scopes)
         with h5py.File(result) as file:
-            offsets, scores = file["data/offsets"][:], file["attribution/semantic/score"][:]
+            offsets = file["data/offsets"][:]
+            scores = {scope: file[f"attribution/{scope}/score"][:] for scope in scopes}
         for i, name in enumerate(names):
-            expected, got = reference[name]["semantic"][:], scores[offsets[i]:offsets[i + 1]]
-            assert np.abs(got - expected).max() <= 1e-3 * expected.max(), name
-            assert got[-1] == 0
+            for scope in scopes:
+                expected, got = reference[name][scope][:], scores[scope][offsets[i]:offsets[i + 1]]
+                assert np.abs(got - expected).max() <= 1e-3 * expected.max(), (name, scope)
+                assert got[-1] == 0

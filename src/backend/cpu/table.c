@@ -20,6 +20,7 @@ static const ca_backend_ops cpu_ops = {
     .gather = ca_cpu_gather,
     .scatter_add = ca_cpu_scatter_add,
     .add = ca_cpu_add,
+    .multiply = ca_cpu_multiply,
     .sum_heads = ca_cpu_sum_heads,
     .norm_fwd = ca_cpu_norm_fwd,
     .norm_bwd = ca_cpu_norm_bwd,
