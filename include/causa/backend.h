@@ -129,6 +129,7 @@ typedef struct ca_backend_ops {
     ca_status (*soft_cap_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, double cap);
     ca_status (*soft_cap_bwd)(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
     ca_status (*log_sum_exp)(ca_backend *be, ca_tensor y, ca_tensor x);
+    ca_status (*softmax)(ca_backend *be, ca_tensor y, ca_tensor x);
     ca_status (*top_k)(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
     /* reduce */
     ca_status (*row_norms)(ca_backend *be, ca_tensor y, ca_tensor x);

@@ -121,6 +121,8 @@ ca_status ca_soft_cap_fwd(ca_backend *be, ca_tensor y, ca_tensor x, double cap) 
 ca_status ca_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap) CA_MUST_USE;
 /* y [n] = log sum exp over the last axis of x [n, V]. */
 ca_status ca_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
+/* y = softmax over the last axis of x [..., V]; y == x is allowed. */
+ca_status ca_softmax(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
 /* The k largest of each row of x [n, V], falling; ties by rising index. NaN sorts first.
  * values [n, k], indices [n, k] i32, k <= V. */
 ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x) CA_MUST_USE;

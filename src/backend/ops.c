@@ -359,6 +359,12 @@ ca_status ca_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) {
     CHECK_AND_CALL(log_sum_exp, &dims, arguments, y, x);
 }
 
+ca_status ca_softmax(ca_backend *be, ca_tensor y, ca_tensor x) {
+    const ca_argument arguments[] = {{"y", &y, "*", OUT, &x}, {"x", &x, "*", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(softmax, &dims, arguments, y, x);
+}
+
 ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x) {
     const ca_argument arguments[] = {{"values", &values, "IK", OUT, NULL},
                                      {"indices", &indices, "IK", OUT | CA_INT32, NULL},

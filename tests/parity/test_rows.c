@@ -242,6 +242,12 @@ static void log_sum_exp_case(parity *p, const void *parameters) {
     parity_ok(ca_log_sum_exp(p->be, y, ca_tensor_slice(x, 1, 1, c->width)));
 }
 
+static void softmax_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_inout(p, "x", c->f, 1, SHAPE(2, c->rows, c->width));
+    parity_ok(ca_softmax(p->be, x, x));
+}
+
 /* variant: k = 1, 2, all */
 static void top_k_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
@@ -307,6 +313,7 @@ static const operation operations[] = {
     {"act", act_case, 8, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
     {"soft_cap", soft_cap_case, 2, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"log_sum_exp", log_sum_exp_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
+    {"softmax", softmax_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"top_k", top_k_case, 3, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"row_norms", row_norms_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"row_dots", row_dots_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},

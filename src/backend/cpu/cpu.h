@@ -289,6 +289,7 @@ ca_status ca_cpu_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x
 ca_status ca_cpu_soft_cap_fwd(ca_backend *be, ca_tensor y, ca_tensor x, double cap);
 ca_status ca_cpu_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
 ca_status ca_cpu_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x);
+ca_status ca_cpu_softmax(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
 ca_status ca_cpu_row_norms(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);

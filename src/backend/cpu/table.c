@@ -36,6 +36,7 @@ static const ca_backend_ops cpu_ops = {
     .soft_cap_fwd = ca_cpu_soft_cap_fwd,
     .soft_cap_bwd = ca_cpu_soft_cap_bwd,
     .log_sum_exp = ca_cpu_log_sum_exp,
+    .softmax = ca_cpu_softmax,
     .top_k = ca_cpu_top_k,
     .row_norms = ca_cpu_row_norms,
     .row_dots = ca_cpu_row_dots,

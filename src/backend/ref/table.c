@@ -37,6 +37,7 @@ static const ca_backend_ops operations = {
     .soft_cap_fwd = ca_ref_soft_cap_fwd,
     .soft_cap_bwd = ca_ref_soft_cap_bwd,
     .log_sum_exp = ca_ref_log_sum_exp_rows,
+    .softmax = ca_ref_softmax_rows,
     .top_k = ca_ref_top_k,
     .row_norms = ca_ref_row_norms,
     .row_dots = ca_ref_row_dots,

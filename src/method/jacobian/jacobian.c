@@ -16,8 +16,8 @@ enum { TOP = 10 };
 
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
-     "semantic|temperature|input_x_gradient",
-     "scopes to compute, all from one forward and one backward"},
+     "semantic|temperature|input_x_gradient|integrated_gradients|path_semantic",
+     "scopes to compute; the first three all from one forward and one backward"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
      "as text or #id, A:B for a difference of logits"},
@@ -26,6 +26,10 @@ static const ca_option options[] = {
      "end), subject, {after: \"text\"}; several give a matrix of targets and sources"},
     {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
+    {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
+     "nodes of integrated_gradients and path_semantic"},
+    {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
+     "paths by the midpoint rule (none), or with the nodes and weights of the published code"},
     {0},
 };
 
@@ -53,12 +57,32 @@ static ca_status choose_scopes(const ca_job *job, jacobian *j) {
             if (j->column[k].scope == scope)
                 return ca_config_fail(job->config, path, "expected every scope once, got %s twice",
                                       scope->name);
-        int64_t lanes = scope->lanes(j);
+        int64_t lanes = scope->path ? 0 : scope->lanes(j);
         j->column[j->columns++] =
             (jacobian_column){.scope = scope, .lanes = lanes, .first_lane = j->lanes};
         j->lanes += lanes;
     }
     if (j->columns == 0) return ca_config_fail(job->config, path, "expected at least one scope");
+    return CA_OK;
+}
+
+static bool has_path(const jacobian *j) {
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->path) return true;
+    return false;
+}
+
+/* Paths scale the embeddings: their leaf and their single read are fixed by that. */
+static ca_status check_path(const ca_job *job, jacobian *j) {
+    j->steps = ca_config_int(job->config, "method.steps");
+    j->compat = strcmp(ca_config_text(job->config, "method.compat"), "none") != 0;
+    if (!has_path(j)) return CA_OK;
+    if (j->layer > 0)
+        return ca_config_fail(job->config, "method.layer",
+                              "expected 0 with scopes that are integrated over the embeddings");
+    if (j->matrix)
+        return ca_config_fail(job->config, "method.position",
+                              "expected one position per prompt with scopes that are integrated");
     return CA_OK;
 }
 
@@ -101,6 +125,8 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->cotangents, dtype, 3, {j->tile, n, width}},
         {&j->leaf, dtype, 2, {rows, width}},
         {&j->product, dtype, 2, {rows, width}},
+        {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
+        {&j->probability, dtype, 2, {has_path(j) ? n : 0, job->arch->vocab}},
         {&j->norms, dtype, 1, {rows}},
         {&j->dots, dtype, 1, {rows}},
         {&j->values, dtype, 1, {n}},
@@ -140,8 +166,10 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     ca_status st = CA_OK;
     int64_t count = job->data->count, *lengths = NULL, tokens = 0, slots = j->reads.slots;
     int64_t all = j->lanes * slots, batch = job->batch;
-    j->tile = all < JACOBIAN_TILE ? all : JACOBIAN_TILE;
+    j->tile = all < 1 ? 1 : all < JACOBIAN_TILE ? all : JACOBIAN_TILE;
     ca_pass_limits limits = {.lanes = j->tile, .logits = true};
+    ca_hook hook = ca_jacobian_path_hook(NULL);
+    if (has_path(j)) ca_pass_limits_add_hooks(&limits, &hook, 1);
     CA_TRY(count_rows(job, j, &lengths, &tokens));
     for (;;) { /* fewer rows until pass, batch and the method's tensors fit together */
         CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, slots, batch,
@@ -163,6 +191,14 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                   ca_flops_head(job->arch, j->reads.start[count]) +
                   ca_flops_backward(job->arch, tokens, j->packing.keys,
                                     job->arch->layers - j->layer, all, j->packing.limits.keep);
+    for (int64_t c = 0; c < j->columns; c++) {
+        if (!j->column[c].scope->path) continue;
+        double forward = ca_flops_forward(job->arch, tokens, j->packing.keys, job->arch->layers) +
+                         ca_flops_head(job->arch, count);
+        double backward = ca_flops_backward(job->arch, tokens, j->packing.keys, job->arch->layers,
+                                            1, j->packing.limits.keep);
+        plan->flops += (double)j->steps * (forward + backward) + 2 * forward; /* and the residual */
+    }
 out:
     free(lengths);
     return st;
@@ -183,6 +219,7 @@ static void release(void *state) {
     free(j->score_start);
     free(j->staging);
     free(j->numbers);
+    free(j->residual);
     free(j->row_host);
     free(j->id_host);
     free(j);
@@ -198,6 +235,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     j->gold = strcmp(ca_config_text(job->config, "method.target"), "gold") == 0;
     CA_TRY(ca_jacobian_reads(job, &j->reads));
     j->matrix = j->reads.slots > 1;
+    CA_TRY(check_path(job, j));
     CA_TRY(plan_batches(job, j, plan));
     *state = j;
     return CA_OK;
@@ -220,6 +258,7 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     take_tensors(j, job, &j->buffers);
     CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
     CA_TRY(ca_calloc((size_t)most, sizeof *j->numbers, &j->numbers));
+    CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));
     for (int64_t c = 0; c < j->columns; c++) {
@@ -256,7 +295,13 @@ static ca_status step(void *context, int64_t first, int64_t last) {
     ca_forward forward = ca_forward_all(j->job->model, j->batch);
     CA_TRY(ca_pass_forward(j->pass, &forward));
     CA_TRY(ca_jacobian_predict(j));
+    CA_TRY(ca_jacobian_set_leaf(j));
     CA_TRY(ca_jacobian_lanes(j));
+    for (int64_t c = 0; c < j->columns; c++) {
+        if (!j->column[c].scope->path) continue;
+        CA_TRY(ca_jacobian_path(j, c));
+        CA_TRY(ca_jacobian_write_residual(j, c));
+    }
     CA_TRY(ca_jacobian_write_scores(j));
 out:
     return st;

@@ -44,6 +44,9 @@ typedef enum jacobian_combine {
     COMBINE_PRODUCT      /* |g_t * x_t|, the norm of the elementwise product */
 } jacobian_combine;
 
+/* Function whose gradient is integrated along scaled inputs, for scopes that are (path.c). */
+typedef enum jacobian_path { PATH_NONE, PATH_LOGIT, PATH_LOGPROB } jacobian_path;
+
 struct jacobian;
 
 /* A scope of the table in scope.c: one row and one function. */
@@ -53,6 +56,7 @@ typedef struct jacobian_scope {
     const char *units;
     jacobian_combine combine;
     bool has_signed; /* also g_t . x_t */
+    jacobian_path path;
     /* Vectors per read. */
     int64_t (*lanes)(const struct jacobian *j);
     /* Writes the vectors of all reads of the micro-batch: vectors [lanes, n, D]. Not for paths. */
@@ -76,10 +80,12 @@ typedef struct jacobian {
     jacobian_reads reads;
     jacobian_column column[JACOBIAN_MOST_SCOPES];
     int64_t columns;
-    int64_t lanes; /* vectors per slot, over the scopes of one backward */
-    int64_t tile;  /* lanes of one backward */
-    int64_t top;   /* predictions kept */
-    int64_t layer; /* leaf: the input of this block */
+    int64_t lanes;        /* vectors per slot, over the scopes of one backward */
+    int64_t tile;         /* lanes of one backward */
+    int64_t top;          /* predictions kept */
+    int64_t layer;        /* leaf: the input of this block */
+    int64_t steps;        /* nodes of a path */
+    bool compat;          /* paths as in the published implementation */
     bool gold, matrix;    /* matrix: several positions may be read per prompt */
     int64_t *score_start; /* [N + 1] first score of each prompt in the flat arrays */
     ca_packing packing;
@@ -92,9 +98,11 @@ typedef struct jacobian {
     int64_t first, last; /* examples of the micro-batch */
     int64_t n;           /* its reads */
     ca_tensor ids, others, slot_rows, direction, vectors, slot_vectors, cotangents, leaf, product;
+    ca_tensor path_sum, probability;
     ca_tensor norms, dots, values, lse, top_values, top_ids;
     void *staging;     /* the largest download */
     double *numbers;   /* the same as float64 */
+    double *residual;  /* [examples] of the path scope run last */
     int64_t *row_host; /* [n] */
     int32_t *id_host;  /* [n] */
 } jacobian;
@@ -105,6 +113,18 @@ int64_t ca_jacobian_read_of(const jacobian *j, int64_t example, int64_t slot);
 /* lanes.c: backwards over the last forward; fills the score arrays of the columns. */
 ca_status ca_jacobian_lanes(jacobian *j) CA_MUST_USE;
 
+/* Values of the leaf for the last forward, to be set before any reduction. */
+ca_status ca_jacobian_set_leaf(jacobian *j) CA_MUST_USE;
+/* Adds what a gradient [T, D] of a column gives to the scores of a slot. */
+ca_status ca_jacobian_reduce(jacobian *j, int64_t column, int64_t slot,
+                             ca_tensor gradient) CA_MUST_USE;
+
+/* path.c: a scope that is integrated; fills its scores and j->residual. Leaves another forward in
+ * the pass. */
+ca_status ca_jacobian_path(jacobian *j, int64_t column) CA_MUST_USE;
+/* The hook that such scopes run with. alpha: read when it is called. */
+ca_hook ca_jacobian_path_hook(double *alpha);
+
 /* predict.c: top tokens, argmax targets, directions and values of the reads, written to the file.
  */
 ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
@@ -112,6 +132,8 @@ ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
 /* output.c: the datasets of the method. */
 ca_status ca_jacobian_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
+/* Completeness residual f(x) - f(0) - sum of signed scores of a path, per prompt. */
+ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) CA_MUST_USE;
 ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
 
 /* answer.c: per prompt the prediction and the tokens that moved it most, for the terminal. */

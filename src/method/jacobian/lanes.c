@@ -56,21 +56,23 @@ out:
 }
 
 /* Values x of the leaf [T, D], which scores multiply gradients with. */
-static ca_status set_leaf(jacobian *j) {
+ca_status ca_jacobian_set_leaf(jacobian *j) {
     const ca_model *m = j->job->model;
-    if (j->layer > 0) return ca_copy(m->backend, j->leaf, ca_pass_resid(j->pass, j->layer));
-    return ca_gather(m->backend, j->leaf, m->embed, j->batch->ids_b, m->arch.embed_scale, false);
+    ca_tensor leaf = ca_tensor_slice(j->leaf, 0, 0, j->batch->sequences.rows);
+    if (j->layer > 0) return ca_copy(m->backend, leaf, ca_pass_resid(j->pass, j->layer));
+    return ca_gather(m->backend, leaf, m->embed, j->batch->ids_b, m->arch.embed_scale, false);
 }
 
 /* Adds what one lane gives to the scores of its slot. norm, dot: [T] of the packed rows. */
-static void combine(jacobian *j, lane_place place, const double *norm, const double *dot) {
-    const jacobian_column *c = &j->column[place.column];
+static void combine(jacobian *j, int64_t column, int64_t slot, const double *norm,
+                    const double *dot) {
+    const jacobian_column *c = &j->column[column];
     const ca_sequences *s = &j->batch->sequences;
     for (int64_t i = j->first; i < j->last; i++) {
-        if (ca_jacobian_read_of(j, i, place.slot) < 0) continue;
+        if (ca_jacobian_read_of(j, i, slot) < 0) continue;
         int64_t tokens = j->job->data->examples[i].clean.count, n = i - j->first;
         int64_t row = s->row_start[n], rows = s->row_start[n + 1] - row;
-        int64_t at = j->score_start[i] - j->score_start[j->first] + place.slot * tokens;
+        int64_t at = j->score_start[i] - j->score_start[j->first] + slot * tokens;
         for (int64_t t = 0; t < rows; t++) {
             double value = norm[row + t];
             if (c->scope->combine == COMBINE_SUM_SQUARES)
@@ -83,24 +85,24 @@ static void combine(jacobian *j, lane_place place, const double *norm, const dou
 }
 
 /* Norms and dot products of one lane's gradient [T, D]. */
-static ca_status reduce_lane(jacobian *j, lane_place place, ca_tensor gradient) {
+ca_status ca_jacobian_reduce(jacobian *j, int64_t column, int64_t slot, ca_tensor gradient) {
     ca_status st = CA_OK;
     ca_backend *be = j->job->backend;
-    const jacobian_scope *scope = j->column[place.column].scope;
+    const jacobian_scope *scope = j->column[column].scope;
     int64_t rows = j->batch->sequences.rows;
     ca_tensor norms = ca_tensor_slice(j->norms, 0, 0, rows),
               dots = ca_tensor_slice(j->dots, 0, 0, rows);
-    ca_tensor sized = gradient;
+    ca_tensor sized = gradient, leaf = ca_tensor_slice(j->leaf, 0, 0, rows);
     double *norm = j->numbers, *dot = j->numbers + rows;
     if (scope->combine == COMBINE_PRODUCT) {
         sized = ca_tensor_slice(j->product, 0, 0, rows);
-        CA_TRY(ca_multiply(be, sized, gradient, j->leaf));
+        CA_TRY(ca_multiply(be, sized, gradient, leaf));
     }
     CA_TRY(ca_row_norms(be, norms, sized));
-    if (scope->has_signed) CA_TRY(ca_row_dots(be, dots, gradient, j->leaf));
+    if (scope->has_signed) CA_TRY(ca_row_dots(be, dots, gradient, leaf));
     CA_TRY(ca_method_download_f64(be, norms, j->staging, norm));
     if (scope->has_signed) CA_TRY(ca_method_download_f64(be, dots, j->staging, dot));
-    combine(j, place, norm, dot);
+    combine(j, column, slot, norm, dot);
 out:
     return st;
 }
@@ -120,8 +122,9 @@ static ca_status run_tile(jacobian *j, int64_t first, int64_t count) {
     CA_TRY(ca_pass_backward(j->pass, &request, &gradient));
     for (int64_t r = 0; r < count; r++) {
         ca_tensor lane = ca_tensor_slice(gradient, 0, r, 1);
-        CA_TRY(reduce_lane(j, place_of(j, first + r),
-                           ca_tensor_2d(lane.data, lane.dtype, rows, width)));
+        lane_place place = place_of(j, first + r);
+        CA_TRY(ca_jacobian_reduce(j, place.column, place.slot,
+                                  ca_tensor_2d(lane.data, lane.dtype, rows, width)));
     }
 out:
     return st;
@@ -130,15 +133,13 @@ out:
 ca_status ca_jacobian_lanes(jacobian *j) {
     ca_status st = CA_OK;
     int64_t width = j->job->arch->width, slots = 0;
-    ca_tensor whole = j->vectors, leaf = j->leaf;
+    ca_tensor whole = j->vectors;
     if (j->lanes == 0) return CA_OK;
     for (int64_t i = j->first; i < j->last; i++) {
         int64_t n = j->reads.start[i + 1] - j->reads.start[i];
         if (n > slots) slots = n;
     }
     j->vectors = ca_tensor_3d(whole.data, whole.dtype, j->lanes, j->n, width);
-    j->leaf = ca_tensor_slice(leaf, 0, 0, j->batch->sequences.rows);
-    CA_TRY(set_leaf(j));
     for (int64_t c = 0; c < j->columns; c++) {
         const jacobian_column *column = &j->column[c];
         if (column->lanes)
@@ -149,6 +150,5 @@ ca_status ca_jacobian_lanes(jacobian *j) {
         CA_TRY(run_tile(j, first, all - first < j->tile ? all - first : j->tile));
 out:
     j->vectors = whole;
-    j->leaf = leaf;
     return st;
 }

@@ -33,6 +33,11 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
         snprintf(path, sizeof path, "%s/signed%s", group, j->matrix ? "_matrix" : "");
         CA_TRY(ca_result_reserve(r, path, CA_RESULT_F32, scores));
     }
+    if (c->scope->path) {
+        snprintf(path, sizeof path, "%s/residual", group);
+        CA_TRY(
+            ca_result_reserve(r, path, CA_RESULT_F64, (ca_result_shape){1, {count}, {"example"}}));
+    }
     if (j->matrix) {
         snprintf(path, sizeof path, "%s/matrix_offsets", group);
         CA_TRY(ca_result_put(r, path, CA_RESULT_I64, (ca_result_shape){1, {count + 1}, {"example"}},
@@ -105,6 +110,12 @@ ca_status ca_jacobian_write_scores(jacobian *j) {
     }
 out:
     return st;
+}
+
+ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
+    char path[96];
+    snprintf(path, sizeof path, "/attribution/%s/residual", j->column[column].scope->name);
+    return ca_result_write(j->job->result, path, j->first, j->last - j->first, j->residual);
 }
 
 /* Means over all reads, those of an earlier, interrupted run included. */

@@ -63,6 +63,18 @@ static const jacobian_scope scopes[] = {
      .has_signed = true,
      .lanes = one_lane,
      .vectors = semantic},
+    {.name = "integrated_gradients",
+     .target = "log-probability of the target token, integrated from zero embeddings",
+     .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
+     .combine = COMBINE_PRODUCT,
+     .has_signed = true,
+     .path = PATH_LOGPROB},
+    {.name = "path_semantic",
+     .target = "logit of the target token, integrated from zero embeddings",
+     .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
+     .combine = COMBINE_PRODUCT,
+     .has_signed = true,
+     .path = PATH_LOGIT},
 };
 
 const jacobian_scope *ca_jacobian_scope_find(const char *name) {
