@@ -61,6 +61,22 @@ def capture_result(causa, results, demo_result):
 
 
 @pytest.fixture(scope="session")
+def sweep_result(causa, results):
+    """The demo with its leaf at three layers."""
+    causa("run", "configs/demo.yaml", "sweep={method.layer: [0, 1, 2]}",
+          f"output={results / 'sweep'}")
+    return results / "sweep" / "index.h5"
+
+
+@pytest.fixture(scope="session")
+def matrix_result(causa, results):
+    path = results / "matrix.h5"
+    causa("run", "configs/demo.yaml", f"output={path}", "method.position=all",
+          "method.scopes=[semantic, temperature, input_x_gradient]")
+    return path
+
+
+@pytest.fixture(scope="session")
 def text_model(tmp_path_factory):
     """A small Llama that reads text: weights of a fixture, a vocabulary that fits a tokenizer."""
     return files.write_text_model(tmp_path_factory.mktemp("models") / "text")
