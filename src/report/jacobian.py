@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Token attribution: per prompt one heat map a scope and the most probable next tokens."""
+"""Token attribution: per prompt one heat map a scope and the most probable next tokens.
+
+A prompt that is a series of numbers is drawn as one. Matrices, evaluations and spectra have
+modules of their own.
+"""
 
 import numpy as np
 
+import alignment
+import charts
+import evaluation
 import page
+import series
+import spectrum
 import tokens
 from page import Section
 
@@ -12,18 +21,46 @@ MAX_FIGURES = 4  # prompts that are also drawn as PNG files
 MAX_BARS = 7
 
 # Scopes that explain the whole predicted distribution and have no single target token.
-OF_DISTRIBUTION = {"fisher", "temperature"}
+LEAVE_ONE_OUT = "leave-one-out"
+OF_DISTRIBUTION = {"fisher", "temperature", LEAVE_ONE_OUT}
 
 
 def sections(result, figures):
-    scopes = [s for s in result.members("/attribution") if result.has(f"/attribution/{s}/score")]
-    prompts = Prompts(result)
-    if not scopes or prompts.count == 0:
+    maps, prompts = score_maps(result), Prompts(result)
+    aligned = alignment.sections(result, figures, prompts)
+    if prompts.count == 0 or not (maps or aligned):
         return [Section("Attribution", page.note("The file holds no attribution scores."))]
-    return [
-        Section("Targets", targets(prompts)),
-        Section("Influence of each token", heat_maps(result, figures, prompts, scopes)),
-    ]
+    parts = [Section("Targets", targets(prompts))] + evaluation.sections(result, figures)
+    if maps:
+        parts.append(Section("Influence of each token", heat_maps(result, figures, prompts, maps)))
+    return parts + aligned + spectrum.sections(result, figures)
+
+
+class Map:
+    """Scores of one scope: of all tokens, and of words where the file has them."""
+
+    def __init__(self, name, tokens_scores, word_scores, about):
+        self.name, self.scores, self.words = name, tokens_scores, word_scores
+        title = page.escape(name.replace("_", " "))
+        rest = f" · {page.escape(' · '.join(about))}" if about else ""
+        self.caption = f"<figcaption><b>{title}</b>{rest}</figcaption>"
+        self.word_caption = f"<figcaption><b>{title}</b> · words</figcaption>"
+
+
+def score_maps(result):
+    """One Map a scope, then the leave-one-out reference if it was evaluated."""
+    maps = []
+    for scope in result.members("/attribution"):
+        folder = f"/attribution/{scope}"
+        if result.has_in(folder, "score"):
+            about = result.attributes(folder)
+            about = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
+            maps.append(Map(scope, result.array(f"{folder}/score"),
+                            result.array(f"{folder}/word_score"), about))
+    reference = result.array("/evaluation/loo/kl")
+    if maps and reference is not None:
+        maps.append(Map(LEAVE_ONE_OUT, reference, None, ["KL divergence when the token is ablated"]))
+    return maps
 
 
 class Prompts:
@@ -34,6 +71,7 @@ class Prompts:
         self.count = len(self.ids)
         self.offsets = result.array("/data/offsets")
         self._pieces = result.texts("/data/pieces") or []
+        self._word_offsets = result.array("/data/word_offsets")
         self._position = result.array("/data/position")
         self._target = result.array("/data/target")
         self._target_piece = result.texts("/data/target_piece")
@@ -43,6 +81,19 @@ class Prompts:
 
     def pieces(self, index):
         return self._pieces[self.offsets[index] : self.offsets[index + 1]]
+
+    def words(self, index):
+        """First word of the prompt, and its words as (first, last) tokens of the prompt.
+
+        /data/word_offsets [words + 1]: where each word begins among the tokens of all prompts.
+        """
+        if self._word_offsets is None:
+            return 0, []
+        first, last = self.offsets[index], self.offsets[index + 1]
+        start = int(np.searchsorted(self._word_offsets, first))
+        end = int(np.searchsorted(self._word_offsets, last))
+        bounds = (self._word_offsets[start : end + 1] - first).tolist()
+        return start, list(zip(bounds[:-1], bounds[1:]))
 
     def position(self, index):
         return int(self._position[index]) if self._position is not None else -1
@@ -95,32 +146,50 @@ def left_out(prompts):
     return page.note(f"{more} more prompts are in the file but not on this page.") if more > 0 else ""
 
 
-def caption(result, scope):
-    about = result.attributes(f"/attribution/{scope}")
-    words = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
-    rest = f" · {page.escape(' · '.join(words))}" if words else ""
-    return f"<figcaption><b>{page.escape(scope.replace('_', ' '))}</b>{rest}</figcaption>"
-
-
-def heat_maps(result, figures, prompts, scopes):
-    scores = {scope: result.array(f"/attribution/{scope}/score") for scope in scopes}
-    parts = [page.note("Darker is more influential; colours span the least to the greatest score "
-                       "of one prompt and scope. The target is red. Hover a token for its score.")]
+def heat_maps(result, figures, prompts, maps):
+    parts = [page.note(
+        "Darker is more influential; every map has its own colours, from the least to the greatest "
+        "score of one prompt and scope. The Fisher score is a sum of squared norms, those of other "
+        "scopes are norms: compare orders, not sizes. The target is red. Hover a token for its score.")]
     for index in range(min(prompts.count, MAX_PROMPTS)):
-        first, last = prompts.offsets[index], prompts.offsets[index + 1]
-        pieces, maps = prompts.pieces(index), []
-        for scope in scopes:
-            target = tokens.DISTRIBUTION if scope in OF_DISTRIBUTION else prompts.target(index)
-            at = tokens.place_target(len(pieces), prompts.position(index), target)
-            values = scores[scope][first:last].astype(float).tolist()
-            maps.append(f"<figure>{caption(result, scope)}"
-                        f"{tokens.heat_map(pieces, values, target, at)}</figure>")
-            if index < MAX_FIGURES:
-                figures.heat_map(f"prompt-{index:03d}-{scope}", pieces, values, target, at)
+        numbers = series.find(prompts.pieces(index), prompts.position(index))
+        cards = "".join(card(figures, prompts, index, one) for one in maps)
+        if numbers is not None:
+            cards = series_plot(figures, prompts, index, numbers, maps) + page.fold("tokens", cards)
+        beside = predictions(figures, prompts, index)
         parts.append(f'<div class="prompt"><h3>{page.escape(prompts.ids[index])}</h3>'
-                     f'<div class="pair"><div>{"".join(maps)}</div>'
-                     f"{predictions(figures, prompts, index)}</div></div>")
+                     f'<div class="pair"><div>{cards}</div>{beside}</div></div>')
     return "".join(parts) + left_out(prompts)
+
+
+def card(figures, prompts, index, one):
+    """The heat map of one prompt and scope, with that of its words below."""
+    first, last = prompts.offsets[index], prompts.offsets[index + 1]
+    pieces = prompts.pieces(index)
+    target = tokens.DISTRIBUTION if one.name in OF_DISTRIBUTION else prompts.target(index)
+    at = tokens.place_target(len(pieces), prompts.position(index), target)
+    values = one.scores[first:last].astype(float).tolist()
+    if index < MAX_FIGURES:
+        figures.heat_map(f"prompt-{index:03d}-{one.name}", pieces, values, target, at)
+    markup = f"<figure>{one.caption}{tokens.heat_map(pieces, values, target, at)}</figure>"
+    start, spans = prompts.words(index)
+    if one.words is None or not spans:
+        return markup
+    words = ["".join(pieces[first:last]) for first, last in spans]
+    values = one.words[start : start + len(spans)].astype(float).tolist()
+    if at is not None:  # the word that holds the target
+        at = next((i for i, (_, last) in enumerate(spans) if last > at), len(spans))
+    return (f"{markup}<figure>{one.word_caption}"
+            f"{tokens.heat_map(words, values, target, at)}</figure>")
+
+
+def series_plot(figures, prompts, index, numbers, maps):
+    first, last = prompts.offsets[index], prompts.offsets[index + 1]
+    influence = {one.name: numbers.influence(one.name, one.scores[first:last]) for one in maps}
+    png = charts.series(figures, f"prompt-{index:03d}-series", numbers.values, influence,
+                        numbers.target)
+    return page.picture(png, f"{prompts.ids[index]}: influence of each number",
+                        "bars: influence of a number, all its tokens taken together · line: its value")
 
 
 def predictions(figures, prompts, index):

@@ -62,6 +62,8 @@ figure img { max-width: 100%; height: auto; background: #fff; border-radius: 8px
 .prompt { border-top: 1px solid var(--line); padding-top: 18px; margin-top: 18px; }
 .prompt:first-of-type { border-top: 0; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 28px; align-items: flex-start; }
+.side { display: flex; flex-wrap: wrap; gap: 0 20px; align-items: flex-start; }
+.side figure { flex: 0 1 540px; min-width: 300px; }
 .heat { display: flex; align-items: flex-start; gap: 6px; }
 .card { background: #fff; color: #000; border: 1px solid var(--line); border-radius: 8px;
   padding: 20px; max-width: 600px; min-width: 220px; line-height: 2.2; font-weight: 700;
