@@ -12,22 +12,21 @@ MAX_TOKENS = 120  # of a side that is drawn
 
 
 def sections(result, figures, prompts):
-    positions, of_prompt = (result.array(f"/attribution/{name}")
-                            for name in ("positions", "position_offsets"))
     scopes = [s for s in result.members("/attribution") if result.has_in(f"/attribution/{s}", "matrix")]
-    if not scopes or positions is None or of_prompt is None or max(np.diff(of_prompt), default=0) < 2:
+    if prompts.one_read or not scopes:
         return []
     parts = [page.note(
         "Row: the token explained. Column: the token whose embedding moves it. Every row has its own "
         "colours, from its least to its greatest score, which stands at its right; grey tokens come "
         "too late to matter.")]
     for index in range(min(prompts.count, MAX_PROMPTS)):
-        read = positions[of_prompt[index] : of_prompt[index + 1]]
-        pieces = prompts.pieces(index)
-        if max(len(read), len(pieces)) > MAX_TOKENS:
-            drawn = page.note(f"{len(read)} × {len(pieces)} tokens are too many to draw.")
+        rows, columns = len(prompts.reads(index)), len(prompts.pieces(index))
+        if rows == 0 or columns == 0:
+            continue
+        if max(rows, columns) > MAX_TOKENS:
+            drawn = page.note(f"{rows} × {columns} tokens are too many to draw.")
         else:
-            drawn = "".join(picture(result, figures, prompts, index, scope, read) for scope in scopes)
+            drawn = "".join(picture(result, figures, prompts, index, scope) for scope in scopes)
         parts.append(f'<div class="prompt"><h3>{page.escape(prompts.ids[index])}</h3>'
                      f'<div class="side">{drawn}</div></div>')
     if prompts.count > MAX_PROMPTS:
@@ -36,23 +35,20 @@ def sections(result, figures, prompts):
     return [Section("What each token rests on", "".join(parts))]
 
 
-def picture(result, figures, prompts, index, scope, read):
-    pieces = prompts.pieces(index)
-    offsets = result.array(f"/attribution/{scope}/matrix_offsets")
-    flat = result.file[f"/attribution/{scope}/matrix"][offsets[index] : offsets[index + 1]]
-    block = flat.astype(float).reshape(len(read), len(pieces))
-    unseen = np.arange(len(pieces))[None, :] > np.asarray(read)[:, None]
-    block = np.where(unseen, np.nan, block)
-    rows = [explained(prompts, index, int(position)) for position in read]
-    png = charts.alignment(figures, f"prompt-{index:03d}-{scope}-matrix", block, rows, pieces,
+def picture(result, figures, prompts, index, scope):
+    pieces, reads = prompts.pieces(index), prompts.reads(index)
+    first, last = result.array(f"/attribution/{scope}/matrix_offsets")[index : index + 2]
+    flat = result.file[f"/attribution/{scope}/matrix"][first:last].astype(float)
+    positions = np.array([prompts.position(read) for read in reads])
+    unseen = np.arange(len(pieces)) > positions[:, None]
+    block = np.where(unseen, np.nan, flat.reshape(len(reads), len(pieces)))
+    png = charts.alignment(figures, f"prompt-{index:03d}-{scope}-matrix", block,
+                           [explained(prompts, read) for read in reads], pieces,
                            scope.replace("_", " "))
     return page.picture(png, f"{scope} of {prompts.ids[index]}: explained tokens by source tokens")
 
 
-def explained(prompts, index, position):
-    """Text of the token after a position; after the last one the target or the prediction."""
-    pieces = prompts.pieces(index)
-    if position + 1 < len(pieces):
-        return pieces[position + 1]
-    predicted = prompts.predictions(index)
-    return prompts.target(index) or (predicted[0][0] if predicted else "(next)")
+def explained(prompts, read):
+    """The token that a row is about: the target, without one the prediction."""
+    target, predicted = prompts.target(read), prompts.predictions(read)
+    return target if target is not None else predicted[0][0] if predicted else "(next)"

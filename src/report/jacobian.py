@@ -26,7 +26,8 @@ OF_DISTRIBUTION = {"fisher", "temperature", LEAVE_ONE_OUT}
 
 
 def sections(result, figures):
-    maps, prompts = score_maps(result), Prompts(result)
+    prompts = Prompts(result)
+    maps = score_maps(result) if prompts.one_read else []
     aligned = alignment.sections(result, figures, prompts)
     if prompts.count == 0 or not (maps or aligned):
         return [Section("Attribution", page.note("The file holds no attribution scores."))]
@@ -64,7 +65,10 @@ def score_maps(result):
 
 
 class Prompts:
-    """The prompts of a result: pieces, position read, target and predictions of each."""
+    """The prompts of a result, and what was read of them: position, target and predictions.
+
+    A prompt has one read, of its own index, or several when the file has matrices.
+    """
 
     def __init__(self, result):
         self.ids = result.texts("/data/id") or []
@@ -72,6 +76,8 @@ class Prompts:
         self.offsets = result.array("/data/offsets")
         self._pieces = result.texts("/data/pieces") or []
         self._word_offsets = result.array("/data/word_offsets")
+        self._reads = result.array("/attribution/position_offsets")
+        self.one_read = self._reads is None
         self._position = result.array("/data/position")
         self._target = result.array("/data/target")
         self._target_piece = result.texts("/data/target_piece")
@@ -95,50 +101,56 @@ class Prompts:
         bounds = (self._word_offsets[start : end + 1] - first).tolist()
         return start, list(zip(bounds[:-1], bounds[1:]))
 
-    def position(self, index):
-        return int(self._position[index]) if self._position is not None else -1
+    def reads(self, index):
+        return range(index, index + 1) if self.one_read else range(*self._reads[index : index + 2])
 
-    def target_id(self, index):
-        return int(self._target[index]) if self._target is not None else -1
+    def position(self, read):
+        return int(self._position[read]) if self._position is not None else -1
 
-    def target(self, index):
+    def target_id(self, read):
+        return int(self._target[read]) if self._target is not None else -1
+
+    def target(self, read):
         """Text of the target token, None when there is none."""
-        if self._target_piece is None or self.target_id(index) < 0:
+        if self._target_piece is None or self.target_id(read) < 0:
             return None
-        return self._target_piece[index]
+        return self._target_piece[read]
 
-    def predictions(self, index):
+    def predictions(self, read):
         """[(piece, probability)], the most probable first."""
         if self._predicted is None or self._probability is None:
             return []
-        return list(zip(self._predicted[index], self._probability[index].astype(float)))
+        return list(zip(self._predicted[read], self._probability[read].astype(float)))
 
-    def probability_of(self, index, token):
+    def probability_of(self, read, token):
         """Probability of a token id when it is among the predictions, else None."""
         if self._predicted_id is None or self._probability is None:
             return None
-        found = np.flatnonzero(self._predicted_id[index] == token)
-        return float(self._probability[index][found[0]]) if len(found) else None
+        found = np.flatnonzero(self._predicted_id[read] == token)
+        return float(self._probability[read][found[0]]) if len(found) else None
 
 
 def targets(prompts):
     rows = []
-    shown = min(prompts.count, MAX_PROMPTS)
-    for index in range(shown):
-        target, predicted = prompts.target(index), prompts.predictions(index)
-        probability = prompts.probability_of(index, prompts.target_id(index))
-        rows.append([
-            prompts.ids[index],
-            str(prompts.position(index)),
-            page.piece(target) if target is not None else "–",
-            str(prompts.target_id(index)) if target is not None else "–",
-            f"{probability:.4f}" if probability is not None else "–",
-            page.piece(predicted[0][0]) if predicted else "–",
-            f"{predicted[0][1]:.4f}" if predicted else "–",
-        ])
+    for index in range(min(prompts.count, MAX_PROMPTS)):
+        rows += [target_row(prompts, index, read) for read in prompts.reads(index)]
     header = ["prompt", "position", "target", "id", "p(target)", "predicted", "p(predicted)"]
     markup = page.table(header, rows, numbers={1, 3, 4, 6}) + left_out(prompts)
-    return markup if shown <= 12 else page.fold(f"{shown} targets", markup)
+    return markup if len(rows) <= 12 else page.fold(f"{len(rows)} targets", markup)
+
+
+def target_row(prompts, index, read):
+    target, predicted = prompts.target(read), prompts.predictions(read)
+    probability = prompts.probability_of(read, prompts.target_id(read))
+    return [
+        prompts.ids[index],
+        str(prompts.position(read)),
+        page.piece(target) if target is not None else "–",
+        str(prompts.target_id(read)) if target is not None else "–",
+        f"{probability:.4f}" if probability is not None else "–",
+        page.piece(predicted[0][0]) if predicted else "–",
+        f"{predicted[0][1]:.4f}" if predicted else "–",
+    ]
 
 
 def left_out(prompts):

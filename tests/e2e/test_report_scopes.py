@@ -44,22 +44,29 @@ def write_scopes(path, prompts, positions, targets):
         for scope in SCOPES:
             group = file.create_group(f"attribution/{scope}", track_order=True)
             score = rng.random(total) ** 6 * 8
-            for start, read in zip(file["data/offsets"][:-1], positions):
-                score[start + read + 1:] *= np.arange(total - start - read - 1) >= 10 ** 9
+            offsets = file["data/offsets"][:]
+            for start, end, read in zip(offsets[:-1], offsets[1:], positions):
+                score[start + read + 1:end] = 0
             group["score"] = score.astype(np.float32)
             group.attrs.update({"target": "logit of the target", "units": "norm"})
 
 
-def write_translation(path):
-    write_scopes(path, SENTENCES, [10, 5], [" sleeps", " Yes"])
+def write_matrices(path, prompts, scopes=("semantic", "fisher")):
+    """Every position but the last is read, and explains the token after it."""
     rng = np.random.default_rng(6)
-    with h5py.File(path, "a") as file:
-        lengths = [len(prompt) for prompt in SENTENCES]
-        file["attribution/positions"] = np.concatenate([np.arange(n) for n in lengths])
-        file["attribution/position_offsets"] = np.concatenate([[0], np.cumsum(lengths)])
-        for scope in ("semantic", "fisher"):
-            blocks = [np.tril(rng.random((n, n)) ** 3 * 10) for n in lengths]
-            group = file[f"attribution/{scope}"]
+    counts = [len(prompt) - 1 for prompt in prompts]
+    targets = [piece for prompt in prompts for piece in prompt[1:]]
+    with h5py.File(path, "w", track_order=True) as file:
+        write_head(file, "jacobian", prompts)
+        del file["data/position"]
+        positions = np.concatenate([np.arange(count) for count in counts])
+        file["data/position"] = file["attribution/positions"] = positions
+        file["data/target"] = np.arange(len(targets), dtype=np.int32)
+        file["data/target_piece"] = np.array(targets, dtype=text_type())
+        file["attribution/position_offsets"] = np.concatenate([[0], np.cumsum(counts)])
+        for scope in scopes:
+            blocks = [np.tril(rng.random((n, n + 1)) ** 3 * 10) for n in counts]
+            group = file.create_group(f"attribution/{scope}")
             group["matrix"] = np.concatenate([b.ravel() for b in blocks]).astype(np.float32)
             group["matrix_offsets"] = np.concatenate([[0], np.cumsum([b.size for b in blocks])])
 
@@ -154,34 +161,19 @@ def test_words(tmp_path):
 
 def test_matrix_page(tmp_path):
     path = tmp_path / "translation.h5"
-    write_translation(path)
-    text = page_of(path)
-    assert "What each token rests on" in text
-    assert {f"prompt-{i:03d}-{scope}-matrix.png" for i in range(2)
-            for scope in ("semantic", "fisher")} <= figures_of(path)
-    assert not any("temperature-matrix" in name for name in figures_of(path))
-
-
-def test_matrix_without_scores(tmp_path):
-    path = tmp_path / "matrix.h5"
-    write_translation(path)
-    with h5py.File(path, "a") as file:
-        for scope in SCOPES:
-            del file[f"attribution/{scope}/score"]
+    write_matrices(path, SENTENCES)
     text = page_of(path)
     assert "What each token rests on" in text and "Influence of each token" not in text
+    assert "17 targets" in text
+    assert figures_of(path) == {f"prompt-{i:03d}-{scope}-matrix.png" for i in range(2)
+                                for scope in ("semantic", "fisher")}
 
 
 def test_a_large_matrix_is_named_and_not_drawn(tmp_path):
     path = tmp_path / "large.h5"
-    count = 130
-    write_scopes(path, [["a"] * count], [count - 2], ["a"])
-    with h5py.File(path, "a") as file:
-        file["attribution/positions"] = np.arange(count)
-        file["attribution/position_offsets"] = np.array([0, count])
-        file["attribution/fisher/matrix"] = np.zeros(count * count, np.float32)
-        file["attribution/fisher/matrix_offsets"] = np.array([0, count * count])
-    assert "130 × 130 tokens are too many to draw." in page_of(path)
+    write_matrices(path, [["a"] * 130, ["b"] * 3], ["fisher"])
+    assert "129 × 130 tokens are too many to draw." in page_of(path)
+    assert figures_of(path) == {"prompt-001-fisher-matrix.png"}
 
 
 # ---- evaluations
@@ -192,7 +184,7 @@ def test_evaluation_page(tmp_path):
     write_evaluations(path)
     text = page_of(path)
     for expected in ("Ablation (AOPC)", "− random", "Spearman ρ", "Kendall τ", "0.550", "7.500",
-                     "leave-one-out", "Fisher spectrum", "90.0 ± 0.0 %"):
+                     "leave-one-out", "semantic: aopc", "Fisher spectrum", "90.0 ± 0.0 %"):
         assert expected in text, expected
     assert {"aopc.png", "fisher-spectrum.png"} <= figures_of(path)
 
