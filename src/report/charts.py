@@ -44,7 +44,9 @@ def series(figures, name, values, influence, target):
     for axes, (scope, scores) in zip(panels[:, 0], influence.items()):
         series_panel(axes, values, scores, target)
         axes.set_title(scope.replace("_", " "), size=10, loc="left", weight="bold")
-    ticks = [index for index in range(0, len(values), 50) if target is None or target - index > 12]
+    step = 50 if len(values) > 100 else 10
+    ticks = [index for index in range(0, len(values), step)
+             if target is None or target - index > step // 4]
     axes.set_xticks(ticks + ([target] if target is not None else []))
     axes.set_xticklabels([str(index) for index in ticks] + (["target"] if target is not None else []))
     if target is not None:
@@ -136,14 +138,15 @@ def ablation_curves(axes, fractions, curves):
                       color=colour_of(scope, curves), marker="o", markersize=4, linewidth=1.6,
                       elinewidth=1, capsize=2, linestyle="--" if scope == "random" else "-",
                       label=scope.replace("_", " "))
-    axes.axhline(0, color="#8a929b", linewidth=0.8)
+    axes.axhline(0, color="#8a929b", linewidth=0.8, zorder=1)
+    axes.margins(y=0.08)
     axes.set_xticks(x)
     axes.set_xticklabels([f"{share:g} %" for share in x])
     axes.set_xlabel("tokens ablated")
     axes.set_ylabel("Δ log-probability")
     axes.set_title("Effect of ablating the most influential tokens", size=10, loc="left")
     soft_grid(axes, "y")
-    axes.legend(frameon=False, fontsize=8.5)
+    axes.legend(edgecolor="none", framealpha=1, fontsize=8.5)
 
 
 def ablation_differences(axes, differences, names, baseline):
@@ -175,6 +178,7 @@ def spectrum(figures, name, values, trace):
     left.plot(ranks, np.exp(np.nanmean(np.log(positive), axis=0)), color="black", marker="o",
               markersize=3, label="geometric mean")
     left.set(xscale="log", yscale="log", xlabel="number of the eigenvalue", ylabel="eigenvalue")
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     left.legend(frameon=False, fontsize=8.5)
     shares = np.cumsum(values, axis=1) / trace[:, None]
     mean, spread = shares.mean(axis=0), shares.std(axis=0, ddof=1) if len(shares) > 1 else 0
