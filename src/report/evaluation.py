@@ -76,7 +76,8 @@ def spread(values):
 
 
 def aopc_table(fractions, curves, areas, pairs, baseline):
-    header = ["scope", *(f"Δ at {100 * share:g} %" for share in fractions), "AOPC", "±",
+    header = ["scope", *(f"Δ at {100 * share:g} %" for share in fractions),
+              "AOPC" if len(fractions) > 1 else "Δ", "±",
               f"− {baseline.replace('_', ' ')}", "±", "better on"]
     rows = []
     for scope in sorted(areas, key=lambda name: areas[name].mean()):
@@ -105,14 +106,14 @@ def loo(result):
     if not about:
         return None
     names = [name for name in LOO_COLUMNS if any(name in values for values in about.values())]
-    names += sorted({name for values in about.values() for name in values} - set(names))
-    rows = [[scope.replace("_", " "), *(cell(values.get(name)) for name in names)]
-            for scope, values in about.items()]
+    rows = [[scope.replace("_", " "), *(cell(values.get(name), values.get(name + "_sem"))
+                                        for name in names)] for scope, values in about.items()]
     markup = page.note(
         "Each token's embedding is ablated alone; the divergence KL(clean ‖ ablated) of the next "
         "token is the reference that the scores are compared with. The percentile is the place of a "
-        "scope's highest token in the order of the reference: 0 is best, 50 is chance.")
-    header = ["scope", *(LOO_COLUMNS.get(name, name.replace("_", " ")) for name in names)]
+        "scope's highest token in the order of the reference: 0 is best, 50 is chance. ± are "
+        f"{NORMAL_95} standard errors over prompts.")
+    header = ["scope", *(LOO_COLUMNS[name] for name in names)]
     return Section("Agreement with leave-one-out",
                    markup + page.table(header, rows, numbers=set(range(1, len(header)))))
 
@@ -121,5 +122,9 @@ def numbers(attributes):
     return {name: value for name, value in attributes.items() if isinstance(value, float)}
 
 
-def cell(value):
-    return f"{value:.3f}" if value is not None and np.isfinite(value) else "–"
+def cell(mean, error):
+    """A mean with the half width of its interval where the file has its standard error."""
+    if mean is None or not np.isfinite(mean):
+        return "–"
+    known = error is not None and np.isfinite(error)
+    return f"{mean:.3f} ± {NORMAL_95 * error:.3f}" if known else f"{mean:.3f}"

@@ -82,8 +82,8 @@ def join(*parts):
 # ---- numbers
 
 
-# Not headlines: the run has a section, errors and agreements of many scopes stand in tables.
-NO_HEADLINE = re.compile(r"/run(/.*)?@.*|/evaluation/loo/.*|.*@sem")
+# Not headlines: the run has a section, and of an evaluation only AOPC stands outside its tables.
+NO_HEADLINE = re.compile(r"/run(/.*)?@.*|/evaluation/.*@(?!aopc$).*")
 
 
 def headline(result):

@@ -82,12 +82,12 @@ def write_evaluations(path, prompts=24):
             group = file.create_group(f"evaluation/aopc/{scope}")
             noise = rng.normal(0, 0.3, (prompts, 3)) if scope in ("temperature", "random") else 0
             group["delta_logprob"] = np.array([-6.0, -8.0, -9.5]) + by + rows + noise
-            group.attrs.update({"aopc": -1.25, "sem": 0.02})
+            group.attrs.update({"aopc": -1.25, "sem": 0.02, "published_sem": 0.01})
         file["evaluation/aopc"].attrs["fractions"] = FRACTIONS
         file["evaluation/loo/kl"] = file["attribution/semantic/score"][:] ** 2
         for scope in SCOPES:
             file.create_group(f"evaluation/loo/{scope}").attrs.update(
-                {"spearman": 0.55, "kendall": 0.4, "top1_percentile": 7.5})
+                {"spearman": 0.55, "spearman_sem": 0.01, "kendall": 0.4, "top1_percentile": 7.5})
         values = np.sort(rng.random((prompts, 16)) ** 4, axis=1)[:, ::-1]
         file["attribution/fisher/eigenvalues"] = values.astype(np.float32)
         file["attribution/fisher/trace"] = values.sum(axis=1) / 0.9
@@ -183,9 +183,10 @@ def test_evaluation_page(tmp_path):
     path = tmp_path / "aopc.h5"
     write_evaluations(path)
     text = page_of(path)
-    for expected in ("Ablation (AOPC)", "− random", "Spearman ρ", "Kendall τ", "0.550", "7.500",
+    for expected in ("Ablation (AOPC)", "− random", "Spearman ρ", "Kendall τ", "0.550 ± 0.020", "7.500",
                      "leave-one-out", "semantic: aopc", "Fisher spectrum", "90.0 ± 0.0 %"):
         assert expected in text, expected
+    assert "published sem" not in text and "semantic: spearman" not in text
     assert {"aopc.png", "fisher-spectrum.png"} <= figures_of(path)
 
 
