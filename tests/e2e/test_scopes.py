@@ -4,6 +4,9 @@
 Scores are stored as float32, so agreement with float64 references ends at 1e-7 of the largest.
 """
 
+import json
+import struct
+
 import files
 import h5py
 import numpy as np
@@ -118,3 +121,42 @@ def test_paths_refuse_other_leaves_and_matrices(run_ids):
     assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], position="all"), check=False)
     assert done.returncode == 2 and "method.position: expected one position" in done.stderr
+
+
+def unembedding(model):
+    """The tied float32 embedding of a one-file model."""
+    raw = (files.MODELS / model / "model.safetensors").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8:8 + size])
+    entry, = (header[name] for name in header if name.endswith(("wte.weight", "embed_tokens.weight")))
+    first, last = entry["data_offsets"]
+    values = np.frombuffer(raw[8 + size:][first:last], "<f4").astype(float)
+    return values.reshape(entry["shape"])
+
+
+def dense_fisher(logits, w):
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    centred = np.sqrt(p)[:, None] * (w - p @ w)
+    return centred.T @ centred
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama3-gqa-new"])
+@pytest.mark.parametrize("rank", [1, 4, "full"])
+def test_fisher_eigenvalues(run_ids, model, rank):
+    """Against a dense decomposition in float64; pairs converge to 1e-5 of the largest, and an
+    eigenvalue's error is the square of its vector's."""
+    w = unembedding(model)
+    prompts = [ids for ids, *_ in reference(model)]
+    with h5py.File(files.MODELS / model / "reference.h5") as file:
+        logits = [prompt["logits"][-1] for prompt in file["prompt"].values()]
+    path = run_ids(prompts, dict(ARGMAX, scopes=["fisher"], rank=rank), *F64, model=model)
+    with h5py.File(path) as file:
+        values, traces = file["attribution/fisher/eigenvalues"][:], file["attribution/fisher/trace"][:]
+    for value, trace, z in zip(values, traces, logits):
+        expected = np.linalg.eigvalsh(dense_fisher(z, w))[::-1]
+        assert np.abs(value - expected[:len(value)]).max() <= 1e-8 * expected[0]
+        assert abs(trace - expected.sum()) <= 1e-9 * expected.sum()
+    if rank == "full":
+        assert values.shape[1] == w.shape[1]
+        near(values.sum(axis=1), traces, 1e-9)

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Largest eigenpairs of F by block Krylov iteration: the products F X = W^T (p * (W X)) - mu (mu . X)
- * of all blocks of a few reads are two matrix products on the backend; the small orthogonalisations
- * and eigenproblems are solved on the host in float64.
+ * Largest eigenpairs of F by block Krylov iteration: the products F X = W^T (p * (W X)) - mu (mu .
+ * X) of all blocks of a few reads are two matrix products on the backend; the small
+ * orthogonalisations and eigenproblems are solved on the host in float64.
  */
 #include "fisher.h"
 #include "common.h"
 
 #include "causa/ops.h"
 
-#include <assert.h>
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
@@ -21,10 +20,10 @@ static const double TOLERANCE = 1e-5; /* residual |F u - lambda u| of the larges
 
 /* The Krylov basis of one read, on the host. */
 typedef struct basis {
-    int64_t size;     /* vectors in q and fq */
-    double *q, *fq;   /* [most, D] orthonormal vectors and F times them */
-    double *value;    /* [rank] */
-    double *vector;   /* [rank, D] unit eigenvectors */
+    int64_t size;   /* vectors in q and fq */
+    double *q, *fq; /* [most, D] orthonormal vectors and F times them */
+    double *value;  /* [rank] */
+    double *vector; /* [rank, D] unit eigenvectors */
     bool done;
 } basis;
 
@@ -39,6 +38,7 @@ struct jacobian_fisher {
     double *x_host;    /* [block, chunk, D] */
     double *projected; /* [most, most] */
     double *spectrum;  /* [most] */
+    double *random;    /* [D] */
     void *staging;
 };
 
@@ -53,7 +53,8 @@ static void set_sizes(jacobian_fisher *f, const ca_arch *a, int64_t most_reads, 
 }
 
 /* The tensors; with buffers == NULL they are only measured. */
-static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype, method_buffers *buffers) {
+static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype,
+                            method_buffers *buffers) {
     int64_t n = f->chunk, top = min64(f->block, a->vocab);
     const struct {
         ca_tensor *tensor;
@@ -77,12 +78,15 @@ static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype
         int64_t count = 1;
         for (int k = 0; k < list[i].rank; k++) count *= list[i].shape[k];
         bytes += ca_method_buffer_bytes(count, list[i].dtype);
-        if (buffers) *list[i].tensor = ca_method_buffers_take(buffers, list[i].dtype, list[i].rank, list[i].shape);
+        if (buffers)
+            *list[i].tensor =
+                ca_method_buffers_take(buffers, list[i].dtype, list[i].rank, list[i].shape);
     }
     return (int64_t)bytes;
 }
 
-int64_t ca_jacobian_fisher_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_reads, int64_t rank) {
+int64_t ca_jacobian_fisher_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_reads,
+                                 int64_t rank) {
     jacobian_fisher f = {0};
     set_sizes(&f, arch, most_reads, rank);
     return take_tensors(&f, arch, dtype, NULL);
@@ -109,18 +113,21 @@ void ca_jacobian_fisher_free(jacobian_fisher *f) {
     free(f->x_host);
     free(f->projected);
     free(f->spectrum);
+    free(f->random);
     free(f->staging);
     free(f);
 }
 
-ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, int64_t rank, jacobian_fisher **out) {
+ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, int64_t rank,
+                                    jacobian_fisher **out) {
     ca_status st = CA_OK;
     const ca_arch *a = &model->arch;
     jacobian_fisher *f = NULL;
     CA_TRY(ca_calloc(1, sizeof *f, &f));
     f->model = model;
     set_sizes(f, a, most_reads, rank);
-    CA_TRY(ca_method_buffers_create(model->backend, (size_t)take_tensors(f, a, model->dtype, NULL), &f->buffers));
+    CA_TRY(ca_method_buffers_create(model->backend, (size_t)take_tensors(f, a, model->dtype, NULL),
+                                    &f->buffers));
     take_tensors(f, a, model->dtype, &f->buffers);
     size_t width = (size_t)a->width, most = (size_t)f->most;
     CA_TRY(ca_calloc((size_t)f->chunk, sizeof *f->bases, &f->bases));
@@ -135,6 +142,7 @@ ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, i
     CA_TRY(ca_calloc((size_t)(f->block * f->chunk) * width, sizeof(double), &f->staging));
     CA_TRY(ca_calloc(most * most, sizeof(double), &f->projected));
     CA_TRY(ca_calloc(most, sizeof(double), &f->spectrum));
+    CA_TRY(ca_calloc(width, sizeof(double), &f->random));
     CA_TRY(ca_row_dots(model->backend, f->row_square, model->head, model->head));
     *out = f;
     f = NULL;
@@ -171,17 +179,17 @@ static bool append_vector(basis *b, const double *x, int64_t width) {
 
 /* Appends up to `room` vectors; pseudo-random ones where the candidates are dependent, so that all
  * reads grow alike. */
-static void append_block(basis *b, const double *candidates, int64_t stride, int64_t count, int64_t width, uint64_t seed) {
-    ca_philox_key key = {seed, ca_stream("jacobian.fisher")};
-    double random[4096];
+static void append_block(jacobian_fisher *f, basis *b, const double *candidates, int64_t stride,
+                         int64_t count) {
+    ca_philox_key key = {0, ca_stream("jacobian.fisher")};
+    int64_t width = f->model->arch.width;
     for (int64_t k = 0; k < count; k++) {
         if (append_vector(b, candidates + k * stride, width)) continue;
-        for (uint64_t attempt = 0;; attempt++) {
-            assert(width <= (int64_t)(sizeof random / sizeof *random));
+        do {
             for (int64_t d = 0; d < width; d++)
-                random[d] = ca_philox_normal(key, ((uint64_t)b->size << 32) + (attempt << 24) + (uint64_t)d);
-            if (append_vector(b, random, width)) break;
-        }
+                f->random[d] = ca_philox_normal(key, (uint64_t)(b->size * width + d));
+            key.seed++;
+        } while (!append_vector(b, f->random, width));
     }
 }
 
@@ -190,9 +198,12 @@ static ca_status solve(jacobian_fisher *f, basis *b) {
     ca_status st = CA_OK;
     int64_t m = b->size, width = f->model->arch.width;
     for (int64_t i = 0; i < m; i++)
-        for (int64_t k = 0; k <= i; k++) f->projected[i * m + k] = dot(b->q + i * width, b->fq + k * width, width);
+        for (int64_t k = 0; k <= i; k++)
+            f->projected[i * m + k] = dot(b->q + i * width, b->fq + k * width, width);
     if (LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', (int)m, f->projected, (int)m, f->spectrum) != 0)
-        return ca_fail(CA_E_NUMERIC, "fisher: the eigenvalues of a matrix of %lld rows were not found", (long long)m);
+        return ca_fail(CA_E_NUMERIC,
+                       "fisher: the eigenvalues of a matrix of %lld rows were not found",
+                       (long long)m);
     b->done = true;
     for (int64_t i = 0; i < f->rank; i++) {
         double *u = b->vector + i * width, residual = 0;
@@ -207,7 +218,8 @@ static ca_status solve(jacobian_fisher *f, basis *b) {
                 fu[d] += c * b->fq[k * width + d];
             }
         }
-        for (int64_t d = 0; d < width; d++) residual += (fu[d] - b->value[i] * u[d]) * (fu[d] - b->value[i] * u[d]);
+        for (int64_t d = 0; d < width; d++)
+            residual += (fu[d] - b->value[i] * u[d]) * (fu[d] - b->value[i] * u[d]);
         if (sqrt(residual) > TOLERANCE * b->value[0]) b->done = false;
     }
     if (m == width) b->done = true; /* the whole space */
@@ -216,15 +228,18 @@ static ca_status solve(jacobian_fisher *f, basis *b) {
 
 /* ---- backend: many reads ---- */
 
-static ca_tensor of_reads(ca_tensor t, int64_t n) { return ca_tensor_3d(t.data, t.dtype, t.shape[0], n, t.shape[2]); }
+static ca_tensor of_reads(ca_tensor t, int64_t n) {
+    return ca_tensor_3d(t.data, t.dtype, t.shape[0], n, t.shape[2]);
+}
 
 /* p, mu and the trace sum_i p_i |w_i|^2 - |mu|^2 of a chunk. */
 static ca_status set_distribution(jacobian_fisher *f, ca_tensor logits, double *trace) {
     ca_status st = CA_OK;
     ca_backend *be = f->model->backend;
-    int64_t n = logits.shape[0], width = f->model->arch.width;
+    int64_t n = logits.shape[0];
     ca_tensor p = ca_tensor_slice(f->p, 0, 0, n), mu = ca_tensor_slice(f->mu, 0, 0, n);
-    ca_tensor traces = ca_tensor_slice(f->traces, 0, 0, n), squares = ca_tensor_slice(f->squares, 0, 0, n);
+    ca_tensor traces = ca_tensor_slice(f->traces, 0, 0, n),
+              squares = ca_tensor_slice(f->squares, 0, 0, n);
     CA_TRY(ca_softmax(be, p, logits));
     CA_TRY(ca_matmul(be, mu, p, f->model->head, (ca_tensor){0}, (ca_matmul_options){.alpha = 1}));
     CA_TRY(ca_row_dots(be, traces, p, ca_tensor_repeat(f->row_square, n)));
@@ -241,20 +256,23 @@ static ca_status start(jacobian_fisher *f, ca_tensor logits) {
     ca_status st = CA_OK;
     ca_backend *be = f->model->backend;
     int64_t n = logits.shape[0], width = f->model->arch.width, top = f->top_ids.shape[1];
-    ca_tensor values = ca_tensor_slice(f->top_values, 0, 0, n), ids = ca_tensor_slice(f->top_ids, 0, 0, n);
+    ca_tensor values = ca_tensor_slice(f->top_values, 0, 0, n),
+              ids = ca_tensor_slice(f->top_ids, 0, 0, n);
     CA_TRY(ca_top_k(be, values, ids, logits));
-    ca_tensor flat = ca_tensor_1d(ids.data, CA_I32, n * top), rows = ca_tensor_2d(f->x.data, f->x.dtype, n * top, width);
+    ca_tensor flat = ca_tensor_1d(ids.data, CA_I32, n * top),
+              rows = ca_tensor_2d(f->x.data, f->x.dtype, n * top, width);
     CA_TRY(ca_gather(be, rows, f->model->head, flat, 1, false)); /* [n, top, D] */
     CA_TRY(ca_method_download_f64(be, rows, f->staging, f->x_host));
     for (int64_t i = 0; i < n; i++) {
         basis *b = &f->bases[i];
         double *candidates = f->x_host + i * top * width;
         for (int64_t k = 0; k < top; k++)
-            for (int64_t d = 0; d < width; d++) candidates[k * width + d] -= f->mu_host[i * width + d];
+            for (int64_t d = 0; d < width; d++)
+                candidates[k * width + d] -= f->mu_host[i * width + d];
         b->size = 0;
         b->done = false;
-        append_block(b, candidates, width, top, width, (uint64_t)i);
-        if (top < f->block) append_block(b, candidates, 0, f->block - top, width, (uint64_t)i);
+        append_block(f, b, candidates, width, top);
+        append_block(f, b, candidates, 0, f->block - top); /* a vocabulary smaller than the block */
     }
 out:
     return st;
@@ -265,7 +283,8 @@ static ca_status multiply(jacobian_fisher *f, int64_t n, int64_t block) {
     ca_status st = CA_OK;
     const ca_model *m = f->model;
     int64_t width = m->arch.width, vocab = m->arch.vocab, first = f->bases[0].size - block;
-    ca_tensor x = ca_tensor_slice(of_reads(f->x, n), 0, 0, block), fx = ca_tensor_slice(of_reads(f->fx, n), 0, 0, block);
+    ca_tensor x = ca_tensor_slice(of_reads(f->x, n), 0, 0, block),
+              fx = ca_tensor_slice(of_reads(f->fx, n), 0, 0, block);
     ca_tensor product = ca_tensor_slice(of_reads(f->product, n), 0, 0, block);
     ca_tensor rows = ca_tensor_2d(x.data, x.dtype, block * n, width);
     for (int64_t k = 0; k < block; k++)
@@ -280,15 +299,18 @@ static ca_status multiply(jacobian_fisher *f, int64_t n, int64_t block) {
             }
         }
     CA_TRY(ca_upload(m->backend, x, f->staging));
-    CA_TRY(ca_linear_fwd(m->backend, ca_tensor_2d(product.data, product.dtype, block * n, vocab), rows, m->head, (ca_tensor){0}));
-    CA_TRY(ca_multiply(m->backend, product, product, ca_tensor_repeat(ca_tensor_slice(f->p, 0, 0, n), block)));
+    CA_TRY(ca_linear_fwd(m->backend, ca_tensor_2d(product.data, product.dtype, block * n, vocab),
+                         rows, m->head, (ca_tensor){0}));
+    CA_TRY(ca_multiply(m->backend, product, product,
+                       ca_tensor_repeat(ca_tensor_slice(f->p, 0, 0, n), block)));
     CA_TRY(ca_linear_bwd(m->backend, fx, product, m->head));
     CA_TRY(ca_method_download_f64(m->backend, fx, f->staging, f->x_host));
     for (int64_t k = 0; k < block; k++)
         for (int64_t i = 0; i < n; i++) {
             const double *mu = f->mu_host + i * width, *q = f->bases[i].q + (first + k) * width;
             double *fq = f->bases[i].fq + (first + k) * width, along = dot(mu, q, width);
-            for (int64_t d = 0; d < width; d++) fq[d] = f->x_host[(k * n + i) * width + d] - along * mu[d];
+            for (int64_t d = 0; d < width; d++)
+                fq[d] = f->x_host[(k * n + i) * width + d] - along * mu[d];
         }
 out:
     return st;
@@ -319,19 +341,24 @@ static ca_status iterate(jacobian_fisher *f, ca_tensor logits) {
         if (room == 0) break;
         block = min64(block, room);
         for (int64_t i = 0; i < n; i++)
-            append_block(&f->bases[i], f->bases[i].fq + last * width, width, block, width, (uint64_t)i);
+            append_block(f, &f->bases[i], f->bases[i].fq + last * width, width, block);
     }
-    st = ca_fail(CA_E_NUMERIC, "fisher: %lld eigenpairs have not converged to %g of the largest after %lld products: lower method.rank",
+    st = ca_fail(CA_E_NUMERIC,
+                 "fisher: %lld eigenpairs have not converged to %g of the largest after %lld "
+                 "products: lower method.rank",
                  (long long)f->rank, TOLERANCE, (long long)f->most);
 out:
     return st;
 }
 
 /* vectors [rank, n of all, D] at the reads [first, first + n): sqrt(lambda) u. */
-static ca_status store(jacobian_fisher *f, int64_t first, int64_t n, ca_tensor vectors, double *eigenvalues) {
+static ca_status store(jacobian_fisher *f, int64_t first, int64_t n, ca_tensor vectors,
+                       double *eigenvalues) {
     ca_status st = CA_OK;
     int64_t width = f->model->arch.width;
-    for (int64_t i = 0; i < n; i++) memcpy(eigenvalues + (first + i) * f->rank, f->bases[i].value, (size_t)f->rank * sizeof(double));
+    for (int64_t i = 0; i < n; i++)
+        memcpy(eigenvalues + (first + i) * f->rank, f->bases[i].value,
+               (size_t)f->rank * sizeof(double));
     for (int64_t k = 0; k < f->rank; k++) {
         for (int64_t i = 0; i < n; i++)
             for (int64_t d = 0; d < width; d++) {
@@ -342,13 +369,15 @@ static ca_status store(jacobian_fisher *f, int64_t first, int64_t n, ca_tensor v
                     ((float *)f->staging)[i * width + d] = (float)v;
             }
         ca_tensor lane = ca_tensor_slice(ca_tensor_slice(vectors, 0, k, 1), 1, first, n);
-        CA_TRY(ca_upload(f->model->backend, ca_tensor_2d(lane.data, lane.dtype, n, width), f->staging));
+        CA_TRY(ca_upload(f->model->backend, ca_tensor_2d(lane.data, lane.dtype, n, width),
+                         f->staging));
     }
 out:
     return st;
 }
 
-ca_status ca_jacobian_fisher_eigenpairs(jacobian_fisher *f, ca_tensor logits, ca_tensor vectors, double *eigenvalues, double *trace) {
+ca_status ca_jacobian_fisher_eigenpairs(jacobian_fisher *f, ca_tensor logits, ca_tensor vectors,
+                                        double *eigenvalues, double *trace) {
     ca_status st = CA_OK;
     int64_t reads = logits.shape[0];
     for (int64_t first = 0; first < reads; first += f->chunk) {

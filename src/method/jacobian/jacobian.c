@@ -16,14 +16,17 @@ enum { TOP = 10 };
 
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
-     "semantic|temperature|input_x_gradient|integrated_gradients|path_semantic",
-     "scopes to compute; the first three all from one forward and one backward"},
+     "semantic|temperature|fisher|input_x_gradient|integrated_gradients|path_semantic",
+     "scopes to compute; the first four all from one forward and one backward"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
      "as text or #id, A:B for a difference of logits"},
     {"method.position", CA_OPTION_ANY, "last", NULL, NULL,
      "tokens whose prediction is read: last, all, an index or a list of indices (negative from the "
      "end), subject, {after: \"text\"}; several give a matrix of targets and sources"},
+    {"method.rank", CA_OPTION_INT, "1", "1..", "full",
+     "eigenpairs of the Fisher information that the fisher scope keeps; full: all, the exact "
+     "trace"},
     {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
     {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
@@ -84,6 +87,28 @@ static ca_status check_path(const ca_job *job, jacobian *j) {
         return ca_config_fail(job->config, "method.position",
                               "expected one position per prompt with scopes that are integrated");
     return CA_OK;
+}
+
+/* Eigenpairs asked for; more than the width of the model are refused. */
+static ca_status choose_rank(const ca_job *job, jacobian *j) {
+    j->rank = job->arch->width;
+    if (ca_config_is_word(job->config, "method.rank")) return CA_OK;
+    j->rank = ca_config_int(job->config, "method.rank");
+    if (j->rank <= job->arch->width) return CA_OK;
+    return ca_config_fail(job->config, "method.rank",
+                          "expected at most the model's width %lld, got %lld",
+                          (long long)job->arch->width, (long long)j->rank);
+}
+
+static bool has_fisher(const jacobian *j) {
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->combine == COMBINE_SUM_SQUARES) return true;
+    return false;
+}
+
+static int64_t fisher_bytes(const jacobian *j, const ca_job *job) {
+    return has_fisher(j) ? ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank)
+                         : 0;
 }
 
 static ca_status choose_layer(const ca_job *job, jacobian *j) {
@@ -175,14 +200,14 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
         CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, slots, batch,
                                job->memory, &j->packing));
         measure_batches(job, j);
-        if (j->packing.bytes + take_tensors(j, job, NULL) <= job->memory || job->batch ||
-            j->packing.batches == count)
+        if (j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) <= job->memory ||
+            job->batch || j->packing.batches == count)
             break;
         batch = j->packing.limits.rows / 2 > 1 ? j->packing.limits.rows / 2 : 1;
         ca_packing_free(&j->packing);
     }
     ca_method_plan_packing(&j->packing, plan);
-    plan->work_bytes += take_tensors(j, job, NULL);
+    plan->work_bytes += take_tensors(j, job, NULL) + fisher_bytes(j, job);
     plan->host_bytes += j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
     plan->examples = count;
     plan->tokens = tokens;
@@ -191,6 +216,8 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                   ca_flops_head(job->arch, j->reads.start[count]) +
                   ca_flops_backward(job->arch, tokens, j->packing.keys,
                                     job->arch->layers - j->layer, all, j->packing.limits.keep);
+    if (has_fisher(j))
+        plan->flops += (double)j->reads.start[count] * ca_jacobian_fisher_flops(job->arch, j->rank);
     for (int64_t c = 0; c < j->columns; c++) {
         if (!j->column[c].scope->path) continue;
         double forward = ca_flops_forward(job->arch, tokens, j->packing.keys, job->arch->layers) +
@@ -219,6 +246,8 @@ static void release(void *state) {
     free(j->score_start);
     free(j->staging);
     free(j->numbers);
+    ca_jacobian_fisher_free(j->fisher);
+    free(j->eigenvalues);
     free(j->residual);
     free(j->row_host);
     free(j->id_host);
@@ -229,6 +258,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     ca_status st = CA_OK;
     jacobian *j = NULL;
     CA_TRY(ca_calloc(1, sizeof *j, &j));
+    CA_TRY(choose_rank(job, j));
     CA_TRY(choose_scopes(job, j));
     CA_TRY(choose_layer(job, j));
     j->top = job->arch->vocab < TOP ? job->arch->vocab : TOP;
@@ -258,6 +288,10 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     take_tensors(j, job, &j->buffers);
     CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
     CA_TRY(ca_calloc((size_t)most, sizeof *j->numbers, &j->numbers));
+    if (has_fisher(j)) {
+        CA_TRY(ca_jacobian_fisher_create(job->model, j->most_reads, j->rank, &j->fisher));
+        CA_TRY(ca_calloc((size_t)(j->most_reads * j->rank), sizeof(double), &j->eigenvalues));
+    }
     CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));

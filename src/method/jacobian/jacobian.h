@@ -18,6 +18,7 @@
 
 #include "causa/method.h"
 #include "common.h"
+#include "fisher.h"
 
 /* What is explained at a read: the logit of `id`, or logit(id) - logit(other). */
 typedef struct jacobian_read {
@@ -84,6 +85,7 @@ typedef struct jacobian {
     int64_t tile;         /* lanes of one backward */
     int64_t top;          /* predictions kept */
     int64_t layer;        /* leaf: the input of this block */
+    int64_t rank;         /* eigenpairs of the Fisher scope */
     int64_t steps;        /* nodes of a path */
     bool compat;          /* paths as in the published implementation */
     bool gold, matrix;    /* matrix: several positions may be read per prompt */
@@ -100,11 +102,13 @@ typedef struct jacobian {
     ca_tensor ids, others, slot_rows, direction, vectors, slot_vectors, cotangents, leaf, product;
     ca_tensor path_sum, probability;
     ca_tensor norms, dots, values, lse, top_values, top_ids;
-    void *staging;     /* the largest download */
-    double *numbers;   /* the same as float64 */
-    double *residual;  /* [examples] of the path scope run last */
-    int64_t *row_host; /* [n] */
-    int32_t *id_host;  /* [n] */
+    void *staging;           /* the largest download */
+    double *numbers;         /* the same as float64 */
+    jacobian_fisher *fisher; /* NULL without that scope */
+    double *eigenvalues;     /* [n, rank] */
+    double *residual;        /* [examples] of the path scope run last */
+    int64_t *row_host;       /* [n] */
+    int32_t *id_host;        /* [n] */
 } jacobian;
 
 /* The read of a micro-batch that is slot s of example i, or -1. */

@@ -33,6 +33,15 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
         snprintf(path, sizeof path, "%s/signed%s", group, j->matrix ? "_matrix" : "");
         CA_TRY(ca_result_reserve(r, path, CA_RESULT_F32, scores));
     }
+    if (c->scope->combine == COMBINE_SUM_SQUARES) {
+        int64_t reads = j->reads.start[count];
+        CA_TRY(ca_result_attribute_int(r, group, "rank", j->rank));
+        CA_TRY(
+            ca_result_reserve(r, "/attribution/fisher/eigenvalues", CA_RESULT_F64,
+                              (ca_result_shape){2, {reads, j->rank}, {"position", "eigenpair"}}));
+        CA_TRY(ca_result_reserve(r, "/attribution/fisher/trace", CA_RESULT_F64,
+                                 (ca_result_shape){1, {reads}, {"position"}}));
+    }
     if (c->scope->path) {
         snprintf(path, sizeof path, "%s/residual", group);
         CA_TRY(

@@ -41,6 +41,22 @@ out:
     return st;
 }
 
+/* Fisher: v_i = sqrt(lambda_i) u_i of the largest eigenpairs of the Fisher information at y, so
+ * that the sum of |J^T v_i|^2 is the truncated trace of J^T F J. */
+static int64_t fisher_lanes(const jacobian *j) { return j->rank; }
+
+static ca_status fisher(jacobian *j, ca_tensor vectors) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    int64_t first = j->reads.start[j->first];
+    CA_TRY(ca_jacobian_fisher_eigenpairs(j->fisher, ca_pass_logits(j->pass), vectors,
+                                         j->eigenvalues, j->numbers));
+    CA_TRY(ca_result_write(r, "/attribution/fisher/eigenvalues", first, j->n, j->eigenvalues));
+    CA_TRY(ca_result_write(r, "/attribution/fisher/trace", first, j->n, j->numbers));
+out:
+    return st;
+}
+
 static const jacobian_scope scopes[] = {
     {.name = "semantic",
      .target = "logit of the target token (difference of logits for a contrast)",
@@ -56,6 +72,12 @@ static const jacobian_scope scopes[] = {
      .has_signed = true,
      .lanes = one_lane,
      .vectors = temperature},
+    {.name = "fisher",
+     .target = "the whole distribution: Fisher information of the next token",
+     .units = "sum over the largest eigenpairs of lambda |J^T u|^2, not square-rooted",
+     .combine = COMBINE_SUM_SQUARES,
+     .lanes = fisher_lanes,
+     .vectors = fisher},
     {.name = "input_x_gradient",
      .target = "logit of the target token (difference of logits for a contrast)",
      .units = "Euclidean norm of x * d logit / d x, elementwise; signed: their dot product",
