@@ -159,8 +159,12 @@ double ca_seconds(void);          /* monotonic */
 int64_t ca_peak_host_bytes(void); /* peak resident set of this process */
 int64_t ca_host_bytes(void);      /* resident set now */
 
-/* Set by SIGTERM and SIGUSR1 (stop at the next step, write a checkpoint) and SIGINT. 0 = none. */
+/* From here on SIGTERM and SIGUSR1 (stop at the next step, write a checkpoint) and SIGINT only set
+ * what ca_signal_received gives; a second SIGINT ends the process. Call before any other thread is
+ * started: later threads inherit that these signals are blocked. Files that grow beyond a limit
+ * become an error of write instead of SIGXFSZ. */
 void ca_signals_install(void);
+/* The first signal received, 0 = none. */
 int ca_signal_received(void);
 /* CA_OK, or the status with which a run that noticed the signal ends. */
 ca_status ca_signal_status(void) CA_MUST_USE;

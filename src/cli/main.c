@@ -32,7 +32,6 @@ out:
 int main(int argc, char **argv) {
     const cli_command *command;
     cli_arguments arguments;
-    ca_signals_install();
     ca_status st = ca_cli_parse(argc, argv, &command, &arguments);
     if (st == CA_OK) st = run_command(command, &arguments);
     if (st != CA_OK) print_error();

@@ -224,6 +224,7 @@ ca_status ca_cli_run(const cli_arguments *arguments) {
     cli_session s = {0};
     point_range range;
     if (arguments->dry_run) return ca_cli_plan(arguments);
+    ca_signals_install();
     CA_TRY(ca_cli_session_open(arguments, &s));
     int64_t points = ca_document_points(s.document);
     CA_TRY(choose_points(arguments, points, &range));

@@ -59,6 +59,13 @@ class Result:
     def has(self, path):
         return path in self.file
 
+    def is_group(self, path):
+        return path in self.file and isinstance(self.file[path], h5py.Group)
+
+    def has_in(self, group, name):
+        """Whether `group` is a group (and no dataset) with a member of that name."""
+        return self.is_group(group) and name in self.file[group]
+
     def array(self, path):
         """A whole numeric dataset, None when it is absent."""
         return self.file[path][()] if path in self.file else None

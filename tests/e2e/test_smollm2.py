@@ -6,6 +6,7 @@ The references lie in tests/fixtures/smollm2, whose README says how they were ma
 
 import json
 import pathlib
+import time
 
 import h5py
 import numpy as np
@@ -68,3 +69,20 @@ def test_scopes_equal_the_published_implementation(causa, tmp_path):
                 expected, got = reference[name][scope][:], scores[scope][offsets[i]:offsets[i + 1]]
                 assert np.abs(got - expected).max() <= 1e-3 * expected.max(), (name, scope)
                 assert got[-1] == 0
+
+
+@pytest.mark.parametrize("delay", [2.0, 2.3, 2.6, 2.9])
+def test_stop_signal_within_large_products(causa, tmp_path, delay):
+    """A stop request while a library computes ends in a checkpoint: its kernels and a signal handler
+    on their stack do not go together, which small models do not show."""
+    prompts = [json.loads(line)["ids"] * 6 for line in (REFERENCE / "continuations.jsonl").open()]
+    data, config, result = tmp_path / "rows.json", tmp_path / "run.yaml", tmp_path / "run.h5"
+    data.write_text(json.dumps([{"clean_ids": ids} for ids in prompts * 40]))
+    config.write_text(f"name: run\nmodel: {MODEL}\nbatch: 512\ndata: {{file: {data}}}\n"
+                      "method: {kind: jacobian, target: argmax}\n")
+    running = causa("run", config, f"output={result}", wait=False)
+    time.sleep(delay)
+    running.terminate()
+    _, words = running.communicate(timeout=60)
+    assert running.returncode == 75, words
+    assert not result.exists() and not result.with_name("run.h5.tmp").exists()
