@@ -225,7 +225,7 @@ def test_columns(refuse_rows):
     ({"kind": "capture", "sites": ["embed"], "positions": "subject"}, ["needs the column subject"]),
     ({"kind": "capture", "sites": ["embed"], "positions": {"after": "x"}}, ["prompt as text"]),
     ({"kind": "jacobian", "target": "#1", "position": 3}, ["position 3 is outside the prompt"]),
-    ({"kind": "jacobian"}, ["target gold needs an answer or a token after"]),
+    ({"kind": "jacobian"}, ["target gold needs a token after position 0 or an answer"]),
 ])
 def test_positions(refuse_rows, method, words):
     long, short = {"clean_ids": [1, 2, 3, 4]}, {"id": "short", "clean_ids": [1, 2, 3]}
