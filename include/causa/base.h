@@ -94,6 +94,9 @@ ca_status ca_string_append(ca_string *s, const char *bytes, size_t count) CA_MUS
 ca_status ca_string_printf(ca_string *s, const char *format, ...) CA_PRINTF(2, 3) CA_MUST_USE;
 void ca_string_free(ca_string *s);
 
+/* "1.5 GiB" into `text`, which is returned. */
+const char *ca_bytes_text(int64_t bytes, char text[32]);
+
 /* Levenshtein distance; used for "did you mean" hints. */
 int ca_edit_distance(const char *a, const char *b);
 /* The nearest of `names` to `word` when it is near enough to be a typing error, else NULL. */

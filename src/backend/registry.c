@@ -59,7 +59,8 @@ static ca_status open_best(int threads, ca_backend **out) {
             ca_error_clear();
             return CA_OK;
         }
-        ca_log(CA_LOG_INFO, "backend auto: passing over %s: %s", entries[i]->name, ca_error_text());
+        ca_log(entries[i]->libraries ? CA_LOG_WARNING : CA_LOG_DEBUG,
+               "backend auto: passing over %s: %s", entries[i]->name, ca_error_text());
     }
     return st;
 }

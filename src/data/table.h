@@ -9,8 +9,7 @@
 
 typedef enum cell_kind { CELL_ABSENT, CELL_TEXT, CELL_INT, CELL_LIST, CELL_OTHER } cell_kind;
 
-/* A value. CSV cells are texts; JSON ones keep their kind (floats are CELL_OTHER with their text).
- */
+/* A value. CSV cells are texts; JSON ones keep their kind (floats: CELL_OTHER and their text). */
 typedef struct cell {
     cell_kind kind;
     const char *text; /* TEXT: UTF-8, NUL-terminated; else the value as JSON text */

@@ -30,6 +30,8 @@ class Result:
         self.name = os.path.splitext(os.path.basename(path))[0]
         if not os.path.exists(path):
             raise NotAResult("expected a result file, got no such file")
+        if os.path.isdir(path):
+            raise NotAResult("expected an HDF5 file, got a folder")
         try:
             self.file = h5py.File(path, "r")
         except OSError as error:

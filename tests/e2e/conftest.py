@@ -49,11 +49,11 @@ def demo_result(causa, results):
 
 @pytest.fixture(scope="session")
 def capture_result(causa, results, demo_result):
-    """The model and the prompts of the demo, with another method."""
+    """The file of configs/capture-smollm2.yaml, but from the model and the prompts of the demo."""
     with h5py.File(demo_result, "r") as file:
         blocks = re.split(r"^(?=\w)", file.attrs["config"], flags=re.MULTILINE)
     kept = [block for block in blocks if block.startswith(("model:", "data:"))]
-    config, path = results / "capture.yaml", results / "capture.h5"
+    config, path = results / "capture.yaml", results / "capture-smollm2.h5"
     config.write_text("name: capture\n" + "".join(kept) +
                       "method: {kind: capture, sites: ['blocks.*.resid_post', blocks.0.attn.z]}\n")
     causa("run", config, f"output={path}")

@@ -193,7 +193,7 @@ static void test_without_prefix(void **state) {
     ca_packing_free(&p);
 }
 
-/* Less and less memory: smaller batches first, then recomputing, then an error. */
+/* Less and less memory: smaller batches first, then recomputing, then the smallest packing. */
 static void test_less_memory(void **state) {
     (void)state;
     lengths l = mixed(MOST);
@@ -202,9 +202,8 @@ static void test_less_memory(void **state) {
     ca_packing p;
     const ca_pass_limits limits = {.lanes = 3, .logits = true};
     for (;; budget = p.bytes - 1) {
-        if (ca_plan_packing(&arch, CA_F32, &limits, l.length, l.prefix, l.count, 1, 0, budget,
-                            &p) != CA_OK)
-            break;
+        ok(ca_plan_packing(&arch, CA_F32, &limits, l.length, l.prefix, l.count, 1, 0, budget, &p));
+        if (p.bytes > budget) break;
         check_packing(&l, 1, 0, budget, &p);
         assert_true(p.limits.rows <= rows && p.max_sequences <= sequences);
         if (p.limits.keep) assert_true(kept); /* never goes back */
@@ -218,21 +217,20 @@ static void test_less_memory(void **state) {
     assert_false(kept);
     assert_int_equal(rows, 40);
     assert_int_equal(sequences, 1);
-    assert_non_null(strstr(ca_error_text(), "40 rows with 3 lanes needs"));
-    assert_null(p.first);
+    assert_int_equal(p.limits.rows, 40);
+    ca_packing_free(&p);
 }
 
 static void test_does_not_fit(void **state) {
     (void)state;
     lengths l = mixed(5);
+    const int64_t budget = 100 * 1024;
     ca_packing p = {0};
     const ca_pass_limits limits = {.lanes = 1};
-    assert_int_equal(
-        ca_plan_packing(&arch, CA_F32, &limits, l.length, l.prefix, l.count, 1, 70, 100 * 1024, &p),
-        CA_E_MEMORY);
-    const char *text = ca_error_text();
-    if (!strstr(text, "66 rows with 1 lanes needs 0.") || !strstr(text, "MiB are left"))
-        fail_msg("%s", text);
+    ok(ca_plan_packing(&arch, CA_F32, &limits, l.length, l.prefix, l.count, 1, 70, budget, &p));
+    assert_int_equal(p.limits.rows, 66);
+    assert_true(p.bytes > budget);
+    ca_packing_free(&p);
 }
 
 /* A forward alone has nothing to recompute. */

@@ -295,7 +295,7 @@ static void test_needs(void **state) {
         ca_data_needs needs;
         const char *words;
     } cases[] = {
-        {{.pair = true}, "column corrupted: the prompt is missing or empty"},
+        {{.pair = true}, "expected a column corrupted or corrupted_ids, got the columns clean_ids"},
         {{.answer = true}, "column answer: the method needs an answer"},
         {{.subject = true}, "column subject: the method needs a subject"},
     };
@@ -303,6 +303,20 @@ static void test_needs(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         expect_error(open_bytes("a.csv", "clean_ids\n1\n", 12, "", NULL, cases[i].needs, &d),
                      cases[i].words);
+}
+
+static void test_no_prompt_column(void **state) {
+    (void)state;
+    refuse("a.csv", "question,answer\nthe,a\n",
+           "expected a column clean, text, prompt or clean_ids, got the columns question, answer");
+    assert_non_null(strstr(ca_error_hint(), "data.columns.clean=NAME"));
+}
+
+static void test_unanswered(void **state) {
+    (void)state;
+    ca_dataset *d = must_open("a.csv", "clean_ids,answer_ids\n1,2\n1,\n3,\n", "");
+    assert_int_equal(d->unanswered, 2);
+    ca_dataset_free(d);
 }
 
 /* ---- pairs ---- */
@@ -519,6 +533,8 @@ int main(void) {
         cmocka_unit_test(test_row_errors),
         cmocka_unit_test(test_all_bad_rows_are_listed),
         cmocka_unit_test(test_needs),
+        cmocka_unit_test(test_no_prompt_column),
+        cmocka_unit_test(test_unanswered),
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_pairs_of_different_length),
         cmocka_unit_test(test_texts_and_answers),
