@@ -33,6 +33,15 @@ static const ca_option options[] = {
      "nodes of integrated_gradients and path_semantic"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
      "paths by the midpoint rule (none), or with the nodes and weights of the published code"},
+    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "", "(0..1]", NULL,
+     "rising fractions of the tokens to ablate, highest scores first, such as [0.05, 0.1, 0.2]"},
+    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "zero", NULL, "zero|pad|mean|delete",
+     "an ablated token's embedding becomes zero, that of another token or the vocabulary's mean, "
+     "or the token is left out"},
+    {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
+     "token that ablation pad puts in, as text or #id"},
+    {"method.evaluate.loo", CA_OPTION_BOOL, "false", NULL, NULL,
+     "zero each token alone and compare the change of the distribution with the scores"},
     {0},
 };
 
@@ -45,6 +54,17 @@ static const char *const conventions[] = {
     "tokens after the position that is read score exactly 0; a BOS token is scored like any other",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
+    "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
+    "clean) in nats, c the most probable token of the clean run; more negative is better; sem: "
+    "sample standard deviation over prompts / sqrt(n); published_sem takes intervals as "
+    "independent",
+    "ablated tokens: max(1, floor(f n)) of n tokens at fraction f, highest scores first, ties by "
+    "position; n counts the tokens up to the one read, a BOS excluded, and the slot of a target "
+    "that the prompt holds; at most all but that slot, of a prompt without BOS all but one when "
+    "deleted",
+    "loo: sum P (log P - log Q) in nats, P clean, Q with the embedding of one token zero; spearman "
+    "and kendall (tau-b) over the same tokens without the target's slot; top1_percentile: 100 R / "
+    "n, R tokens have a larger divergence than the best-scored one",
     NULL,
 };
 static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_mean", NULL};
@@ -192,7 +212,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     int64_t count = job->data->count, *lengths = NULL, tokens = 0, slots = j->reads.slots;
     int64_t all = j->lanes * slots, batch = job->batch;
     j->tile = all < 1 ? 1 : all < JACOBIAN_TILE ? all : JACOBIAN_TILE;
-    ca_pass_limits limits = {.lanes = j->tile, .logits = true};
+    ca_pass_limits limits = {.lanes = j->tile, .logits = true, .key_values = j->evaluation != NULL};
     ca_hook hook = ca_jacobian_path_hook(NULL);
     if (has_path(j)) ca_pass_limits_add_hooks(&limits, &hook, 1);
     CA_TRY(count_rows(job, j, &lengths, &tokens));
@@ -200,9 +220,9 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
         CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, slots, batch,
                                job->memory, &j->packing));
         measure_batches(job, j);
-        if (j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) <= job->memory ||
-            job->batch || j->packing.batches == count)
-            break;
+        int64_t bytes = j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) +
+                        ca_jacobian_evaluation_bytes(j, job);
+        if (bytes <= job->memory || job->batch || j->packing.batches == count) break;
         batch = j->packing.limits.rows / 2 > 1 ? j->packing.limits.rows / 2 : 1;
         ca_packing_free(&j->packing);
     }
@@ -226,6 +246,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                                             1, j->packing.limits.keep);
         plan->flops += (double)j->steps * (forward + backward) + 2 * forward; /* and the residual */
     }
+    ca_jacobian_evaluation_plan(j, job, plan);
 out:
     free(lengths);
     return st;
@@ -234,6 +255,7 @@ out:
 static void release(void *state) {
     jacobian *j = state;
     if (!j) return;
+    ca_jacobian_evaluation_free(j->evaluation);
     ca_pass_free(j->pass);
     ca_batch_free(j->batch);
     ca_method_buffers_free(&j->buffers);
@@ -266,6 +288,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     CA_TRY(ca_jacobian_reads(job, &j->reads));
     j->matrix = j->reads.slots > 1;
     CA_TRY(check_path(job, j));
+    CA_TRY(ca_jacobian_evaluation_prepare(job, j));
     CA_TRY(plan_batches(job, j, plan));
     *state = j;
     return CA_OK;
@@ -299,6 +322,7 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
         CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].score));
         CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].signed_score));
     }
+    CA_TRY(ca_jacobian_evaluation_create(j));
 out:
     return st;
 }
@@ -337,6 +361,7 @@ static ca_status step(void *context, int64_t first, int64_t last) {
         CA_TRY(ca_jacobian_write_residual(j, c));
     }
     CA_TRY(ca_jacobian_write_scores(j));
+    CA_TRY(ca_jacobian_evaluate(j));
 out:
     return st;
 }
@@ -348,10 +373,12 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_jacobian_reserve(j));
+        CA_TRY(ca_jacobian_evaluation_reserve(j));
     }
     CA_TRY(create_buffers(job, j));
     CA_TRY(ca_method_run_batches(job, &j->packing, "jacobian", step, j, done));
     CA_TRY(ca_jacobian_write_summary(j));
+    CA_TRY(ca_jacobian_evaluation_summary(j));
 out:
     return st;
 }

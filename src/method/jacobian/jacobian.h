@@ -81,14 +81,15 @@ typedef struct jacobian {
     jacobian_reads reads;
     jacobian_column column[JACOBIAN_MOST_SCOPES];
     int64_t columns;
-    int64_t lanes;        /* vectors per slot, over the scopes of one backward */
-    int64_t tile;         /* lanes of one backward */
-    int64_t top;          /* predictions kept */
-    int64_t layer;        /* leaf: the input of this block */
-    int64_t rank;         /* eigenpairs of the Fisher scope */
-    int64_t steps;        /* nodes of a path */
-    bool compat;          /* paths as in the published implementation */
-    bool gold, matrix;    /* matrix: several positions may be read per prompt */
+    int64_t lanes;                          /* vectors per slot, over the scopes of one backward */
+    int64_t tile;                           /* lanes of one backward */
+    int64_t top;                            /* predictions kept */
+    int64_t layer;                          /* leaf: the input of this block */
+    int64_t rank;                           /* eigenpairs of the Fisher scope */
+    int64_t steps;                          /* nodes of a path */
+    bool compat;                            /* paths as in the published implementation */
+    struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
+    bool gold, matrix;                      /* matrix: several positions may be read per prompt */
     int64_t *score_start; /* [N + 1] first score of each prompt in the flat arrays */
     ca_packing packing;
     int64_t most_reads, most_scores; /* of one micro-batch */
@@ -139,6 +140,18 @@ ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
 /* Completeness residual f(x) - f(0) - sum of signed scores of a path, per prompt. */
 ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) CA_MUST_USE;
 ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
+
+/* evaluate.c: what happens to the prediction without the tokens that the scopes score highest. */
+ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) CA_MUST_USE;
+/* Backend memory of it; sets its sizes from the packing. */
+int64_t ca_jacobian_evaluation_bytes(jacobian *j, const ca_job *job);
+void ca_jacobian_evaluation_plan(jacobian *j, const ca_job *job, ca_plan *plan);
+ca_status ca_jacobian_evaluation_create(jacobian *j) CA_MUST_USE;
+void ca_jacobian_evaluation_free(struct jacobian_evaluation *evaluation);
+ca_status ca_jacobian_evaluation_reserve(jacobian *j) CA_MUST_USE;
+/* For the last micro-batch, whose forward and scores are still there. */
+ca_status ca_jacobian_evaluate(jacobian *j) CA_MUST_USE;
+ca_status ca_jacobian_evaluation_summary(jacobian *j) CA_MUST_USE;
 
 /* answer.c: per prompt the prediction and the tokens that moved it most, for the terminal. */
 ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) CA_MUST_USE;
