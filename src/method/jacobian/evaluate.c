@@ -17,6 +17,16 @@ enum { MOST_RUNS = 128, MOST_FRACTIONS = 64 }; /* of a batch; of a job */
 
 /* ---- what is asked for ---- */
 
+/* `loo: {}` as the section of the contract, or `loo: true`. */
+static ca_status read_loo(const ca_job *job, bool *wanted) {
+    const ca_node *node = ca_config_node(job->config, LOO);
+    bool empty = node->kind == CA_NODE_MAP && node->count == 0;
+    bool word = node->kind == CA_NODE_SCALAR && !node->quoted;
+    *wanted = empty || (word && strcmp(node->text, "true") == 0);
+    if (*wanted || (word && strcmp(node->text, "false") == 0)) return CA_OK;
+    return ca_config_fail(job->config, LOO, "expected true, false or {}");
+}
+
 static ca_status read_fractions(const ca_job *job, jacobian_evaluation *e) {
     ca_status st = CA_OK;
     int64_t count = ca_config_count(job->config, FRACTIONS);
@@ -86,7 +96,8 @@ static ca_status measure_examples(const ca_job *job, jacobian *j) {
 
 ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
-    bool loo = ca_config_bool(job->config, LOO), aopc = ca_config_has(job->config, FRACTIONS);
+    bool loo, aopc = ca_config_has(job->config, FRACTIONS);
+    CA_TRY(read_loo(job, &loo));
     if (!aopc && ca_config_has(job->config, PAD))
         return ca_config_fail(job->config, PAD, "expected " FRACTIONS " beside it");
     if (!aopc && !loo) return CA_OK;

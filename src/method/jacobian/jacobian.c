@@ -40,8 +40,9 @@ static const ca_option options[] = {
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
      "token that ablation pad puts in, as text or #id"},
-    {"method.evaluate.loo", CA_OPTION_BOOL, "false", NULL, NULL,
-     "zero each token alone and compare the change of the distribution with the scores"},
+    {"method.evaluate.loo", CA_OPTION_ANY, "false", NULL, NULL,
+     "true or {}: zero each token alone and compare the change of the distribution with the "
+     "scores"},
     {0},
 };
 
