@@ -77,6 +77,18 @@ def matrix_result(causa, results):
 
 
 @pytest.fixture(scope="session")
+def evaluation_result(causa, results):
+    """AOPC and leave-one-out of prompts of ids on a fixture."""
+    path = results / "evaluation.h5"
+    method = {**files.JACOBIAN, "scopes": ["semantic", "input_x_gradient"],
+              "evaluate": {"aopc": {"fractions": [0.2, 0.5]}, "loo": True}}
+    config = files.write_config(results / "evaluation.yaml", method,
+                                [{"clean_ids": [3, 1, 4, 15, 9, 2]}, {"clean_ids": [6, 5, 35]}])
+    causa("run", config, f"output={path}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def text_model(tmp_path_factory):
     """A small Llama that reads text: weights of a fixture, a vocabulary that fits a tokenizer."""
     return files.write_text_model(tmp_path_factory.mktemp("models") / "text")

@@ -7,7 +7,9 @@ Captured logits are float32, so agreement with them ends at 1e-5.
 """
 
 import json
+import signal
 import struct
+import time
 
 import files
 import h5py
@@ -204,6 +206,30 @@ def test_micro_batches_do_not_matter(run_ids, ablation):
     again = run_ids(prompts, evaluation, *F64, name="again")
     files.same_bytes(whole, parts)
     files.same_bytes(whole, again)
+
+
+def test_stopped_evaluation_goes_on(causa, tmp_path):
+    """Stopped after some micro-batches, then resumed: the same file."""
+    config = files.write_config(tmp_path / "long.yaml", method({}, loo=True),
+                                [{"clean_ids": p} for p in prompts_of(120)], backend="ref", batch=16)
+    whole, path = tmp_path / "whole.h5", tmp_path / "out.h5"
+    causa("run", config, f"output={whole}")
+    process = causa("run", config, f"output={path}", wait=False)
+    temporary, deadline = tmp_path / "out.h5.tmp", time.monotonic() + 60
+    while not temporary.exists() or temporary.stat().st_size == 0:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    with h5py.File(tmp_path / "out.h5.checkpoint") as file:
+        assert "aopc" not in file["evaluation/aopc/semantic"].attrs
+    causa("run", config, f"output={path}", "--resume")
+    files.same_bytes(path, whole)
+    resumed, expected = ({k: v for k, v in files.attributes(p).items() if k.startswith("evaluation")}
+                         for p in (path, whole))
+    assert resumed == expected and "evaluation/aopc/semantic@aopc" in resumed
 
 
 def test_random_depends_on_the_seed(run_ids):

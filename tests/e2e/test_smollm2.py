@@ -88,3 +88,21 @@ def test_stop_signal_within_large_products(causa, tmp_path, delay):
     _, words = running.communicate(timeout=60)
     assert running.returncode == 75, words
     assert not result.exists() and not result.with_name("run.h5.tmp").exists()
+
+
+def test_evaluation_leaves_bos_alone(causa, tmp_path):
+    """BOS and the target are never ablated; without its strongest tokens the prediction falls."""
+    rows = [{"clean": "The Eiffel Tower stands in the middle of the capital of France, the city of Paris"}]
+    data, config, result = tmp_path / "rows.json", tmp_path / "run.yaml", tmp_path / "run.h5"
+    data.write_text(json.dumps(rows))
+    config.write_text(f"name: run\nmodel: {MODEL}\ndata: {{file: {data}, bos: true}}\n"
+                      "method: {kind: jacobian, target: gold, evaluate: {loo: true, "
+                      "aopc: {fractions: [0.1, 0.3, 1.0]}}}\n")
+    causa("run", config, f"output={result}")
+    with h5py.File(result) as file:
+        kl, aopc = file["evaluation/loo/kl"][:], file["evaluation/aopc"]
+        assert np.isnan(kl[[0, -1]]).all() and (kl[1:-1] >= -1e-6).all()
+        for scope in ("semantic", "random"):
+            delta = aopc[f"{scope}/delta_logprob"][0]
+            assert 0 not in aopc[f"{scope}/ablated"][:] and delta[-1] < -1
+        assert aopc["semantic/delta_logprob"][0, 1] < -1
