@@ -72,7 +72,7 @@ def sweep_result(causa, results):
 def matrix_result(causa, results):
     path = results / "matrix.h5"
     causa("run", "configs/demo.yaml", f"output={path}", "method.position=all",
-          "method.scopes=[semantic, temperature, input_x_gradient]")
+          "method.scopes=[semantic, temperature, fisher, input_x_gradient]")
     return path
 
 

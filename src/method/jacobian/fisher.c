@@ -33,12 +33,14 @@ struct jacobian_fisher {
     int64_t chunk;                         /* reads of one product */
     method_buffers buffers;
     ca_tensor p, x, product, fx, mu, row_square, traces, top_values, top_ids, squares;
-    basis *bases;      /* [chunk] */
-    double *mu_host;   /* [chunk, D] */
-    double *x_host;    /* [block, chunk, D] */
-    double *projected; /* [most, most] */
-    double *spectrum;  /* [most] */
-    double *random;    /* [D] */
+    ca_tensor ones, means, sums; /* [V] of ones, [block n] mu . q and sum of p * y */
+    basis *bases;                /* [chunk] */
+    double *mu_host;             /* [chunk, D] */
+    double *x_host;              /* [block, chunk, D] */
+    double *sums_host;           /* [block, chunk] */
+    double *projected;           /* [most, most] */
+    double *spectrum;            /* [most] */
+    double *random;              /* [D] */
     void *staging;
 };
 
@@ -69,6 +71,9 @@ static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype
         {&f->mu, dtype, 2, {n, a->width}},
         {&f->row_square, dtype, 1, {a->vocab}},
         {&f->squares, dtype, 1, {n}},
+        {&f->ones, dtype, 1, {a->vocab}},
+        {&f->means, dtype, 1, {f->block * n}},
+        {&f->sums, dtype, 1, {f->block * n}},
         {&f->traces, dtype, 1, {n}},
         {&f->top_values, dtype, 2, {n, top}},
         {&f->top_ids, CA_I32, 2, {n, top}},
@@ -111,6 +116,7 @@ void ca_jacobian_fisher_free(jacobian_fisher *f) {
     free(f->bases);
     free(f->mu_host);
     free(f->x_host);
+    free(f->sums_host);
     free(f->projected);
     free(f->spectrum);
     free(f->random);
@@ -140,10 +146,12 @@ ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, i
     CA_TRY(ca_calloc((size_t)f->chunk * width, sizeof(double), &f->mu_host));
     CA_TRY(ca_calloc((size_t)(f->block * f->chunk) * width, sizeof(double), &f->x_host));
     CA_TRY(ca_calloc((size_t)(f->block * f->chunk) * width, sizeof(double), &f->staging));
+    CA_TRY(ca_calloc((size_t)(f->block * f->chunk), sizeof(double), &f->sums_host));
     CA_TRY(ca_calloc(most * most, sizeof(double), &f->projected));
     CA_TRY(ca_calloc(most, sizeof(double), &f->spectrum));
     CA_TRY(ca_calloc(width, sizeof(double), &f->random));
     CA_TRY(ca_row_dots(model->backend, f->row_square, model->head, model->head));
+    CA_TRY(ca_fill(model->backend, f->ones, 1));
     *out = f;
     f = NULL;
 out:
@@ -228,6 +236,16 @@ static ca_status solve(jacobian_fisher *f, basis *b) {
 
 /* ---- backend: many reads ---- */
 
+/* Values as the backend stores them. */
+static void store_rounded(void *out, ca_dtype dtype, const double *values, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        if (dtype == CA_F64)
+            ((double *)out)[i] = values[i];
+        else
+            ((float *)out)[i] = (float)values[i];
+    }
+}
+
 static ca_tensor of_reads(ca_tensor t, int64_t n) {
     return ca_tensor_3d(t.data, t.dtype, t.shape[0], n, t.shape[2]);
 }
@@ -278,40 +296,57 @@ out:
     return st;
 }
 
-/* fq of the last `block` vectors of every basis: F Q = W^T (p * (W Q)) - mu (mu . Q). */
+/* Sends the last `block` vectors of every basis, and mu . q of each, to the backend. */
+static ca_status send_vectors(jacobian_fisher *f, int64_t n, int64_t block, ca_tensor x,
+                              ca_tensor means) {
+    ca_status st = CA_OK;
+    int64_t width = f->model->arch.width, first = f->bases[0].size - block;
+    for (int64_t k = 0; k < block; k++)
+        for (int64_t i = 0; i < n; i++) {
+            const double *q = f->bases[i].q + (first + k) * width;
+            memcpy(f->x_host + (k * n + i) * width, q, (size_t)width * sizeof *q);
+        }
+    store_rounded(f->staging, x.dtype, f->x_host, block * n * width);
+    CA_TRY(ca_upload(f->model->backend, x, f->staging));
+    for (int64_t r = 0; r < block * n; r++)
+        f->x_host[r] =
+            dot(f->mu_host + r % n * width, f->bases[r % n].q + (first + r / n) * width, width);
+    store_rounded(f->staging, means.dtype, f->x_host, block * n);
+    CA_TRY(ca_upload(f->model->backend, means, f->staging));
+out:
+    return st;
+}
+
+/* fq of the last `block` vectors of every basis: F q = sum_i p_i y_i (w_i - mu), y_i = w_i . q - mu
+ * . q. The mean is taken off y before it is weighted: where one token holds nearly all probability,
+ * F is a small difference of large numbers otherwise. */
 static ca_status multiply(jacobian_fisher *f, int64_t n, int64_t block) {
     ca_status st = CA_OK;
     const ca_model *m = f->model;
     int64_t width = m->arch.width, vocab = m->arch.vocab, first = f->bases[0].size - block;
-    ca_tensor x = ca_tensor_slice(of_reads(f->x, n), 0, 0, block),
-              fx = ca_tensor_slice(of_reads(f->fx, n), 0, 0, block);
+    ca_tensor x = ca_tensor_slice(of_reads(f->x, n), 0, 0, block);
+    ca_tensor fx = ca_tensor_slice(of_reads(f->fx, n), 0, 0, block);
     ca_tensor product = ca_tensor_slice(of_reads(f->product, n), 0, 0, block);
-    ca_tensor rows = ca_tensor_2d(x.data, x.dtype, block * n, width);
-    for (int64_t k = 0; k < block; k++)
-        for (int64_t i = 0; i < n; i++) {
-            const double *q = f->bases[i].q + (first + k) * width;
-            for (int64_t d = 0; d < width; d++) {
-                int64_t at = (k * n + i) * width + d;
-                if (x.dtype == CA_F64)
-                    ((double *)f->staging)[at] = q[d];
-                else
-                    ((float *)f->staging)[at] = (float)q[d];
-            }
-        }
-    CA_TRY(ca_upload(m->backend, x, f->staging));
-    CA_TRY(ca_linear_fwd(m->backend, ca_tensor_2d(product.data, product.dtype, block * n, vocab),
-                         rows, m->head, (ca_tensor){0}));
+    ca_tensor y = ca_tensor_2d(product.data, product.dtype, block * n, vocab);
+    ca_tensor means = ca_tensor_2d(f->means.data, f->means.dtype, block * n, 1);
+    ca_tensor sums = ca_tensor_1d(f->sums.data, f->sums.dtype, block * n), ones = f->ones;
+    CA_TRY(send_vectors(f, n, block, x, means));
+    CA_TRY(ca_linear_fwd(m->backend, y, ca_tensor_2d(x.data, x.dtype, block * n, width), m->head,
+                         (ca_tensor){0}));
+    CA_TRY(ca_matmul(m->backend, y, means, ca_tensor_2d(ones.data, ones.dtype, 1, vocab),
+                     (ca_tensor){0}, (ca_matmul_options){.alpha = -1, .beta = 1}));
     CA_TRY(ca_multiply(m->backend, product, product,
                        ca_tensor_repeat(ca_tensor_slice(f->p, 0, 0, n), block)));
+    CA_TRY(ca_row_dots(m->backend, sums, y, ca_tensor_repeat(ones, block * n)));
     CA_TRY(ca_linear_bwd(m->backend, fx, product, m->head));
+    CA_TRY(ca_method_download_f64(m->backend, sums, f->staging, f->sums_host));
     CA_TRY(ca_method_download_f64(m->backend, fx, f->staging, f->x_host));
-    for (int64_t k = 0; k < block; k++)
-        for (int64_t i = 0; i < n; i++) {
-            const double *mu = f->mu_host + i * width, *q = f->bases[i].q + (first + k) * width;
-            double *fq = f->bases[i].fq + (first + k) * width, along = dot(mu, q, width);
-            for (int64_t d = 0; d < width; d++)
-                fq[d] = f->x_host[(k * n + i) * width + d] - along * mu[d];
-        }
+    for (int64_t r = 0; r < block * n; r++) {
+        const double *mu = f->mu_host + r % n * width;
+        double *fq = f->bases[r % n].fq + (first + r / n) * width;
+        for (int64_t d = 0; d < width; d++)
+            fq[d] = f->x_host[r * width + d] - f->sums_host[r] * mu[d];
+    }
 out:
     return st;
 }
@@ -361,13 +396,10 @@ static ca_status store(jacobian_fisher *f, int64_t first, int64_t n, ca_tensor v
                (size_t)f->rank * sizeof(double));
     for (int64_t k = 0; k < f->rank; k++) {
         for (int64_t i = 0; i < n; i++)
-            for (int64_t d = 0; d < width; d++) {
-                double v = sqrt(f->bases[i].value[k]) * f->bases[i].vector[k * width + d];
-                if (vectors.dtype == CA_F64)
-                    ((double *)f->staging)[i * width + d] = v;
-                else
-                    ((float *)f->staging)[i * width + d] = (float)v;
-            }
+            for (int64_t d = 0; d < width; d++)
+                f->x_host[i * width + d] =
+                    sqrt(f->bases[i].value[k]) * f->bases[i].vector[k * width + d];
+        store_rounded(f->staging, vectors.dtype, f->x_host, n * width);
         ca_tensor lane = ca_tensor_slice(ca_tensor_slice(vectors, 0, k, 1), 1, first, n);
         CA_TRY(ca_upload(f->model->backend, ca_tensor_2d(lane.data, lane.dtype, n, width),
                          f->staging));
