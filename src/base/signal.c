@@ -32,22 +32,23 @@ static void *wait_for_signals(void *context) {
 
 void ca_signals_install(void) {
     static sigset_t signals;
-    static bool installed;
+    static pid_t installed_by; /* a forked child has none of the threads of its parent */
     pthread_t thread;
     atomic_store(&received, 0);
     (void)signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of write, like a full disk */
-    if (installed) return;
+    if (installed_by == getpid()) return;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGUSR1);
     sigaddset(&signals, SIGINT);
     /* Threads started from here on inherit the mask. */
     if (pthread_sigmask(SIG_BLOCK, &signals, NULL) != 0) return;
-    installed = pthread_create(&thread, NULL, wait_for_signals, &signals) == 0;
-    if (installed)
-        (void)pthread_detach(thread);
-    else
+    if (pthread_create(&thread, NULL, wait_for_signals, &signals) != 0) {
         (void)pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+        return;
+    }
+    (void)pthread_detach(thread);
+    installed_by = getpid();
 }
 
 int ca_signal_received(void) { return atomic_load(&received); }
