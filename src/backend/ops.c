@@ -59,6 +59,13 @@ ca_status ca_download(ca_backend *be, void *host, ca_tensor src) {
     CHECK_AND_CALL(download, &dims, arguments, host, src);
 }
 
+ca_status ca_download_f64(ca_backend *be, ca_tensor src, void *staging, double *host) {
+    ca_status st = ca_download(be, staging, src);
+    for (int64_t i = 0, n = ca_tensor_count(&src); st == CA_OK && i < n; i++)
+        host[i] = src.dtype == CA_F64 ? ((double *)staging)[i] : (double)((float *)staging)[i];
+    return st;
+}
+
 ca_status ca_copy(ca_backend *be, ca_tensor dst, ca_tensor src) {
     const ca_argument arguments[] = {{"dst", &dst, "*", OUT | CA_ANY_DTYPE, NULL},
                                      {"src", &src, "*", CA_ANY_DTYPE, NULL}};

@@ -65,19 +65,11 @@ typedef struct gradient_tap {
     void *staging;
 } gradient_tap;
 
-static ca_status download(ca_backend *be, ca_tensor t, void *staging, double *out) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_download(be, staging, t));
-    for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
-        out[i] = t.dtype == CA_F64 ? ((double *)staging)[i] : (double)((float *)staging)[i];
-out:
-    return st;
-}
-
 static ca_status keep_gradient(void *context, const ca_hook_call *call, ca_tensor gradient) {
     gradient_tap *tap = context;
-    return download(call->backend, gradient, tap->staging,
-                    tap->trace->gradient + call->layer * tap->trace->rows * tap->trace->width);
+    return ca_download_f64(call->backend, gradient, tap->staging,
+                           tap->trace->gradient +
+                               call->layer * tap->trace->rows * tap->trace->width);
 }
 
 /* Cotangent of logits[last, a] - logits[last, b] at the final norm of every read row. */
@@ -102,9 +94,9 @@ out:
 static ca_status keep_values(ca_backend *be, const ca_pass *pass, void *staging, trace *out) {
     ca_status st = CA_OK;
     for (int64_t l = 0; l <= out->layers; l++)
-        CA_TRY(
-            download(be, ca_pass_resid(pass, l), staging, out->resid + l * out->rows * out->width));
-    CA_TRY(download(be, ca_pass_logits(pass), staging, out->logits));
+        CA_TRY(ca_download_f64(be, ca_pass_resid(pass, l), staging,
+                               out->resid + l * out->rows * out->width));
+    CA_TRY(ca_download_f64(be, ca_pass_logits(pass), staging, out->logits));
 out:
     return st;
 }

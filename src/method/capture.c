@@ -350,7 +350,7 @@ static ca_status store(capture *c, capture_site *s, int64_t first, int64_t last)
     ca_tensor t = is_pattern(s) ? ca_tensor_slice(s->rows, 0, 0,
                                                   c->job->arch->heads * q->pattern_start[q->count])
                                 : ca_tensor_slice(s->rows, 0, 0, rows);
-    CA_TRY(ca_method_download_f64(c->job->backend, t, c->staging, c->values_f64));
+    CA_TRY(ca_download_f64(c->job->backend, t, c->staging, c->values_f64));
     if (is_pattern(s)) unpack_pattern(c, s, first, last);
     for (int64_t i = 0; i < count; i++) {
         if (!isfinite(c->values_f64[i])) {

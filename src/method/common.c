@@ -31,27 +31,22 @@ ca_tensor ca_method_buffers_take(method_buffers *b, ca_dtype dtype, int rank,
     return ca_tensor_reshape(flat, rank, shape);
 }
 
+int64_t ca_method_take_list(method_buffers *buffers, const method_tensor *list, size_t count) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        int64_t elements = 1;
+        for (int k = 0; k < list[i].rank; k++) elements *= list[i].shape[k];
+        bytes += ca_method_buffer_bytes(elements, list[i].dtype);
+        if (buffers)
+            *list[i].tensor =
+                ca_method_buffers_take(buffers, list[i].dtype, list[i].rank, list[i].shape);
+    }
+    return (int64_t)bytes;
+}
+
 void ca_method_buffers_free(method_buffers *b) {
     if (b->memory) ca_release(b->backend, b->memory);
     *b = (method_buffers){0};
-}
-
-ca_status ca_method_download_f32(ca_backend *backend, ca_tensor t, void *staging, float *out) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_download(backend, staging, t));
-    for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
-        out[i] = t.dtype == CA_F64 ? (float)((double *)staging)[i] : ((float *)staging)[i];
-out:
-    return st;
-}
-
-ca_status ca_method_download_f64(ca_backend *backend, ca_tensor t, void *staging, double *out) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_download(backend, staging, t));
-    for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
-        out[i] = t.dtype == CA_F64 ? ((double *)staging)[i] : (double)((float *)staging)[i];
-out:
-    return st;
 }
 
 /* ---- micro-batches ---- */

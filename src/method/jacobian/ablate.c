@@ -52,8 +52,8 @@ static ca_status log_probabilities(jacobian *j, int64_t example, ca_tensor logit
     ca_status st = CA_OK;
     int64_t vocab = j->job->arch->vocab;
     double most = -INFINITY, sum = 0;
-    CA_TRY(ca_method_download_f64(j->job->backend, ca_tensor_slice(logits, 0, row, 1),
-                                  j->evaluation->staging, log_p));
+    CA_TRY(ca_download_f64(j->job->backend, ca_tensor_slice(logits, 0, row, 1),
+                           j->evaluation->staging, log_p));
     for (int64_t i = 0; i < vocab; i++) most = log_p[i] > most ? log_p[i] : most;
     for (int64_t i = 0; i < vocab; i++) sum += exp(log_p[i] - most);
     double shift = most + log(sum);

@@ -58,12 +58,7 @@ static void set_sizes(jacobian_fisher *f, const ca_arch *a, int64_t most_reads, 
 static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype,
                             method_buffers *buffers) {
     int64_t n = f->chunk, top = min64(f->block, a->vocab);
-    const struct {
-        ca_tensor *tensor;
-        ca_dtype dtype;
-        int rank;
-        int64_t shape[3];
-    } list[] = {
+    const method_tensor list[] = {
         {&f->p, dtype, 2, {n, a->vocab}},
         {&f->x, dtype, 3, {f->block, n, a->width}},
         {&f->product, dtype, 3, {f->block, n, a->vocab}},
@@ -78,16 +73,7 @@ static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype
         {&f->top_values, dtype, 2, {n, top}},
         {&f->top_ids, CA_I32, 2, {n, top}},
     };
-    size_t bytes = 0;
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
-        int64_t count = 1;
-        for (int k = 0; k < list[i].rank; k++) count *= list[i].shape[k];
-        bytes += ca_method_buffer_bytes(count, list[i].dtype);
-        if (buffers)
-            *list[i].tensor =
-                ca_method_buffers_take(buffers, list[i].dtype, list[i].rank, list[i].shape);
-    }
-    return (int64_t)bytes;
+    return ca_method_take_list(buffers, list, sizeof list / sizeof *list);
 }
 
 int64_t ca_jacobian_fisher_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_reads,
@@ -263,8 +249,8 @@ static ca_status set_distribution(jacobian_fisher *f, ca_tensor logits, double *
     CA_TRY(ca_row_dots(be, traces, p, ca_tensor_repeat(f->row_square, n)));
     CA_TRY(ca_row_dots(be, squares, mu, mu));
     CA_TRY(ca_add(be, traces, squares, -1));
-    CA_TRY(ca_method_download_f64(be, traces, f->staging, trace));
-    CA_TRY(ca_method_download_f64(be, mu, f->staging, f->mu_host));
+    CA_TRY(ca_download_f64(be, traces, f->staging, trace));
+    CA_TRY(ca_download_f64(be, mu, f->staging, f->mu_host));
 out:
     return st;
 }
@@ -280,7 +266,7 @@ static ca_status start(jacobian_fisher *f, ca_tensor logits) {
     ca_tensor flat = ca_tensor_1d(ids.data, CA_I32, n * top),
               rows = ca_tensor_2d(f->x.data, f->x.dtype, n * top, width);
     CA_TRY(ca_gather(be, rows, f->model->head, flat, 1, false)); /* [n, top, D] */
-    CA_TRY(ca_method_download_f64(be, rows, f->staging, f->x_host));
+    CA_TRY(ca_download_f64(be, rows, f->staging, f->x_host));
     for (int64_t i = 0; i < n; i++) {
         basis *b = &f->bases[i];
         double *candidates = f->x_host + i * top * width;
@@ -339,8 +325,8 @@ static ca_status multiply(jacobian_fisher *f, int64_t n, int64_t block) {
                        ca_tensor_repeat(ca_tensor_slice(f->p, 0, 0, n), block)));
     CA_TRY(ca_row_dots(m->backend, sums, y, ca_tensor_repeat(ones, block * n)));
     CA_TRY(ca_linear_bwd(m->backend, fx, product, m->head));
-    CA_TRY(ca_method_download_f64(m->backend, sums, f->staging, f->sums_host));
-    CA_TRY(ca_method_download_f64(m->backend, fx, f->staging, f->x_host));
+    CA_TRY(ca_download_f64(m->backend, sums, f->staging, f->sums_host));
+    CA_TRY(ca_download_f64(m->backend, fx, f->staging, f->x_host));
     for (int64_t r = 0; r < block * n; r++) {
         const double *mu = f->mu_host + r % n * width;
         double *fq = f->bases[r % n].fq + (first + r / n) * width;

@@ -140,7 +140,7 @@ static ca_status choose_layer(const ca_job *job, jacobian *j) {
 }
 
 /* Sizes that depend on the cut into micro-batches. */
-static void measure_batches(const ca_job *job, jacobian *j) {
+static void measure_batches(jacobian *j) {
     j->most_reads = j->most_scores = 1;
     for (int64_t b = 0; b < j->packing.batches; b++) {
         int64_t first = j->packing.first[b], last = j->packing.first[b + 1];
@@ -149,19 +149,13 @@ static void measure_batches(const ca_job *job, jacobian *j) {
         if (reads > j->most_reads) j->most_reads = reads;
         if (scores > j->most_scores) j->most_scores = scores;
     }
-    (void)job;
 }
 
 /* The tensors of the method; with buffers == NULL they are only measured. */
 static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buffers) {
     int64_t n = j->most_reads, width = job->arch->width, rows = j->packing.limits.rows;
     ca_dtype dtype = job->dtype;
-    const struct {
-        ca_tensor *tensor;
-        ca_dtype dtype;
-        int rank;
-        int64_t shape[3];
-    } list[] = {
+    const method_tensor list[] = {
         {&j->ids, CA_I32, 1, {n}},
         {&j->others, CA_I32, 1, {n}},
         {&j->slot_rows, CA_I64, 1, {n}},
@@ -180,16 +174,7 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->top_values, dtype, 2, {n, j->top}},
         {&j->top_ids, CA_I32, 2, {n, j->top}},
     };
-    size_t bytes = 0;
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
-        int64_t count = 1;
-        for (int k = 0; k < list[i].rank; k++) count *= list[i].shape[k];
-        bytes += ca_method_buffer_bytes(count, list[i].dtype);
-        if (buffers)
-            *list[i].tensor =
-                ca_method_buffers_take(buffers, list[i].dtype, list[i].rank, list[i].shape);
-    }
-    return (int64_t)bytes;
+    return ca_method_take_list(buffers, list, sizeof list / sizeof *list);
 }
 
 /* Rows of each prompt that are run: up to the last position read. */
@@ -220,7 +205,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     for (;;) { /* fewer rows until pass, batch and the method's tensors fit together */
         CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, slots, batch,
                                job->memory, &j->packing));
-        measure_batches(job, j);
+        measure_batches(j);
         int64_t bytes = j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) +
                         ca_jacobian_evaluation_bytes(j, job);
         if (bytes <= job->memory || job->batch || j->packing.batches == count) break;

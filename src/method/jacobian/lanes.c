@@ -100,8 +100,8 @@ ca_status ca_jacobian_reduce(jacobian *j, int64_t column, int64_t slot, ca_tenso
     }
     CA_TRY(ca_row_norms(be, norms, sized));
     if (scope->has_signed) CA_TRY(ca_row_dots(be, dots, gradient, leaf));
-    CA_TRY(ca_method_download_f64(be, norms, j->staging, norm));
-    if (scope->has_signed) CA_TRY(ca_method_download_f64(be, dots, j->staging, dot));
+    CA_TRY(ca_download_f64(be, norms, j->staging, norm));
+    if (scope->has_signed) CA_TRY(ca_download_f64(be, dots, j->staging, dot));
     combine(j, column, slot, norm, dot);
 out:
     return st;

@@ -83,7 +83,7 @@ static ca_status read_values(jacobian *j, const jacobian_scope *scope, double *v
         CA_TRY(ca_log_sum_exp(be, lse, ca_pass_logits(j->pass)));
         CA_TRY(ca_add(be, values, lse, -1));
     }
-    CA_TRY(ca_method_download_f64(be, values, j->staging, value));
+    CA_TRY(ca_download_f64(be, values, j->staging, value));
 out:
     return st;
 }

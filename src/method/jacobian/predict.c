@@ -28,8 +28,8 @@ static ca_status predict(jacobian *j, float *probability, int32_t *id) {
     double *value = j->numbers, *sum = j->numbers + j->n * j->top;
     CA_TRY(ca_top_k(job->backend, values, ids, logits));
     CA_TRY(ca_log_sum_exp(job->backend, lse, logits));
-    CA_TRY(ca_method_download_f64(job->backend, values, j->staging, value));
-    CA_TRY(ca_method_download_f64(job->backend, lse, j->staging, sum));
+    CA_TRY(ca_download_f64(job->backend, values, j->staging, value));
+    CA_TRY(ca_download_f64(job->backend, lse, j->staging, sum));
     CA_TRY(ca_download(job->backend, id, ids));
     for (int64_t r = 0; r < j->n; r++) {
         jacobian_read *read = &j->reads.read[first_read(j) + r];
@@ -70,7 +70,7 @@ static ca_status target_values(jacobian *j, double *value) {
     ca_tensor values = ca_tensor_slice(j->values, 0, 0, j->n);
     CA_TRY(ca_row_dots(j->job->backend, values, ca_pass_final_norm(j->pass),
                        ca_tensor_slice(j->direction, 0, 0, j->n)));
-    CA_TRY(ca_method_download_f64(j->job->backend, values, j->staging, value));
+    CA_TRY(ca_download_f64(j->job->backend, values, j->staging, value));
 out:
     return st;
 }
