@@ -15,13 +15,24 @@
 
 static atomic_int received;
 
+/* True when this is not the first signal. */
+static bool take_note(int number) {
+    int none = 0;
+    return !atomic_compare_exchange_strong(&received, &none, number);
+}
+
+/* On threads that a library started before the signals were blocked, and that only wait. */
+static void handle(int number) {
+    if (!take_note(number) || number != SIGINT) return;
+    (void)signal(SIGINT, SIG_DFL);
+    (void)raise(SIGINT);
+}
+
 static void *wait_for_signals(void *context) {
     const sigset_t *signals = context;
     for (int number;;) {
         if (sigwait(signals, &number) != 0) continue;
-        int none = 0;
-        bool first = atomic_compare_exchange_strong(&received, &none, number);
-        if (number != SIGINT || first) continue;
+        if (!take_note(number) || number != SIGINT) continue;
         /* The second Ctrl-C ends a run that is slow to stop. */
         (void)signal(SIGINT, SIG_DFL);
         (void)pthread_sigmask(SIG_UNBLOCK, signals, NULL);
@@ -41,6 +52,9 @@ void ca_signals_install(void) {
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGUSR1);
     sigaddset(&signals, SIGINT);
+    const struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
+    for (int number = 1; number < 32; number++)
+        if (sigismember(&signals, number) == 1) (void)sigaction(number, &action, NULL);
     /* Threads started from here on inherit the mask. */
     if (pthread_sigmask(SIG_BLOCK, &signals, NULL) != 0) return;
     if (pthread_create(&thread, NULL, wait_for_signals, &signals) != 0) {

@@ -5,6 +5,7 @@ The references lie in tests/fixtures/smollm2, whose README says how they were ma
 """
 
 import json
+import os
 import pathlib
 import time
 
@@ -81,8 +82,9 @@ def test_stop_signal_within_large_products(causa, tmp_path, delay):
     data, config, result = tmp_path / "rows.json", tmp_path / "run.yaml", tmp_path / "run.h5"
     data.write_text(json.dumps([{"clean_ids": ids} for ids in prompts * 40]))
     config.write_text(f"name: run\nmodel: {MODEL}\nbatch: 512\ndata: {{file: {data}}}\n"
-                      "method: {kind: jacobian, target: argmax}\n")
-    running = causa("run", config, f"output={result}", wait=False)
+                      "method: {kind: jacobian, target: argmax, scopes: [semantic, fisher]}\n")
+    # all threads of all libraries, as a user has them
+    running = causa("run", config, f"output={result}", wait=False, env=dict(os.environ))
     time.sleep(delay)
     running.terminate()
     _, words = running.communicate(timeout=60)
