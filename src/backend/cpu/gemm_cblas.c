@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The GEMM of the cpu backend by any CBLAS. The Makefile compiles this file or gemm_onednn.c.
- * The library chooses its own number of threads.
+ * The GEMM of the cpu backend by OpenBLAS. The Makefile compiles this file or gemm_onednn.c.
  */
 #include "cpu.h"
 
 #include <cblas.h>
 #include <omp.h>
 
-const char ca_cpu_libraries[] = "CBLAS, OpenMP";
+const char ca_cpu_libraries[] = "OpenBLAS, OpenMP";
 
 bool ca_cpu_sgemm(int threads, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
                   float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
