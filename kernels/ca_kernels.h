@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Launchers of the CUDA kernels: plain C, called by src/backend/cuda, defined in the .cu files
+ * here.
+ *
+ * Arguments were checked by src/backend/ops.c and mean what ops.h says; every tensor lies in device
+ * memory. Outputs and activations are f32; weights (matrices that are gathered from or converted)
+ * may be bf16. Launchers only enqueue on the queue's stream, allocate nothing, and return the
+ * launch's error (a cudaError_t; 0 is success). Launching for no elements does nothing.
+ */
+#ifndef CA_KERNELS_H
+#define CA_KERNELS_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "causa/backend.h"
+
+/* Where launches go. */
+typedef struct ca_queue {
+    void *stream;   /* cudaStream_t */
+    int32_t *fault; /* device: set to a ca_fault by kernels that meet a bad index */
+    float *scratch; /* device: of operations that say so, free again when they are done */
+    int64_t scratch_count;
+    int multiprocessors; /* bounds the grids of kernels that stride over their work */
+} ca_queue;
+
+/* Bad indices cannot be reported where they occur: the element becomes NaN and the next download
+ * or sync reports. */
+typedef enum ca_fault { CA_FAULT_NONE, CA_FAULT_GATHER, CA_FAULT_SCATTER, CA_FAULT_ROPE } ca_fault;
+
+/* ---- convert.cu: any floating dtypes, also integers where both are equal */
+int ca_k_copy(const ca_queue *queue, ca_tensor dst, ca_tensor src);
+int ca_k_fill(const ca_queue *queue, ca_tensor dst, double value);
+
+/* ---- rows.cu */
+int ca_k_add_bias(const ca_queue *queue, ca_tensor y, ca_tensor bias); /* y [..., N] += bias [N] */
+int ca_k_gather(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
+                bool accumulate); /* x f32 or bf16 */
+int ca_k_scatter_add(const ca_queue *queue, ca_tensor y, ca_tensor index, ca_tensor x);
+int ca_k_add(const ca_queue *queue, ca_tensor y, ca_tensor x, double alpha);
+int ca_k_multiply(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor w);
+int ca_k_sum_heads(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor bias);
+
+/* ---- norm.cu */
+int ca_k_norm_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor gain, ca_tensor bias,
+                  ca_norm norm);
+int ca_k_norm_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_tensor gain,
+                  ca_norm norm, bool accumulate);
+
+/* ---- rope.cu */
+int ca_k_rope(const ca_queue *queue, ca_tensor x, ca_tensor cosine, ca_tensor sine,
+              ca_tensor positions, bool inverse);
+
+/* ---- attention_fwd.cu, attention_bwd.cu */
+int ca_k_attention_fwd(const ca_queue *queue, ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k,
+                       ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
+                       const ca_sequences *sequences, ca_attention attention);
+int ca_k_attention_bwd(const ca_queue *queue, ca_tensor dq, ca_tensor dk, ca_tensor dv,
+                       ca_tensor d_o, ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k,
+                       ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
+                       const ca_sequences *sequences, ca_attention attention);
+
+/* ---- pattern.cu */
+int ca_k_pattern_fwd(const ca_queue *queue, ca_tensor pattern, ca_tensor q, ca_tensor k,
+                     ca_tensor prefix_k, const ca_sequences *sequences, ca_attention attention);
+int ca_k_pattern_bwd(const ca_queue *queue, ca_tensor dq, ca_tensor dk, ca_tensor d_pattern,
+                     ca_tensor pattern, ca_tensor q, ca_tensor k, ca_tensor prefix_k,
+                     const ca_sequences *sequences, ca_attention attention);
+int ca_k_pattern_apply_fwd(const ca_queue *queue, ca_tensor o, ca_tensor pattern, ca_tensor v,
+                           ca_tensor prefix_v, const ca_sequences *sequences,
+                           ca_attention attention);
+int ca_k_pattern_apply_bwd(const ca_queue *queue, ca_tensor d_pattern, ca_tensor dv, ca_tensor d_o,
+                           ca_tensor pattern, ca_tensor v, ca_tensor prefix_v,
+                           const ca_sequences *sequences, ca_attention attention);
+
+/* ---- activation.cu */
+int ca_k_act_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_activation kind, bool gated);
+int ca_k_act_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_activation kind,
+                 bool gated);
+
+/* ---- head.cu */
+int ca_k_soft_cap_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, double cap);
+int ca_k_soft_cap_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
+int ca_k_log_sum_exp(const ca_queue *queue, ca_tensor y, ca_tensor x);
+int ca_k_softmax(const ca_queue *queue, ca_tensor y, ca_tensor x);
+int ca_k_top_k(const ca_queue *queue, ca_tensor values, ca_tensor indices, ca_tensor x);
+
+/* ---- reduce.cu */
+int ca_k_row_norms(const ca_queue *queue, ca_tensor y, ca_tensor x);
+int ca_k_row_dots(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor w);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
