@@ -168,7 +168,9 @@ struct ca_backend {
     const char *name; /* "ref", "cpu", "cuda" */
     const ca_backend_ops *ops;
     int threads;
-    bool float64; /* offers float64 storage */
+    bool float64;       /* offers float64 storage */
+    const char *device; /* "cuda:0 (NVIDIA H200)"; NULL: the host's processor */
+    size_t peak_bytes;  /* of device memory held at one time so far */
     void *context;
 };
 
@@ -177,6 +179,7 @@ typedef struct ca_backend_entry {
     const char *name;
     const char *libraries; /* "oneDNN 2.6.3, OpenMP"; NULL when this backend was not built */
     const char *how_to_build;
+    /* device  its number, -1 = the backend chooses */
     ca_status (*open)(int device, int threads, ca_backend **out);
     void (*close)(ca_backend *be);
 } ca_backend_entry;
