@@ -92,6 +92,31 @@ static ca_status cuda_pattern_apply_bwd(ca_backend *be, ca_tensor d_pattern, ca_
                           sequences, attention);
 }
 
+static ca_status cuda_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                              ca_tensor mask) {
+    return CA_CUDA_LAUNCH(be, mix_fwd, y, x, source, mask);
+}
+
+static ca_status cuda_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                              ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                              bool accumulate) {
+    return CA_CUDA_LAUNCH(be, mix_bwd, d_x, d_source, d_mask, dy, x, source, mask, accumulate);
+}
+
+static ca_status cuda_pattern_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                                      ca_tensor mask, const ca_sequences *sequences,
+                                      ca_attention attention) {
+    return CA_CUDA_LAUNCH(be, pattern_mix_fwd, y, x, source, mask, sequences, attention);
+}
+
+static ca_status cuda_pattern_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source,
+                                      ca_tensor d_mask, ca_tensor dy, ca_tensor x, ca_tensor source,
+                                      ca_tensor mask, const ca_sequences *sequences,
+                                      ca_attention attention, bool accumulate) {
+    return CA_CUDA_LAUNCH(be, pattern_mix_bwd, d_x, d_source, d_mask, dy, x, source, mask,
+                          sequences, attention, accumulate);
+}
+
 static ca_status cuda_act_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind,
                               bool gated) {
     return CA_CUDA_LAUNCH(be, act_fwd, y, x, kind, gated);
@@ -123,12 +148,31 @@ static ca_status cuda_top_k(ca_backend *be, ca_tensor values, ca_tensor indices,
     return CA_CUDA_LAUNCH(be, top_k, values, indices, x);
 }
 
+static ca_status cuda_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x,
+                                        ca_tensor target) {
+    return CA_CUDA_LAUNCH(be, cross_entropy_fwd, loss, x, target);
+}
+
+static ca_status cuda_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                                        ca_tensor scale) {
+    return CA_CUDA_LAUNCH(be, cross_entropy_bwd, dx, x, target, scale);
+}
+
 static ca_status cuda_row_norms(ca_backend *be, ca_tensor y, ca_tensor x) {
     return CA_CUDA_LAUNCH(be, row_norms, y, x);
 }
 
 static ca_status cuda_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
     return CA_CUDA_LAUNCH(be, row_dots, y, x, w);
+}
+
+static ca_status cuda_column_sums(ca_backend *be, ca_tensor y, ca_tensor x) {
+    return CA_CUDA_LAUNCH(be, column_sums, y, x);
+}
+
+static ca_status cuda_adam_step(ca_backend *be, ca_tensor parameter, ca_tensor first,
+                                ca_tensor second, ca_tensor gradient, ca_adam adam) {
+    return CA_CUDA_LAUNCH(be, adam_step, parameter, first, second, gradient, adam);
 }
 
 const ca_backend_ops ca_cuda_ops = {
@@ -155,6 +199,10 @@ const ca_backend_ops ca_cuda_ops = {
     .pattern_bwd = cuda_pattern_bwd,
     .pattern_apply_fwd = cuda_pattern_apply_fwd,
     .pattern_apply_bwd = cuda_pattern_apply_bwd,
+    .mix_fwd = cuda_mix_fwd,
+    .mix_bwd = cuda_mix_bwd,
+    .pattern_mix_fwd = cuda_pattern_mix_fwd,
+    .pattern_mix_bwd = cuda_pattern_mix_bwd,
     .act_fwd = cuda_act_fwd,
     .act_bwd = cuda_act_bwd,
     .soft_cap_fwd = cuda_soft_cap_fwd,
@@ -162,6 +210,10 @@ const ca_backend_ops ca_cuda_ops = {
     .log_sum_exp = cuda_log_sum_exp,
     .softmax = cuda_softmax,
     .top_k = cuda_top_k,
+    .cross_entropy_fwd = cuda_cross_entropy_fwd,
+    .cross_entropy_bwd = cuda_cross_entropy_bwd,
     .row_norms = cuda_row_norms,
     .row_dots = cuda_row_dots,
+    .column_sums = cuda_column_sums,
+    .adam_step = cuda_adam_step,
 };

@@ -105,6 +105,7 @@ static ca_status report_fault(int32_t fault) {
         [CA_FAULT_SCATTER] = "scatter_add: index: expected rising rows of y, got one outside or "
                              "out of order",
         [CA_FAULT_ROPE] = "rope: positions: expected rows of cosine and sine, got one outside",
+        [CA_FAULT_CROSS_ENTROPY] = "cross_entropy: target: expected columns of x, got one outside",
     };
     bool known = fault > 0 && (size_t)fault < sizeof texts / sizeof *texts;
     return ca_fail(CA_E_SHAPE, "%s",

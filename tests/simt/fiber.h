@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Fibers: stacks between which one host thread switches. fiber_x86_64.cc switches in a few
+ * nanoseconds; fiber_ucontext.cc serves other machines and the sanitizers, which know ucontext.
+ */
+#ifndef CA_SIMT_FIBER_H
+#define CA_SIMT_FIBER_H
+
+#include <stddef.h>
+
+namespace simt {
+
+struct fiber;
+
+/* A fiber that calls `entry`, which must never return, when first switched to. */
+fiber *fiber_create(void (*entry)());
+/* The fiber must not be running. */
+void fiber_destroy(fiber *f);
+/* The host's own stack. */
+fiber *fiber_host();
+/* Stops the running fiber and goes on with another. */
+void fiber_switch(fiber *to);
+
+/* A stack of `bytes` with an inaccessible page below it. `color` moves its top by a few cache
+ * lines: equal tops would compete for the same sets of the cache. */
+struct stack {
+    char *memory, *low, *top;
+    size_t bytes;
+};
+stack stack_map(size_t bytes, unsigned color);
+void stack_unmap(const stack &s);
+
+} // namespace simt
+
+#endif
