@@ -18,7 +18,7 @@
 
 namespace simt {
 
-constexpr int WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP;
+constexpr int WARP = 32, MAX_THREADS = 1024;
 
 enum class state : uint8_t { fresh, ready, at_barrier, at_warp_operation, done };
 
@@ -44,13 +44,17 @@ static struct {
     int runnable, done;
     uint8_t can_run[MAX_THREADS];
     cuda_thread of_block[MAX_THREADS];
-    std::vector<fiber *> idle, used_up; /* carriers */
-    /* Tokens for the race checker. Start and end differ, and so do consecutive barriers: a thread
-     * that is past a barrier must not pass on what it does before the next. */
-    char start, end, *barrier_tokens;
+    /* Tokens for the race checker, new ones for each block. Consecutive barriers use different
+     * ones: a thread that is past a barrier must not pass on what it does before the next. */
+    char end, *barrier_tokens;
     unsigned barriers;
-    std::vector<char *> old_tokens;
 } grid;
+
+/* Carriers. Nothing allocates while a kernel runs under the race checker: it would take what the
+ * allocator does for accesses of the kernel. */
+static std::vector<fiber *> &idle = *new std::vector<fiber *>;
+static std::vector<fiber *> &used_up = *new std::vector<fiber *>;
+static std::vector<char *> &old_tokens = *new std::vector<char *>;
 
 bool kernel_is_running() { return grid.l != nullptr; }
 
@@ -140,9 +144,9 @@ static int pick_next() {
 static void run_carrier();
 
 static fiber *take_carrier() {
-    if (grid.idle.empty()) return fiber_create(run_carrier);
-    fiber *f = grid.idle.back();
-    grid.idle.pop_back();
+    if (idle.empty()) return fiber_create(run_carrier);
+    fiber *f = idle.back();
+    idle.pop_back();
     return f;
 }
 
@@ -159,7 +163,6 @@ static void go_on_with(int t) {
 }
 
 static void run_thread(int t) {
-    acquire_token(&grid.start);
     (*grid.body)();
     release_token(&grid.end);
     set_state(t, state::done);
@@ -176,7 +179,7 @@ static void run_carrier() {
             grid.of_block[next].carrier = own;
             continue;
         }
-        (RACE_CHECK ? grid.used_up : grid.idle).push_back(own);
+        (RACE_CHECK ? used_up : idle).push_back(own);
         go_on_with(next);
     }
 }
@@ -276,6 +279,24 @@ uint64_t exchange(const site *where, warp_operation operation, unsigned mask, ui
 
 /* ---- blocks */
 
+static void forget_used_carriers() {
+    for (fiber *f : used_up) fiber_destroy(f);
+    for (char *token : old_tokens) delete[] token;
+    used_up.clear();
+    old_tokens.clear();
+}
+
+/* Carriers live until the grid ends, since the checker takes a new thread with the number of an
+ * old one for the same; or until there are as many as it can number. */
+static void begin_block_of_race_check() {
+    const size_t most = 8000;
+    if (used_up.size() + (size_t)grid.threads > most) forget_used_carriers();
+    used_up.reserve(most);
+    while (idle.size() < (size_t)grid.threads) idle.push_back(fiber_create(run_carrier));
+    grid.barrier_tokens = new char[2];
+    old_tokens.push_back(grid.barrier_tokens);
+}
+
 static void begin_block(size_t number) {
     const launch &l = *grid.l;
     block_index.x = (unsigned)(number % l.grid.x);
@@ -286,10 +307,7 @@ static void begin_block(size_t number) {
     for (int t = 0; t < grid.threads; t++) set_state(t, state::fresh);
     grid.done = 0;
     grid.barriers = 0;
-    if (RACE_CHECK) {
-        grid.barrier_tokens = new char[2 * MAX_WARPS];
-        grid.old_tokens.push_back(grid.barrier_tokens);
-    }
+    if (RACE_CHECK) begin_block_of_race_check();
 }
 
 static void number_threads(dim3 shape) {
@@ -313,7 +331,6 @@ void run_grid(const launch &l, const std::function<void()> &body) {
     number_threads(l.block);
     order.resize((size_t)l.grid.x * l.grid.y * l.grid.z);
     schedule_blocks(order);
-    release_token(&grid.start);
     fiber_host();
     for (size_t number : order) {
         begin_block(number);
@@ -321,10 +338,7 @@ void run_grid(const launch &l, const std::function<void()> &body) {
         shared_end_block();
     }
     acquire_token(&grid.end);
-    for (fiber *f : grid.used_up) fiber_destroy(f);
-    for (char *token : grid.old_tokens) delete[] token;
-    grid.used_up.clear();
-    grid.old_tokens.clear();
+    forget_used_carriers();
     shared_end_grid();
     grid.l = nullptr;
 }

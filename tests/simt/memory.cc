@@ -147,6 +147,7 @@ struct shared_block {
 /* Between the arrays of a plain build; the address sanitizer has its own. */
 constexpr size_t ZONE = SANITIZER ? 0 : 64;
 constexpr unsigned char ZONE_FILL = 0xfd;
+constexpr size_t MOST_SHARED = 64; /* arrays of a block */
 
 static std::vector<shared_block> &shared = *new std::vector<shared_block>;
 static std::vector<shared_block> &old_shared = *new std::vector<shared_block>;
@@ -157,6 +158,7 @@ static void *new_shared(const site *where, size_t bytes) {
     s.bytes = bytes;
     s.memory = static_cast<unsigned char *>(aligned_alloc(
         ALIGNMENT, SANITIZER ? bytes : (bytes + 2 * ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT));
+    if (shared.size() == MOST_SHARED) die("more than %zu shared arrays", MOST_SHARED);
     if (!s.memory) die("no memory for %zu bytes of shared memory", bytes);
     s.data = s.memory + ZONE;
     memset(s.memory, ZONE_FILL, ZONE);
@@ -186,6 +188,7 @@ void *dynamic_shared() {
 }
 
 void shared_begin_block(size_t dynamic_bytes) {
+    shared.reserve(MOST_SHARED);
     if (dynamic_bytes > 0) new_shared(nullptr, dynamic_bytes);
 }
 
