@@ -37,7 +37,8 @@ static __device__ __forceinline__ float ca_to_float(ca_bf16 x) {
 
 /* ---- addressing: 64-bit throughout */
 
-/* A tensor as rows of its last axis, which is contiguous; row r counts the axes before it. */
+/* A tensor as rows of its last axis, which is contiguous; row r counts the axes before it. Axes
+ * that lie end to end in memory count as one, so most tensors have one stride. */
 struct ca_rows {
     void *data;
     int64_t rows, width;
@@ -51,6 +52,16 @@ static inline ca_rows ca_rows_of(ca_tensor t) {
         shape[CA_MAX_RANK - t.rank + i] = t.shape[i];
         stride[CA_MAX_RANK - t.rank + i] = t.stride[i];
     }
+    for (int axis = 0; axis < 2; axis++) {
+        if (shape[axis + 1] == 1) stride[axis + 1] = stride[axis];
+        if (shape[axis] != 1 && stride[axis] != shape[axis + 1] * stride[axis + 1]) continue;
+        shape[axis + 1] *= shape[axis];
+        for (int outer = axis; outer > 0; outer--) {
+            shape[outer] = shape[outer - 1];
+            stride[outer] = stride[outer - 1];
+        }
+        shape[0] = 1;
+    }
     ca_rows r = {t.data,    shape[0] * shape[1] * shape[2],
                  shape[3],  shape[1],
                  shape[2],  stride[0],
@@ -58,12 +69,23 @@ static inline ca_rows ca_rows_of(ca_tensor t) {
     return r;
 }
 
-/* Offset of row r in elements. 64-bit divisions are slow: none where an axis is missing. */
+/* A tensor with one number for each row of another: [...] as [..., 1]. */
+static inline ca_rows ca_scalars_of(ca_tensor t) {
+    t.shape[t.rank] = t.stride[t.rank] = 1;
+    t.rank++;
+    return ca_rows_of(t);
+}
+
+/* a / b for a >= 0, b > 0. Division of 64 bits takes some hundred instructions, of 32 bits ten. */
+static __device__ __forceinline__ int64_t ca_divide(int64_t a, int64_t b) {
+    return ((a | b) >> 32) == 0 ? (int64_t)((uint32_t)a / (uint32_t)b) : a / b;
+}
+
+/* Offset of row r in elements. */
 static __device__ __forceinline__ int64_t ca_row_offset(const ca_rows &t, int64_t r) {
-    if (t.shape1 == 1 && t.shape2 == 1) return r * t.stride0;
-    int64_t outer = r / t.shape2, inner = r - outer * t.shape2;
-    if (t.shape1 == 1) return outer * t.stride0 + inner * t.stride2;
-    int64_t first = outer / t.shape1;
+    if (t.rows == t.shape2) return r * t.stride2;
+    int64_t outer = ca_divide(r, t.shape2), inner = r - outer * t.shape2;
+    int64_t first = t.rows == t.shape1 * t.shape2 ? 0 : ca_divide(outer, t.shape1);
     return first * t.stride0 + (outer - first * t.shape1) * t.stride1 + inner * t.stride2;
 }
 
@@ -99,6 +121,18 @@ static __device__ __forceinline__ float ca_block_sum(float v, float *scratch) {
     if (lane == 0) scratch[warp] = v;
     __syncthreads();
     v = ca_warp_sum(lane < warps ? scratch[lane] : 0.0f);
+    __syncthreads();
+    return v;
+}
+
+/* As ca_block_sum; NaN only where all values are. */
+static __device__ __forceinline__ float ca_block_max(float v, float *scratch) {
+    const int lane = (int)threadIdx.x % CA_WARP, warp = (int)threadIdx.x / CA_WARP;
+    const int warps = (int)blockDim.x / CA_WARP;
+    v = ca_warp_max(v);
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    v = ca_warp_max(scratch[lane < warps ? lane : 0]);
     __syncthreads();
     return v;
 }

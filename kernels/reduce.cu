@@ -1,47 +1,53 @@
 /* SPDX-License-Identifier: MIT
  *
  * Norms and dot products of rows.
- *
- * Grid: strides over rows. One warp owns a row and its output; lane l sums the elements l, l + 32,
- * ..., then a fixed tree over the lanes: the same bits on every run. No shared memory, no barrier.
  */
-#include "ca_cuda.cuh"
+#include "ca_quads.cuh"
 
-constexpr int BLOCK = 256, WARPS = BLOCK / CA_WARP;
+constexpr int BLOCK = 256, WARP_WIDTH = 1024; /* the longest row that a warp takes */
 
-/* y[r] = x[r] . w[r], or the norm of x[r] */
-template <bool NORM>
-static __global__ void __launch_bounds__(BLOCK) row_dots_kernel(ca_rows y, ca_rows x, ca_rows w) {
-    const int lane = (int)threadIdx.x % CA_WARP;
-    int64_t row = (int64_t)blockIdx.x * WARPS + (int)threadIdx.x / CA_WARP;
-    for (; row < x.rows; row += (int64_t)gridDim.x * WARPS) {
-        const float *a = static_cast<const float *>(x.data) + ca_row_offset(x, row);
-        const float *b = static_cast<const float *>(w.data) + ca_row_offset(w, row);
+/* y[r] = x[r] . w[r], or the norm of x[r]
+ *
+ * Grid: strides over rows. A team (a warp or the block) owns a row and its output; a member sums
+ * its quads in order, then follows a fixed tree: the same bits on every run. 8 bytes an element (4
+ * for norms), 2 FLOPs. Shared memory: one float a warp; barriers: those of ca_block_sum. */
+template <int TEAM, bool NORM>
+static __global__ void __launch_bounds__(BLOCK)
+    row_dots_kernel(ca_rows y, ca_rows x, ca_rows w, bool wide) {
+    CA_SHARED(float, scratch, CA_WARP);
+    constexpr int TEAMS = BLOCK / TEAM;
+    const int team = (int)threadIdx.x / TEAM, member = (int)threadIdx.x % TEAM;
+    for (int64_t r = (int64_t)blockIdx.x * TEAMS + team; r < x.rows;
+         r += (int64_t)gridDim.x * TEAMS) {
+        const float *a = static_cast<const float *>(x.data) + ca_row_offset(x, r);
+        const float *b = static_cast<const float *>(w.data) + ca_row_offset(w, r);
         float sum = 0.0f;
-        for (int64_t i = lane; i < x.width; i += CA_WARP) sum += a[i] * b[i];
-        sum = ca_warp_sum(sum);
-        if (lane == 0)
-            static_cast<float *>(y.data)[ca_row_offset(y, row)] = NORM ? sqrtf(sum) : sum;
+        for (int64_t i = 4 * member; i < x.width; i += 4 * TEAM) {
+            ca_quad<float> u = ca_load(a + i, x.width - i, wide);
+            ca_quad<float> v = NORM ? u : ca_load(b + i, x.width - i, wide);
+            for (int k = 0; k < 4; k++) sum += u.at[k] * v.at[k];
+        }
+        sum = ca_team_sum<TEAM>(sum, scratch);
+        if (member == 0)
+            static_cast<float *>(y.data)[ca_row_offset(y, r)] = NORM ? sqrtf(sum) : sum;
     }
 }
 
-/* y [...] has an axis less than x: give it a last axis of 1. */
-static ca_rows scalars_of(ca_tensor y) {
-    y.shape[y.rank] = y.stride[y.rank] = 1;
-    y.rank++;
-    return ca_rows_of(y);
+template <int TEAM, bool NORM>
+static int row_dots(const ca_queue *queue, const ca_tensor &y, const ca_tensor &x,
+                    const ca_tensor &w) {
+    ca_rows rows = ca_rows_of(x);
+    CA_LAUNCH((row_dots_kernel<TEAM, NORM>), ca_grid(queue, rows.rows, BLOCK / TEAM), BLOCK, 0,
+              queue->stream, ca_scalars_of(y), rows, ca_rows_of(w), ca_is_wide(x) && ca_is_wide(w));
+    return ca_launched();
 }
 
 int ca_k_row_norms(const ca_queue *queue, ca_tensor y, ca_tensor x) {
-    ca_rows rows = ca_rows_of(x);
-    CA_LAUNCH((row_dots_kernel<true>), ca_grid(queue, rows.rows, WARPS), BLOCK, 0, queue->stream,
-              scalars_of(y), rows, rows);
-    return ca_launched();
+    return x.shape[x.rank - 1] <= WARP_WIDTH ? row_dots<CA_WARP, true>(queue, y, x, x)
+                                             : row_dots<BLOCK, true>(queue, y, x, x);
 }
 
 int ca_k_row_dots(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor w) {
-    ca_rows rows = ca_rows_of(x);
-    CA_LAUNCH((row_dots_kernel<false>), ca_grid(queue, rows.rows, WARPS), BLOCK, 0, queue->stream,
-              scalars_of(y), rows, ca_rows_of(w));
-    return ca_launched();
+    return x.shape[x.rank - 1] <= WARP_WIDTH ? row_dots<CA_WARP, false>(queue, y, x, w)
+                                             : row_dots<BLOCK, false>(queue, y, x, w);
 }
