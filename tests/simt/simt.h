@@ -185,7 +185,6 @@ void *dynamic_shared();
 #define blockIdx  simt::block_index
 #define blockDim  simt::block_shape
 #define gridDim   simt::grid_shape
-#define warpSize  32
 
 #define __syncthreads()       simt::barrier(SIMT_HERE)
 #define __syncwarp(...)       simt::sync_warp(SIMT_HERE, ##__VA_ARGS__)
