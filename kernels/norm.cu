@@ -60,10 +60,13 @@ static __global__ void __launch_bounds__(BLOCK)
     norm_fwd_kernel(ca_rows y, ca_rows x, const float *gain, const float *bias, norm_numbers norm,
                     int stage_width, bool wide) {
     CA_SHARED(float, scratch, CA_WARP);
-    CA_DYN_SHARED(float, stage);
     constexpr int TEAMS = BLOCK / TEAM;
     const int team = (int)threadIdx.x / TEAM, member = (int)threadIdx.x % TEAM;
-    float *kept = stage + team * stage_width;
+    float *kept = NULL;
+    if (STAGED) {
+        CA_DYN_SHARED(float, stage);
+        kept = stage + team * stage_width;
+    }
     for (int64_t r = (int64_t)blockIdx.x * TEAMS + team; r < x.rows;
          r += (int64_t)gridDim.x * TEAMS) {
         const float *from = static_cast<const float *>(x.data) + ca_row_offset(x, r);
@@ -155,11 +158,15 @@ static __global__ void __launch_bounds__(BLOCK)
     norm_bwd_kernel(ca_rows dx, ca_rows dy, ca_rows x, const float *gain, norm_numbers norm,
                     int64_t lanes, bool accumulate, int stage_width, bool wide) {
     CA_SHARED(float, scratch, CA_WARP);
-    CA_DYN_SHARED(float, stage);
     constexpr int TEAMS = BLOCK / TEAM;
     const int team = (int)threadIdx.x / TEAM, member = (int)threadIdx.x % TEAM;
     const int64_t width = x.width;
-    float *kept_x = stage + 2 * team * stage_width, *kept_dy = kept_x + stage_width;
+    float *kept_x = NULL, *kept_dy = NULL;
+    if (STAGED) {
+        CA_DYN_SHARED(float, stage);
+        kept_x = stage + 2 * team * stage_width;
+        kept_dy = kept_x + stage_width;
+    }
     const bool kept_wide = STAGED || wide;
     for (int64_t r = (int64_t)blockIdx.x * TEAMS + team; r < x.rows;
          r += (int64_t)gridDim.x * TEAMS) {
@@ -174,8 +181,8 @@ static __global__ void __launch_bounds__(BLOCK)
             float *to = static_cast<float *>(dx.data) + ca_row_offset(dx, row);
             const components none = {0.0f, 0.0f};
             const components first =
-                components_of<TEAM>(at, from, STAGED ? kept_dy : NULL, gain, width, m, norm, none,
-                                    member, kept_wide, wide, wide, scratch);
+                components_of<TEAM>(at, from, kept_dy, gain, width, m, norm, none, member,
+                                    kept_wide, wide, wide, scratch);
             const float *d = STAGED ? kept_dy : from;
             const components second =
                 components_of<TEAM>(at, d, NULL, gain, width, m, norm, first, member, kept_wide,
