@@ -7,6 +7,8 @@
 #   VARIANT  release | asan | ubsan | fuzz
 #   ARCH     processor for which src/backend/cpu is compiled: native, x86-64-v3 …
 #   GEMM     onednn | cblas
+#   CUDA     1 | 0: with the CUDA backend or without; 1 where nvcc and cuBLAS are found
+#   CUDA_ARCHITECTURES  compute capabilities for which kernels are compiled: 75 80 90 100 120
 #   PREFIX   where `make install` puts things
 #   WERROR   -Werror, or empty for compilers whose warnings we have not met
 
@@ -36,14 +38,19 @@ ifneq ($(filter-out $(without_libraries),$(or $(MAKECMDGOALS),all)),)
 include build/deps.mk
 endif
 GEMM ?= $(DEPS_GEMM)
+CUDA ?= $(if $(NVCC),1,0)
+CUDA_ARCHITECTURES ?= $(NVCC_ARCHITECTURES)
+ifeq ($(CUDA)$(NVCC)$(filter deps,$(MAKECMDGOALS))$(if $(wildcard build/deps.mk),,unknown),1)
+$(error CUDA=1: expected nvcc and cuBLAS, found none; set CUDA_HOME to the CUDA toolkit and type 'make deps')
+endif
 
-# Optional parts add files: one of the two GEMM files is compiled, and src/backend/absent/X.c
-# stands in the registry for a backend of which there is no folder src/backend/X.
+# Optional parts add files: one of the two GEMM files is compiled, and the folder src/backend/cuda
+# with the kernels, or the file that stands for it in the registry.
 other_gemm    := $(filter-out $(GEMM),onednn cblas)
-superseded    := $(foreach file,$(wildcard src/backend/absent/*.c),\
-                 $(if $(wildcard src/backend/$(basename $(notdir $(file)))),$(file)))
-sources       := $(filter-out $(other_gemm:%=src/backend/cpu/gemm_%.c) $(superseded),\
+other_cuda    := $(if $(filter 1,$(CUDA)),src/backend/absent/cuda.c,src/backend/cuda/%)
+sources       := $(filter-out $(other_gemm:%=src/backend/cpu/gemm_%.c) $(other_cuda),\
                  $(sort $(shell find src -name '*.c')))
+kernels       := $(if $(filter 1,$(CUDA)),$(sort $(wildcard kernels/*.cu)))
 headers       := $(wildcard include/causa/*.h)
 test_sources  := $(sort $(wildcard tests/*/test_*.c))
 fuzz_sources  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
@@ -55,6 +62,7 @@ program  := $(if $(wildcard src/cli/main.c),$(out)/causa)
 tests    := $(test_sources:%.c=$(out)/%)
 replays  := $(fuzz_sources:%.c=$(out)/%)
 benches  := $(bench_sources:tests/bench/%.c=build/%)
+launchers := $(kernels:%.cu=build/%.o)
 object    = $(patsubst %.c,$(out)/%.o,$(1))
 
 # ---- flags -----------------------------------------------------------------------------------
@@ -72,6 +80,7 @@ openmp           := -fopenmp
 ifeq ($(VARIANT),fuzz)
 CC      := clang
 openmp  :=
+launchers :=
 sources := $(filter $(addprefix src/,base/% config/% model/% tokenizer/% data/%),$(sources))
 endif
 
@@ -80,7 +89,15 @@ compile  := -std=c11 -D_GNU_SOURCE -Iinclude $(warnings) $(openmp) $(variant_$(V
             $(CFLAGS) $(CPPFLAGS) $(DEPS_CPPFLAGS)
 cpu_only := -march=$(ARCH) -ffp-contract=fast
 link     := $(variant_$(VARIANT)) $(openmp) $(CFLAGS) $(LDFLAGS)
-libs     := -Wl,--as-needed $(DEPS_LIBS) $(GEMM_LIBS_$(GEMM)) -lpthread -lm $(LDLIBS)
+libs     := -Wl,--as-needed $(DEPS_LIBS) $(GEMM_LIBS_$(GEMM)) $(if $(launchers),$(CUDA_LIBS)) \
+            -lpthread -lm $(LDLIBS)
+
+# Machine code for every architecture, and PTX of the newest for those to come. Without exceptions
+# and guarded statics the objects need no C++ library.
+nvcc_flags := -std=c++17 -O3 -lineinfo --threads 0 -Iinclude -Ikernels -Werror all-warnings \
+              -Xcompiler -Wall,-Wextra,-Werror,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
+              -Xptxas -v $(foreach a,$(CUDA_ARCHITECTURES),-gencode arch=compute_$a,code=sm_$a) \
+              $(foreach a,$(lastword $(CUDA_ARCHITECTURES)),-gencode arch=compute_$a,code=compute_$a)
 
 ifeq ($(variant_$(VARIANT)),)
 $(error VARIANT: expected release, asan, ubsan or fuzz, got '$(VARIANT)')
@@ -115,13 +132,17 @@ $(out)/version.flags: FORCE
 	    $(call quoted,'-DCA_BUILD_LIBRARIES="$(LIBRARY_VERSIONS)"') \
 	    $(call quoted,'-DCA_BUILD_PYTHON="$(PYTHON)"'))
 
-library_objects := $(call object,$(filter-out src/cli/main.c,$(sources)))
+library_objects := $(call object,$(filter-out src/cli/main.c,$(sources))) $(launchers)
 $(out)/objects: FORCE
 	$(call write_if_changed,$(library_objects))
 
 $(call object,src/base/version.c): $(out)/version.flags
 $(call object,src/base/version.c): only := @$(out)/version.flags
 $(call object,$(filter src/backend/cpu/%,$(sources))): only := $(cpu_only)
+$(call object,$(filter src/backend/cuda/%,$(sources))): build/kernels/flags
+$(call object,$(filter src/backend/cuda/%,$(sources))): only := -Ikernels $(CUDA_CPPFLAGS) \
+    $(call quoted,-DCA_CUDA_LIBRARIES="$(CUDA_VERSIONS)") \
+    $(call quoted,-DCA_CUDA_ARCHITECTURES="sm_$(CUDA_ARCHITECTURES)")
 $(out)/tests/%: only := -Isrc -Itests
 
 # A subfolder sees the private headers of its layer: src/method/das those of src/method.
@@ -131,6 +152,15 @@ $(out)/%.o: %.c $(out)/flags
 	@mkdir -p $(@D)
 	@echo '  CC    $<'
 	@$(CC) $(compile) -I$(call layer,$<) $(only) -MMD -MP -c $< -o $@
+
+# Kernels are the same in every variant. What ptxas says of them stays beside the object.
+build/kernels/flags: FORCE
+	$(call write_if_changed,$(call quoted,$(NVCC) $(CUDA_VERSIONS) $(nvcc_flags)))
+
+build/kernels/%.o: kernels/%.cu build/kernels/flags
+	@echo '  NVCC  $<'
+	@$(NVCC) $(nvcc_flags) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.log) 2>&1 || \
+	    { cat $(@:.o=.log); exit 1; }
 
 $(library): $(library_objects) $(out)/objects
 	@echo '  AR    $@'
@@ -168,7 +198,8 @@ configure: ## keep variables for later calls: make configure ARCH=x86-64-v3
 info: ## show what the build will use
 	@printf '%-10s %s\n' variant '$(VARIANT)' compiler "$$($(CC) --version | head -n 1)" \
 	    arch '$(ARCH)' gemm '$(GEMM)' revision '$(revision)' \
-	    libraries '$(LIBRARY_VERSIONS)' python '$(PYTHON)' flags '$(compile)' libs '$(libs)'
+	    libraries '$(LIBRARY_VERSIONS)' \
+	    cuda '$(if $(kernels),$(CUDA_VERSIONS); sm_$(CUDA_ARCHITECTURES),no)' python '$(PYTHON)' flags '$(compile)' libs '$(libs)'
 
 print-%: ## show one variable of the Makefile
 	@echo '$* = $($*)'
@@ -191,13 +222,16 @@ install: all ## install the program, reports, library and headers below PREFIX
 
 # ---- tests -----------------------------------------------------------------------------------
 
-.PHONY: check check-fast check-asan check-ubsan lint bench
+.PHONY: check check-fast check-asan check-ubsan check-cuda-build check-gpu cuda-budget lint bench \
+        bench-gpu
 fast_tests := $(filter $(addprefix $(out)/tests/,unit/% parity/% gradient/%),$(tests))
 end_to_end := $(if $(wildcard tests/e2e/test_*.py),--pytest '$(PYTHON)' tests/e2e)
-lint       := tests/lint/lint.py --archive $(library) --compiler $(CC)
+lint       := $(PYTHON) tests/lint/lint.py --archive $(library) --compiler $(CC)
+budget     := $(PYTHON) tests/lint/budget.py --nvcc $(NVCC) $(launchers:.o=.log)
+by_cuda    := $(if $(launchers),--check budget '$(budget)')
 
 check: all $(tests) $(replays) ## everything that a machine without a GPU can check
-	@.make/run-tests.sh --lint '$(PYTHON) $(lint)' $(tests) $(replays) $(end_to_end)
+	@.make/run-tests.sh --check lint '$(lint)' $(by_cuda) $(tests) $(replays) $(end_to_end)
 
 check-fast: $(fast_tests) ## unit, parity and gradient tests
 	@.make/run-tests.sh $(fast_tests)
@@ -214,7 +248,19 @@ check-c: $(tests) $(replays)
 	@$(sanitizer_options) TEST_SECONDS=900 .make/run-tests.sh $(tests) $(replays)
 
 lint: $(library) ## layers, file lengths, licences, exported names, headers that stand alone
-	@$(PYTHON) $(lint)
+	@$(lint)
+
+check-cuda-build: $(if $(launchers),all) ## kernels for all architectures within their budget; the program without a device
+	@.make/run-tests.sh $(if $(launchers),$(by_cuda) --pytest '$(PYTHON)' tests/e2e/test_cuda.py,\
+	    --skip check-cuda-build 'this build has no CUDA: nvcc and cuBLAS were not found')
+
+cuda-budget: $(launchers) ## write kernels/budget.txt from what ptxas says now
+	@$(budget) --write
+
+# Everything that runs on a device; compute-sanitizer looks at the parity programs.
+on_device := $(filter $(addprefix $(out)/tests/,parity/% method/%),$(tests))
+check-gpu: all $(on_device) ## parity, method and end-to-end tests on a GPU, and compute-sanitizer
+	@.make/check-gpu.sh '$(PYTHON)' $(on_device)
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz fuzz-run
@@ -237,20 +283,23 @@ fuzz-run: $(fuzzers)
 bench: $(benches) ## measure passes, operations and the tokenizer beside the machine's own peak
 	@export GOMP_SPINCOUNT=3000; for program in executor ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
 
+bench-gpu: build/bench_gpu build/bench_executor ## measure the kernels of a GPU beside its own copy and GEMM
+	@build/bench_gpu && build/bench_executor cuda
+
 # ---- upkeep ----------------------------------------------------------------------------------
 
 .PHONY: format tidy clean help FORCE
-format: ## clang-format every C file
-	clang-format -i $(shell find src include tests kernels -name '*.[ch]')
+format: ## clang-format every C and CUDA file
+	clang-format -i $(shell find src include tests kernels -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
 
 tidy: ## clang-tidy's bug checks over src
 	clang-tidy --quiet --checks='-*,bugprone-*,clang-analyzer-*,-bugprone-easily-swappable-parameters' \
 	    $(sources) -- -std=c11 -D_GNU_SOURCE -Iinclude $(DEPS_CPPFLAGS)
 
 clean: ## remove what was compiled; downloaded models and the Python stay
-	rm -rf build/release build/asan build/ubsan build/fuzz build/causa build/bench_* build/deps.mk
+	rm -rf build/release build/asan build/ubsan build/fuzz build/kernels build/causa build/bench_* build/deps.mk
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9% -]*:.*## / { printf "  %-24s %s\n", $$1, $$2 }' Makefile
 
--include $(shell find $(out) -name '*.d' 2>/dev/null)
+-include $(shell find $(out) build/kernels -name '*.d' 2>/dev/null)

@@ -115,6 +115,37 @@ make_venv() {
         build/venv/bin/python -m pip install -q h5py numpy pytest matplotlib >&2
 }
 
+# ---- CUDA ----------------------------------------------------------------------------------
+
+header_number() { # value of a macro of a header, as the preprocessor sees it
+    printf '#include <%s>\n%s\n' "$1" "$2" | "$compiler" ${CPPFLAGS:-} $cflags -E -P -x c - | tail -n 1
+}
+
+# Sets nvcc, cuda_cflags, cuda_libs, cuda_versions and architectures; nvcc stays empty where the toolkit is absent
+# or incomplete. The runtime is linked statically; cuBLAS is found again through the run path.
+probe_cuda() {
+    nvcc="" cuda_cflags="" cuda_libs="" cuda_versions="" architectures=""
+    local candidate home cflags="" libs="" version number
+    for candidate in "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc; do
+        [ -x "$candidate" ] || continue
+        home=$(dirname "$(dirname "$candidate")")
+        cflags="" libs=""
+        [ ! -f "$home/include/cublas_v2.h" ] || cflags="-isystem $home/include"
+        [ ! -d "$home/lib64" ] || libs="-L$home/lib64 -Wl,-rpath,$home/lib64"
+        libs="$libs -lcublas -lcudart_static -ldl -lrt -lpthread"
+        usable cublas_v2.h || continue
+        version=$(header_number cuda_runtime_api.h CUDART_VERSION)
+        nvcc=$candidate cuda_cflags=$cflags cuda_libs=$libs
+        for number in 75 80 90 100 120; do
+            ! "$nvcc" --list-gpu-code | grep -qx "sm_$number" || architectures="$architectures $number"
+        done
+        cuda_versions="CUDA $((version / 1000)).$((version % 1000 / 10)), cuBLAS $(
+            header_number cublas_v2.h CUBLAS_VER_MAJOR.CUBLAS_VER_MINOR.CUBLAS_VER_PATCH | tr -d ' ')"
+        break
+    done
+    rm -f build/probe
+}
+
 # ---- the search ----------------------------------------------------------------------------
 
 probe_libraries
@@ -137,6 +168,8 @@ if ! probe_python && ! { apt_install $python_packages && probe_python; } &&
     python=python3
 fi
 
+probe_cuda
+
 # ---- the answer ----------------------------------------------------------------------------
 
 echo "$python" >build/python
@@ -150,4 +183,9 @@ GEMM_LIBS_cblas := $openblas_libs
 CMOCKA_LIBS := $cmocka_libs
 LIBRARY_VERSIONS := $versions
 PYTHON := $python
+NVCC := $nvcc
+CUDA_CPPFLAGS := $cuda_cflags
+CUDA_LIBS := $cuda_libs
+CUDA_VERSIONS := $cuda_versions
+NVCC_ARCHITECTURES := ${architectures# }
 END

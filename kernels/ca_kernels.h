@@ -28,7 +28,13 @@ typedef struct ca_queue {
 
 /* Bad indices cannot be reported where they occur: the element becomes NaN and the next download
  * or sync reports. */
-typedef enum ca_fault { CA_FAULT_NONE, CA_FAULT_GATHER, CA_FAULT_SCATTER, CA_FAULT_ROPE } ca_fault;
+typedef enum ca_fault {
+    CA_FAULT_NONE,
+    CA_FAULT_GATHER,
+    CA_FAULT_SCATTER,
+    CA_FAULT_ROPE,
+    CA_FAULT_CROSS_ENTROPY
+} ca_fault;
 
 /* ---- convert.cu: any floating dtypes, also integers where both are equal */
 int ca_k_copy(const ca_queue *queue, ca_tensor dst, ca_tensor src);
@@ -75,6 +81,16 @@ int ca_k_pattern_apply_bwd(const ca_queue *queue, ca_tensor d_pattern, ca_tensor
                            ca_tensor pattern, ca_tensor v, ca_tensor prefix_v,
                            const ca_sequences *sequences, ca_attention attention);
 
+/* ---- intervention.cu */
+int ca_k_mix_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor source, ca_tensor mask);
+int ca_k_mix_bwd(const ca_queue *queue, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                 ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask, bool accumulate);
+int ca_k_pattern_mix_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor source,
+                         ca_tensor mask, const ca_sequences *sequences, ca_attention attention);
+int ca_k_pattern_mix_bwd(const ca_queue *queue, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                         ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                         const ca_sequences *sequences, ca_attention attention, bool accumulate);
+
 /* ---- activation.cu */
 int ca_k_act_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_activation kind, bool gated);
 int ca_k_act_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_activation kind,
@@ -86,6 +102,18 @@ int ca_k_soft_cap_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tens
 int ca_k_log_sum_exp(const ca_queue *queue, ca_tensor y, ca_tensor x);
 int ca_k_softmax(const ca_queue *queue, ca_tensor y, ca_tensor x);
 int ca_k_top_k(const ca_queue *queue, ca_tensor values, ca_tensor indices, ca_tensor x);
+
+/* ---- cross_entropy.cu */
+int ca_k_cross_entropy_fwd(const ca_queue *queue, ca_tensor loss, ca_tensor x, ca_tensor target);
+int ca_k_cross_entropy_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor x, ca_tensor target,
+                           ca_tensor scale);
+
+/* ---- column_sums.cu: faster with scratch memory */
+int ca_k_column_sums(const ca_queue *queue, ca_tensor y, ca_tensor x);
+
+/* ---- optimise.cu */
+int ca_k_adam_step(const ca_queue *queue, ca_tensor parameter, ca_tensor first, ca_tensor second,
+                   ca_tensor gradient, ca_adam adam);
 
 /* ---- reduce.cu */
 int ca_k_row_norms(const ca_queue *queue, ca_tensor y, ca_tensor x);

@@ -56,8 +56,8 @@ typedef struct ca_attention {
  * Invisible keys have probability 0. */
 typedef struct ca_sequences {
     int64_t count, rows;
-    int64_t max_rows; /* longest own part */
-    int64_t max_keys; /* longest prefix + own part */
+    int64_t max_rows;             /* longest own part */
+    int64_t max_keys;             /* longest prefix + own part */
     const int64_t *row_start;     /* [count + 1] host */
     const int64_t *prefix_start;  /* [count] host */
     const int64_t *prefix_rows;   /* [count] host */
@@ -71,6 +71,14 @@ typedef struct ca_matmul_options {
     bool transpose_a, transpose_b;
     double alpha, beta;
 } ca_matmul_options;
+
+/* One step of Adam, see ca_adam_step. */
+typedef struct ca_adam {
+    double learning_rate, beta1, beta2, epsilon;
+    int64_t step;        /* 1 for the first one: corrects the bias of moments that began as 0 */
+    double weight_decay; /* decoupled; 0 = Adam, else AdamW */
+    double lower, upper; /* the parameter is clamped to [lower, upper]; +-INFINITY = no limit */
+} ca_adam;
 
 /* The table. NULL = this backend does not offer the operation. Shapes as in ops.h, where every
  * operation is documented; they have been checked when a function here is called. */
@@ -105,9 +113,9 @@ typedef struct ca_backend_ops {
     ca_status (*attention_fwd)(ca_backend *be, ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k,
                                ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
                                const ca_sequences *sequences, ca_attention attention);
-    ca_status (*attention_bwd)(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor dv, ca_tensor d_o,
-                               ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k, ca_tensor v,
-                               ca_tensor prefix_k, ca_tensor prefix_v,
+    ca_status (*attention_bwd)(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor dv,
+                               ca_tensor d_o, ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k,
+                               ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
                                const ca_sequences *sequences, ca_attention attention);
     ca_status (*pattern_fwd)(ca_backend *be, ca_tensor pattern, ca_tensor q, ca_tensor k,
                              ca_tensor prefix_k, const ca_sequences *sequences,
@@ -121,26 +129,48 @@ typedef struct ca_backend_ops {
     ca_status (*pattern_apply_bwd)(ca_backend *be, ca_tensor d_pattern, ca_tensor dv, ca_tensor d_o,
                                    ca_tensor pattern, ca_tensor v, ca_tensor prefix_v,
                                    const ca_sequences *sequences, ca_attention attention);
+    /* intervention */
+    ca_status (*mix_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                         ca_tensor mask);
+    ca_status (*mix_bwd)(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                         ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                         bool accumulate);
+    ca_status (*pattern_mix_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                                 ca_tensor mask, const ca_sequences *sequences,
+                                 ca_attention attention);
+    ca_status (*pattern_mix_bwd)(ca_backend *be, ca_tensor d_x, ca_tensor d_source,
+                                 ca_tensor d_mask, ca_tensor dy, ca_tensor x, ca_tensor source,
+                                 ca_tensor mask, const ca_sequences *sequences,
+                                 ca_attention attention, bool accumulate);
     /* mlp */
     ca_status (*act_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind, bool gated);
-    ca_status (*act_bwd)(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_activation kind,
-                         bool gated);
+    ca_status (*act_bwd)(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x,
+                         ca_activation kind, bool gated);
     /* head */
     ca_status (*soft_cap_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, double cap);
     ca_status (*soft_cap_bwd)(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
     ca_status (*log_sum_exp)(ca_backend *be, ca_tensor y, ca_tensor x);
     ca_status (*softmax)(ca_backend *be, ca_tensor y, ca_tensor x);
     ca_status (*top_k)(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
+    ca_status (*cross_entropy_fwd)(ca_backend *be, ca_tensor loss, ca_tensor x, ca_tensor target);
+    ca_status (*cross_entropy_bwd)(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                                   ca_tensor scale);
     /* reduce */
     ca_status (*row_norms)(ca_backend *be, ca_tensor y, ca_tensor x);
     ca_status (*row_dots)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
+    ca_status (*column_sums)(ca_backend *be, ca_tensor y, ca_tensor x);
+    /* optimise */
+    ca_status (*adam_step)(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,
+                           ca_tensor gradient, ca_adam adam);
 } ca_backend_ops;
 
 struct ca_backend {
     const char *name; /* "ref", "cpu", "cuda" */
     const ca_backend_ops *ops;
     int threads;
-    bool float64; /* offers float64 storage */
+    bool float64;       /* offers float64 storage */
+    const char *device; /* "cuda:0 (NVIDIA H200)"; NULL: the host's processor */
+    size_t peak_bytes;  /* of device memory held at one time so far */
     void *context;
 };
 
@@ -149,6 +179,7 @@ typedef struct ca_backend_entry {
     const char *name;
     const char *libraries; /* "oneDNN 2.6.3, OpenMP"; NULL when this backend was not built */
     const char *how_to_build;
+    /* device  its number, -1 = the backend chooses */
     ca_status (*open)(int device, int threads, ca_backend **out);
     void (*close)(ca_backend *be);
 } ca_backend_entry;

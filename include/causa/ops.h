@@ -109,6 +109,47 @@ ca_status ca_pattern_apply_bwd(ca_backend *be, ca_tensor d_pattern, ca_tensor dv
                                ca_tensor pattern, ca_tensor v, ca_tensor prefix_v,
                                const ca_sequences *sequences, ca_attention attention) CA_MUST_USE;
 
+/* ---- intervention: values replaced softly by those of another run
+ *
+ * A mask value m is a mixing weight: 0 keeps x and 1 takes the source, both bit for bit and
+ * whatever the other one holds; values between (and beyond) mix linearly, x + m (source - x), so
+ * that equal values stay as they are under any mask.
+ * Source: De Cao et al. 2020, "How do decisions emerge across layers in neural models?" (masks that
+ * replace hidden states, trained by gradients). */
+
+/* y = (1 - mask) x + mask source
+ *
+ * y, x, source [..., W]; y == x is allowed. mask [..., W], or [..., 1]: one weight for a row. The
+ * mask has the same leading axes; those along which it does not vary have stride 0, so that it
+ * serves a channel, a head ([T, H, 1]), a row or a lane. */
+ca_status ca_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                     ca_tensor mask) CA_MUST_USE;
+/* d_x (+)= (1 - mask) dy;  d_source = mask dy;  d_mask = dy (source - x)
+ *
+ * d_x, dy, x, source, mask of the shapes above (repeat x, source and mask for lanes); accumulate
+ * concerns d_x, and d_x == dy is allowed when not accumulating. d_source as dy, or absent. d_mask
+ * as mask but never repeated, or absent; [..., 1]: summed over the last axis. A mask that is
+ * repeated along other axes sums d_mask over them (ca_column_sums). x and source may be absent
+ * together with d_mask. */
+ca_status ca_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                     ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                     bool accumulate) CA_MUST_USE;
+
+/* The same on attention patterns, with one weight per row and head.
+ *
+ * y, x, source [H * pattern_start[count]] flat, see ca_sequences; y == x is allowed; mask [T, H]
+ * (one per head: repeat T). Of `attention` only heads and window count. Elements of invisible keys
+ * are written as 0 and never read. */
+ca_status ca_pattern_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                             ca_tensor mask, const ca_sequences *sequences,
+                             ca_attention attention) CA_MUST_USE;
+/* d_x, d_source, dy [R, the same]; d_mask [R, T, H] sums over the keys; x, source and mask have no
+ * lanes. What may be absent, accumulated and in place is as in ca_mix_bwd. */
+ca_status ca_pattern_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                             ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                             const ca_sequences *sequences, ca_attention attention,
+                             bool accumulate) CA_MUST_USE;
+
 /* ---- mlp */
 
 /* plain: y [..., F] = act(x [..., F]).  gated: y = act(x[..., :F]) * x[..., F:], x [..., 2 F]. */
@@ -133,11 +174,47 @@ ca_status ca_softmax(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
  * values [n, k], indices [n, k] i32, k <= V. */
 ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x) CA_MUST_USE;
 
+/* loss [n] = log sum exp(x [n, V]) - x[n, target[n]], in nats; target [n] i32, each in [0, V). */
+ca_status ca_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x,
+                               ca_tensor target) CA_MUST_USE;
+/* dx [n, V] = scale[n] (softmax(x[n]) - onehot(target[n])); scale [n]: the gradient at each loss.
+ * dx == x is allowed. */
+ca_status ca_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                               ca_tensor scale) CA_MUST_USE;
+
 /* ---- reduce */
 
 /* y [...] = Euclidean norm over the last axis of x [..., D]. */
 ca_status ca_row_norms(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
 /* y [...] = sum over the last axis of x [..., D] w [..., D]; repeat w for lanes. */
 ca_status ca_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
+/* y [..., D] = sum over T of x [..., T, D] along one fixed binary tree; 0 when T is 0.
+ *
+ * The tree over T rows: one row is its own sum; else the sum of the first P rows plus that of the
+ * others, P being the largest power of two below T, both along their own trees. 7 rows make
+ * ((0 + 1) + (2 + 3)) + ((4 + 5) + 6). Every addition is rounded to the dtype, also on `ref`, so
+ * all backends agree bit for bit.
+ *
+ * Rows [k C, (k + 1) C) are a subtree when C is a power of two: the sums of such chunks, wherever
+ * they were made, add up to the same bits when column_sums adds them. */
+ca_status ca_column_sums(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
+
+/* ---- optimise */
+
+/* One step of Adam on a parameter and its first and second moment, all in place:
+ *
+ *   first     = beta1 first + (1 - beta1) gradient
+ *   second    = beta2 second + (1 - beta2) gradient^2
+ *   parameter = clamp(parameter (1 - learning_rate weight_decay) - learning_rate *
+ *               (first / (1 - beta1^step)) / (sqrt(second / (1 - beta2^step)) + epsilon))
+ *
+ * parameter, first, second, gradient [...] of one shape; both moments are 0 before step 1.
+ * Errors: also CA_E_SHAPE for numbers out of range.
+ * Sources: Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1;
+ * Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
+ * Differs: the decay is multiplied by the learning rate, as PyTorch's AdamW does; clamping is
+ * ours. */
+ca_status ca_adam_step(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,
+                       ca_tensor gradient, ca_adam adam) CA_MUST_USE;
 
 #endif

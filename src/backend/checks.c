@@ -272,7 +272,8 @@ ca_status ca_attention_check(const ca_backend *be, const char *operation,
     if (sequences->count < 0)
         return ca_fail(CA_E_SHAPE, "%s: sequences.count: expected 0 or more, got %lld", operation,
                        (ll)sequences->count);
-    st = check_host_arrays(operation, sequences, prefix->data ? prefix->shape[0] : 0);
+    int64_t prefix_limit = !prefix ? INT64_MAX : prefix->data ? prefix->shape[0] : 0;
+    st = check_host_arrays(operation, sequences, prefix_limit);
     if (st != CA_OK) return st;
 
     const ca_argument arguments[] = {

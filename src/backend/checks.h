@@ -49,7 +49,7 @@ bool ca_arguments_empty(const ca_argument *arguments, int count);
 
 /* Verifies the numbers of an attention and how its rows form sequences.
  *
- * prefix  prefix keys or values [P, K, Dh], or absent
+ * prefix  prefix keys or values [P, K, Dh], or absent; NULL when the operation reads none
  * Errors: CA_E_SHAPE. Only the host arrays are looked into. */
 ca_status ca_attention_check(const ca_backend *be, const char *operation,
                              const ca_sequences *sequences, ca_attention attention,

@@ -217,7 +217,7 @@ static ca_dims attention_dims(const ca_sequences *sequences, ca_attention attent
     return dims;
 }
 
-/* prefix_v may be absent only when prefix_k is. */
+/* An argument that may be absent only when another one is. */
 static unsigned present_with(const ca_tensor *other) { return other->data ? CA_IN : CA_OPTIONAL; }
 
 /* As CHECK_AND_CALL for operations on sequences; every other check relies on theirs. */
@@ -311,6 +311,65 @@ ca_status ca_pattern_apply_bwd(ca_backend *be, ca_tensor d_pattern, ca_tensor dv
                              pattern, v, prefix_v, sequences, attention);
 }
 
+/* ---- intervention */
+
+/* M: the width of a mask is that of x, or 1. */
+static ca_dims mix_dims(const ca_tensor *mask, const ca_tensor *dy) {
+    ca_dims dims = {0};
+    bool per_row = mask->rank > 0 && mask->shape[mask->rank - 1] == 1;
+    ca_dims_set(&dims, 'M', per_row || dy->rank == 0 ? 1 : dy->shape[dy->rank - 1]);
+    return dims;
+}
+
+ca_status ca_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source, ca_tensor mask) {
+    const ca_argument arguments[] = {{"y", &y, "*W", OUT, &x},
+                                     {"x", &x, "*W", CA_IN, NULL},
+                                     {"source", &source, "*W", CA_IN, NULL},
+                                     {"mask", &mask, "*M", CA_IN, NULL}};
+    ca_dims dims = mix_dims(&mask, &y);
+    CHECK_AND_CALL(mix_fwd, &dims, arguments, y, x, source, mask);
+}
+
+ca_status ca_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                     ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask, bool accumulate) {
+    const ca_argument arguments[] = {{"d_x", &d_x, "*W", OUT, accumulate ? NULL : &dy},
+                                     {"d_source", &d_source, "*W", OUT | OPTIONAL, NULL},
+                                     {"d_mask", &d_mask, "*M", OUT | OPTIONAL, NULL},
+                                     {"dy", &dy, "*W", CA_IN, NULL},
+                                     {"x", &x, "*W", present_with(&d_mask), NULL},
+                                     {"source", &source, "*W", present_with(&d_mask), NULL},
+                                     {"mask", &mask, "*M", CA_IN, NULL}};
+    ca_dims dims = mix_dims(&mask, &dy);
+    CHECK_AND_CALL(mix_bwd, &dims, arguments, d_x, d_source, d_mask, dy, x, source, mask,
+                   accumulate);
+}
+
+ca_status ca_pattern_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                             ca_tensor mask, const ca_sequences *sequences,
+                             ca_attention attention) {
+    const ca_argument arguments[] = {{"y", &y, "N", OUT, &x},
+                                     {"x", &x, "N", CA_IN, NULL},
+                                     {"source", &source, "N", CA_IN, NULL},
+                                     {"mask", &mask, "TH", CA_IN, NULL}};
+    CHECK_SEQUENCES_AND_CALL(pattern_mix_fwd, NULL, NULL, arguments, y, x, source, mask, sequences,
+                             attention);
+}
+
+ca_status ca_pattern_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                             ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                             const ca_sequences *sequences, ca_attention attention,
+                             bool accumulate) {
+    const ca_argument arguments[] = {{"d_x", &d_x, "RN", OUT, accumulate ? NULL : &dy},
+                                     {"d_source", &d_source, "RN", OUT | OPTIONAL, NULL},
+                                     {"d_mask", &d_mask, "RTH", OUT | OPTIONAL, NULL},
+                                     {"dy", &dy, "RN", CA_IN, NULL},
+                                     {"x", &x, "N", present_with(&d_mask), NULL},
+                                     {"source", &source, "N", present_with(&d_mask), NULL},
+                                     {"mask", &mask, "TH", CA_IN, NULL}};
+    CHECK_SEQUENCES_AND_CALL(pattern_mix_bwd, NULL, NULL, arguments, d_x, d_source, d_mask, dy, x,
+                             source, mask, sequences, attention, accumulate);
+}
+
 /* ---- mlp */
 
 /* x has F columns, or 2 F: the gate and what it multiplies. */
@@ -383,6 +442,24 @@ ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tenso
     CHECK_AND_CALL(top_k, &dims, arguments, values, indices, x);
 }
 
+ca_status ca_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x, ca_tensor target) {
+    const ca_argument arguments[] = {{"loss", &loss, "I", OUT, NULL},
+                                     {"x", &x, "IV", CA_IN, NULL},
+                                     {"target", &target, "I", CA_INT32, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(cross_entropy_fwd, &dims, arguments, loss, x, target);
+}
+
+ca_status ca_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                               ca_tensor scale) {
+    const ca_argument arguments[] = {{"dx", &dx, "IV", OUT, &x},
+                                     {"x", &x, "IV", CA_IN, NULL},
+                                     {"target", &target, "I", CA_INT32, NULL},
+                                     {"scale", &scale, "I", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(cross_entropy_bwd, &dims, arguments, dx, x, target, scale);
+}
+
 /* ---- reduce */
 
 ca_status ca_row_norms(ca_backend *be, ca_tensor y, ca_tensor x) {
@@ -396,4 +473,46 @@ ca_status ca_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
         {"y", &y, "*", OUT, NULL}, {"x", &x, "*D", CA_IN, NULL}, {"w", &w, "*D", CA_IN, NULL}};
     ca_dims dims = {0};
     CHECK_AND_CALL(row_dots, &dims, arguments, y, x, w);
+}
+
+ca_status ca_column_sums(ca_backend *be, ca_tensor y, ca_tensor x) {
+    const ca_argument arguments[] = {{"y", &y, "*D", OUT, NULL}, {"x", &x, "*TD", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(column_sums, &dims, arguments, y, x);
+}
+
+/* ---- optimise */
+
+static ca_status check_adam(ca_adam a) {
+    const struct {
+        const char *name, *expected;
+        double value;
+        bool fits;
+    } numbers[] = {
+        {"learning_rate", "a finite number", a.learning_rate, isfinite(a.learning_rate)},
+        {"beta1", "0 or more and below 1", a.beta1, a.beta1 >= 0 && a.beta1 < 1},
+        {"beta2", "0 or more and below 1", a.beta2, a.beta2 >= 0 && a.beta2 < 1},
+        {"epsilon", "a number above 0", a.epsilon, isfinite(a.epsilon) && a.epsilon > 0},
+        {"step", "1 or more", (double)a.step, a.step >= 1},
+        {"weight_decay", "0 or more", a.weight_decay,
+         isfinite(a.weight_decay) && a.weight_decay >= 0},
+        {"upper", "lower or more", a.upper, a.upper >= a.lower},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (!numbers[i].fits)
+            return ca_fail(CA_E_SHAPE, "adam_step: %s: expected %s, got %g", numbers[i].name,
+                           numbers[i].expected, numbers[i].value);
+    return CA_OK;
+}
+
+ca_status ca_adam_step(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,
+                       ca_tensor gradient, ca_adam adam) {
+    const ca_argument arguments[] = {{"parameter", &parameter, "*", OUT, NULL},
+                                     {"first", &first, "*", OUT, NULL},
+                                     {"second", &second, "*", OUT, NULL},
+                                     {"gradient", &gradient, "*", CA_IN, NULL}};
+    ca_dims dims = {0};
+    ca_status st = check_adam(adam);
+    if (st != CA_OK) return st;
+    CHECK_AND_CALL(adam_step, &dims, arguments, parameter, first, second, gradient, adam);
 }

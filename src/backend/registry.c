@@ -54,7 +54,7 @@ static ca_status open_entry(const ca_backend_entry *entry, int device, int threa
 static ca_status open_best(int threads, ca_backend **out) {
     ca_status st = CA_E_BACKEND;
     for (int i = ENTRY_COUNT - 1; i >= 0; i--) {
-        st = open_entry(entries[i], 0, threads, out);
+        st = open_entry(entries[i], -1, threads, out);
         if (st == CA_OK) {
             ca_error_clear();
             return CA_OK;
@@ -89,7 +89,7 @@ ca_status ca_backend_open(const char *name, int threads, ca_backend **out) {
     if (threads == 0) threads = default_threads();
     if (strcmp(name, "auto") == 0) return open_best(threads, out);
 
-    int device = 0;
+    int device = -1;
     size_t length = strlen(name);
     if (strncmp(name, "cuda:", 5) == 0 && parse_device(name + 5, &device)) length = 4;
     for (int i = 0; i < ENTRY_COUNT; i++) {

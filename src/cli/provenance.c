@@ -124,11 +124,13 @@ ca_status ca_cli_write_run(const cli_session *s, cli_run_log *log, ca_result *r)
     CA_TRY(ca_result_attribute_float(r, "/run", "wall_seconds", seconds));
     CA_TRY(ca_result_attribute_text(r, "/run", "command_line", line.text));
     CA_TRY(ca_result_attribute_text(r, "/run", "hostname", host));
-    CA_TRY(ca_result_attribute_text(r, "/run", "device", s->backend->name));
+    CA_TRY(ca_result_attribute_text(r, "/run", "device",
+                                    s->backend->device ? s->backend->device : s->backend->name));
     CA_TRY(ca_result_attribute_int(r, "/run", "ranks", 1));
     CA_TRY(ca_result_attribute_int(r, "/run", "threads", s->backend->threads));
     CA_TRY(ca_result_attribute_int(r, "/run", "peak_host_bytes", ca_peak_host_bytes()));
-    CA_TRY(ca_result_attribute_int(r, "/run", "peak_device_bytes", 0));
+    CA_TRY(
+        ca_result_attribute_int(r, "/run", "peak_device_bytes", (int64_t)s->backend->peak_bytes));
     CA_TRY(ca_result_attribute_float(r, "/run", "tokens_per_second",
                                      (double)s->job.plan.tokens / seconds));
     CA_TRY(ca_result_attribute_float(r, "/run", "flops", s->job.plan.flops));

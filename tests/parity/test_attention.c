@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Parity of rotary positions and attention: every row of a table is a case that runs the fused and
- * the two-step path forward and backward.
+ * the two-step path forward and backward, and interventions on its patterns.
  */
 #include "parity.h"
 
@@ -206,6 +206,48 @@ static void attention_run(parity *p, const void *parameters) {
     parity_ok(ca_pattern_bwd(p->be, g.q, g.k, d_pattern, pattern, x.q, x.k, x.prefix_k, s, a));
 }
 
+/* Mixes patterns of the case's sequences: in place with a mask per head where the layout is FUSED,
+ * else accumulating with a mask per row and head. */
+static void pattern_mix_run(parity *p, const void *parameters) {
+    const attention_case *c = parameters;
+    const bool in_place = c->layout == FUSED;
+    ca_attention a = {.heads = c->heads,
+                      .kv_heads = c->kv_heads,
+                      .head_dim = c->head_dim,
+                      .scale = 1,
+                      .window = c->window};
+    static sequence_arrays arrays;
+    place_sequences(p, &arrays, c->lengths);
+    const ca_sequences *s = &arrays.sequences;
+    int64_t rows = s->rows, h = c->heads, size = h * s->pattern_start[s->count];
+    ca_tensor source = parity_input(p, "source", c->f, SHAPE(size));
+    ca_tensor mask = parity_input(p, "mask", NORMAL, SHAPE(in_place ? 1 : rows, h));
+    if (in_place) mask = ca_tensor_repeat(ca_tensor_1d(mask.data, mask.dtype, h), rows);
+    ca_tensor x = parity_inout(p, "x", c->f, 1, SHAPE(size));
+    ca_tensor y = in_place ? x : parity_output(p, "y", 1, SHAPE(size));
+    parity_ok(ca_pattern_mix_fwd(p->be, y, x, source, mask, s, a));
+
+    ca_tensor d_x = parity_inout(p, "d_x", NORMAL, 1, SHAPE(c->lanes, size));
+    ca_tensor dy = in_place ? d_x : parity_input(p, "dy", NORMAL, SHAPE(c->lanes, size));
+    ca_tensor d_source = {0};
+    if (!in_place) d_source = parity_output(p, "d_source", 1, SHAPE(c->lanes, size));
+    ca_tensor d_mask =
+        parity_output(p, "d_mask", sqrt((double)s->max_keys), SHAPE(c->lanes, rows, h));
+    parity_ok(
+        ca_pattern_mix_bwd(p->be, d_x, d_source, d_mask, dy, x, source, mask, s, a, !in_place));
+}
+
+static void run_pattern_mix(ca_backend *be, ca_backend *ref, const void *context) {
+    (void)context;
+    parity_summary summary = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char label[64];
+        snprintf(label, sizeof label, "pattern_mix case %zu (%s)", i, fill_name(cases[i].f));
+        parity_case(be, ref, pattern_mix_run, &cases[i], label, &summary);
+    }
+    parity_report(be, "pattern_mix", &summary);
+}
+
 static void run_attention(ca_backend *be, ca_backend *ref, const void *context) {
     (void)context;
     parity_summary summary = {0};
@@ -260,12 +302,14 @@ static void run_rope(ca_backend *be, ca_backend *ref, const void *context) {
 }
 
 static void test_attention(void **state) { parity_each_backend(run_attention, *state); }
+static void test_pattern_mix(void **state) { parity_each_backend(run_pattern_mix, *state); }
 static void test_rope(void **state) { parity_each_backend(run_rope, *state); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_pattern_mix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -204,6 +204,48 @@ static void norm_bwd_case(parity *p, const void *parameters) {
     parity_ok(ca_norm_bwd(p->be, dx, dy, ca_tensor_repeat(x, lanes), gain, norm_of(c), accumulate));
 }
 
+/* ---- intervention */
+
+/* bit 0: one weight per row; 1: the same mask for all rows; 2: in place, else accumulating */
+static void mix_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t weights = bit(c, 0) ? 1 : c->width, lanes = 3;
+    bool in_place = bit(c, 2);
+    double scale = fill_amplitude(c->f);
+    ca_tensor source = parity_input(p, "source", c->f, SHAPE(c->rows, c->width));
+    ca_tensor mask = parity_input(p, "mask", c->f == TIES ? TIES : NORMAL,
+                                  SHAPE(bit(c, 1) ? 1 : c->rows, weights));
+    if (bit(c, 1)) mask = ca_tensor_repeat(ca_tensor_1d(mask.data, mask.dtype, weights), c->rows);
+
+    ca_tensor x = parity_inout(p, "x", c->f, scale, SHAPE(c->rows, c->width + 1));
+    x = ca_tensor_slice(x, 1, 1, c->width);
+    ca_tensor y = in_place ? x : parity_output(p, "y", scale, SHAPE(c->rows, c->width));
+    parity_ok(ca_mix_fwd(p->be, y, x, source, mask));
+
+    ca_tensor d_x = parity_inout(p, "d_x", NORMAL, 1, SHAPE(lanes, c->rows, c->width));
+    ca_tensor dy = in_place ? d_x : parity_input(p, "dy", NORMAL, SHAPE(lanes, c->rows, c->width));
+    ca_tensor d_source = absent, d_mask = absent;
+    if (bit(c, 0)) d_source = parity_output(p, "d_source", 1, SHAPE(lanes, c->rows, c->width));
+    d_mask =
+        parity_output(p, "d_mask", scale * sqrt((double)c->width), SHAPE(lanes, c->rows, weights));
+    parity_ok(ca_mix_bwd(p->be, d_x, d_source, d_mask, dy, ca_tensor_repeat(x, lanes),
+                         ca_tensor_repeat(source, lanes), ca_tensor_repeat(mask, lanes),
+                         !in_place));
+    ca_tensor alone = parity_output(p, "d_x alone", 1, SHAPE(lanes, c->rows, c->width));
+    parity_ok(ca_mix_bwd(p->be, alone, absent, absent, dy, absent, absent,
+                         ca_tensor_repeat(mask, lanes), false));
+}
+
+/* One weight per head, for heads inside wider rows. */
+static void mix_heads_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_inout(p, "x", c->f, fill_amplitude(c->f), SHAPE(c->rows, 5 * c->width));
+    x = ca_tensor_split_last(ca_tensor_slice(x, 1, c->width, 3 * c->width), 3);
+    ca_tensor source = parity_input(p, "source", c->f, SHAPE(c->rows, 3, c->width));
+    ca_tensor mask = parity_input(p, "mask", NORMAL, SHAPE(3, 1));
+    parity_ok(ca_mix_fwd(p->be, x, x, source, ca_tensor_repeat(mask, c->rows)));
+}
+
 /* ---- mlp */
 
 /* bits 0, 1: kind; 2: gated */
@@ -259,6 +301,21 @@ static void top_k_case(parity *p, const void *parameters) {
     parity_ok(ca_top_k(p->be, values, indices, x));
 }
 
+/* bit 0: in place */
+static void cross_entropy_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    int64_t values[200];
+    for (int64_t i = 0; i < c->rows; i++) values[i] = i * 17 % c->width;
+    ca_tensor target = parity_input_i64(p, "target", CA_I32, c->rows, values);
+    ca_tensor scale = parity_input(p, "scale", NORMAL, SHAPE(c->rows));
+    ca_tensor x = parity_inout(p, "x", c->f, 1, SHAPE(c->rows, c->width + 1));
+    x = ca_tensor_slice(x, 1, 1, c->width);
+    ca_tensor loss = parity_output(p, "loss", 1, SHAPE(c->rows));
+    parity_ok(ca_cross_entropy_fwd(p->be, loss, x, target));
+    ca_tensor dx = bit(c, 0) ? x : parity_output(p, "dx", 1, SHAPE(c->rows, c->width));
+    parity_ok(ca_cross_entropy_bwd(p->be, dx, x, target, scale));
+}
+
 /* ---- reduce */
 
 static void row_norms_case(parity *p, const void *parameters) {
@@ -275,6 +332,39 @@ static void row_dots_case(parity *p, const void *parameters) {
     w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), 3);
     ca_tensor y = parity_output(p, "y", sum_scale(c->f, c->width), SHAPE(3, c->rows));
     parity_ok(ca_row_dots(p->be, y, x, w));
+}
+
+static void column_sums_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    double scale = fill_amplitude(c->f) * sqrt((double)c->rows);
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width + 1));
+    ca_tensor y = parity_output(p, "y", scale, SHAPE(3, c->width + 1));
+    parity_ok(ca_column_sums(p->be, ca_tensor_slice(y, 1, 1, c->width),
+                             ca_tensor_slice(x, 2, 0, c->width)));
+}
+
+/* ---- optimise */
+
+/* bit 0: weight decay; 1: clamped; 2: contiguous */
+static void adam_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    const int64_t pad = bit(c, 2) ? 0 : 1;
+    ca_adam a = {.learning_rate = 0.01,
+                 .beta1 = 0.9,
+                 .beta2 = 0.999,
+                 .epsilon = 1e-8,
+                 .weight_decay = bit(c, 0) ? 0.5 : 0,
+                 .lower = bit(c, 1) ? -0.5 : -(double)INFINITY,
+                 .upper = bit(c, 1) ? 0.25 : (double)INFINITY};
+    /* A parameter of its gradient's size moves by 0.03, so differences to it may cancel. */
+    double scale = fmax(fill_amplitude(c->f), 0.03);
+    ca_tensor theta = parity_inout(p, "parameter", c->f, scale, SHAPE(c->rows, c->width + pad));
+    theta = ca_tensor_slice(theta, 1, pad, c->width);
+    ca_tensor first = parity_inout(p, "first", ZERO, 0, SHAPE(c->rows, c->width));
+    ca_tensor second = parity_inout(p, "second", ZERO, 0, SHAPE(c->rows, c->width));
+    ca_tensor gradient = parity_input(p, "gradient", c->f, SHAPE(c->rows, c->width));
+    for (a.step = 1; a.step <= 3; a.step++)
+        parity_ok(ca_adam_step(p->be, theta, first, second, gradient, a));
 }
 
 /* ---- the table */
@@ -317,6 +407,12 @@ static const operation operations[] = {
     {"top_k", top_k_case, 3, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"row_norms", row_norms_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"row_dots", row_dots_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
+    {"mix", mix_case, 8, {0, 1, 37, END}, {0, 1, 7, 64, END}, ANY},
+    {"mix", mix_case, 8, {9, END}, {576, 577, END}, ANY},
+    {"mix heads", mix_heads_case, 1, {0, 1, 37, END}, {1, 7, 64, END}, ANY},
+    {"cross_entropy", cross_entropy_case, 2, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
+    {"column_sums", column_sums_case, 1, {0, 1, 37, 333, END}, {1, 13, 577, END}, ANY},
+    {"adam_step", adam_case, 8, {0, 1, 37, END}, {1, 7, 576, END}, ANY},
 };
 
 enum { OPERATION_COUNT = sizeof operations / sizeof operations[0] };

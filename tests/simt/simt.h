@@ -54,6 +54,8 @@ SIMT_VECTORS(double, double, 16, 16)
 SIMT_VECTORS(long long, longlong, 16, 16)
 #undef SIMT_VECTORS
 
+constexpr int warpSize = 32;
+
 /* Converts from the number of blocks or threads, as in a launch of one dimension. */
 struct dim3 {
     unsigned x, y, z;

@@ -177,6 +177,13 @@ static inline float cpu_normal(float x, float *density) {
     return x < 0.0f ? tail : 1.0f - tail;
 }
 
+/* ---- indices ----------------------------------------------------------------------------- */
+
+/* Indices lie in backend memory, which ops.c does not read: here it costs nothing. `name` is the
+ * argument's; each index has to be in [0, limit). */
+ca_status ca_cpu_index_check(const char *operation, const char *name, const ca_tensor *index,
+                             int64_t limit);
+
 /* ---- dense ------------------------------------------------------------------------------- */
 
 /* c [m, n] = alpha op(a) op(b) + beta c, row-major with leading dimensions; the one call that
@@ -283,6 +290,17 @@ ca_status ca_cpu_pattern_apply_fwd(ca_backend *be, ca_tensor o, ca_tensor patter
 ca_status ca_cpu_pattern_apply_bwd(ca_backend *be, ca_tensor d_pattern, ca_tensor dv, ca_tensor d_o,
                                    ca_tensor pattern, ca_tensor v, ca_tensor prefix_v,
                                    const ca_sequences *seq, ca_attention attention);
+ca_status ca_cpu_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                         ca_tensor mask);
+ca_status ca_cpu_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                         ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                         bool accumulate);
+ca_status ca_cpu_pattern_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                                 ca_tensor mask, const ca_sequences *seq, ca_attention attention);
+ca_status ca_cpu_pattern_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source,
+                                 ca_tensor d_mask, ca_tensor dy, ca_tensor x, ca_tensor source,
+                                 ca_tensor mask, const ca_sequences *seq, ca_attention attention,
+                                 bool accumulate);
 ca_status ca_cpu_act_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind, bool gated);
 ca_status ca_cpu_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x,
                          ca_activation kind, bool gated);
@@ -291,7 +309,13 @@ ca_status ca_cpu_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_ten
 ca_status ca_cpu_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_softmax(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
+ca_status ca_cpu_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x, ca_tensor target);
+ca_status ca_cpu_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                                   ca_tensor scale);
 ca_status ca_cpu_row_norms(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
+ca_status ca_cpu_column_sums(ca_backend *be, ca_tensor y, ca_tensor x);
+ca_status ca_cpu_adam_step(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,
+                           ca_tensor gradient, ca_adam adam);
 
 #endif

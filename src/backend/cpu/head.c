@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * On the logits: soft cap, log-sum-exp, the k largest.
+ * On the logits: soft cap, log-sum-exp, the k largest, cross entropy.
  */
 #include "cpu.h"
 
@@ -40,6 +40,14 @@ ca_status ca_cpu_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_ten
     return CA_OK;
 }
 
+/* The largest value of a row, or 0 where that is infinite: differences to it are then defined. */
+static float origin_of(const float *x, int64_t n) {
+    float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    return isinf(top) ? 0.0f : top;
+}
+
 /* Sum of exp(x - top), float32 inside a chunk, float64 over chunks. */
 static double sum_of_exp(const float *x, int64_t n, float top) {
     double sum = 0;
@@ -58,11 +66,8 @@ ca_status ca_cpu_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) {
 #pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const float *from = cpu_row(&x, row);
-        float top = -INFINITY;
-#pragma omp simd reduction(max : top)
-        for (int64_t i = 0; i < n; i++) top = from[i] > top ? from[i] : top;
         /* an infinite largest value is the result; a NaN elsewhere still comes through the sum */
-        float origin = isinf(top) ? 0.0f : top;
+        float origin = origin_of(from, n);
         ((float *)y.data)[cpu_offset(&y, 1, row)] =
             (float)((double)origin + log(sum_of_exp(from, n, origin)));
     }
@@ -143,5 +148,39 @@ ca_status ca_cpu_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_t
     for (int64_t row = 0; row < rows; row++)
         top_of_row(cpu_row(&values, row), (int32_t *)indices.data + cpu_offset(&indices, 1, row), k,
                    cpu_row(&x, row), n);
+    return CA_OK;
+}
+
+/* ---- cross entropy ----------------------------------------------------------------------- */
+
+ca_status ca_cpu_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x, ca_tensor target) {
+    int64_t rows = x.shape[0], n = x.shape[1];
+    ca_status st = ca_cpu_index_check("cross_entropy_fwd", "target", &target, n);
+    if (st != CA_OK) return st;
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *from = cpu_row(&x, row);
+        double origin = (double)origin_of(from, n);
+        double hit = (double)from[cpu_index(&target, row)] - origin;
+        ((float *)loss.data)[row] = (float)(log(sum_of_exp(from, n, (float)origin)) - hit);
+    }
+    return CA_OK;
+}
+
+ca_status ca_cpu_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                                   ca_tensor scale) {
+    int64_t rows = x.shape[0], n = x.shape[1];
+    ca_status st = ca_cpu_index_check("cross_entropy_bwd", "target", &target, n);
+    if (st != CA_OK) return st;
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *from = cpu_row(&x, row);
+        float *to = cpu_row(&dx, row), factor = ((const float *)scale.data)[row];
+        float origin = origin_of(from, n);
+        float share = (float)((double)factor / sum_of_exp(from, n, origin));
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) to[i] = share * cpu_exp(from[i] - origin);
+        to[cpu_index(&target, row)] -= factor;
+    }
     return CA_OK;
 }

@@ -4,14 +4,14 @@
  */
 #include "cpu.h"
 
-/* Indices come from host or backend data that ops.c does not read. */
-static ca_status check_index(const char *operation, const ca_tensor *index, int64_t limit) {
+ca_status ca_cpu_index_check(const char *operation, const char *name, const ca_tensor *index,
+                             int64_t limit) {
     int64_t n = ca_tensor_count(index);
     for (int64_t i = 0; i < n; i++) {
         int64_t at = cpu_index(index, i);
         if (at < 0 || at >= limit)
-            return ca_fail(CA_E_SHAPE, "%s: index[%lld]: expected 0 to %lld, got %lld", operation,
-                           (long long)i, (long long)(limit - 1), (long long)at);
+            return ca_fail(CA_E_SHAPE, "%s: %s[%lld]: expected 0 to %lld, got %lld", operation,
+                           name, (long long)i, (long long)(limit - 1), (long long)at);
     }
     return CA_OK;
 }
@@ -24,7 +24,7 @@ static float *lane_row(const ca_tensor *t, int64_t lane, int64_t row) {
 
 ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                         bool accumulate) {
-    ca_status st = check_index("gather", &index, x.shape[x.rank - 2]);
+    ca_status st = ca_cpu_index_check("gather", "index", &index, x.shape[x.rank - 2]);
     if (st != CA_OK) return st;
     int64_t n = y.shape[y.rank - 2], width = cpu_width(&y);
     int64_t items = y.rank == 3 ? y.shape[0] * n : n;
@@ -42,7 +42,7 @@ ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor inde
 }
 
 ca_status ca_cpu_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x) {
-    ca_status st = check_index("scatter_add", &index, y.shape[y.rank - 2]);
+    ca_status st = ca_cpu_index_check("scatter_add", "index", &index, y.shape[y.rank - 2]);
     if (st != CA_OK) return st;
     int64_t n = x.shape[x.rank - 2], width = cpu_width(&x);
     int64_t items = x.rank == 3 ? x.shape[0] * n : n;

@@ -31,6 +31,10 @@ static const ca_backend_ops cpu_ops = {
     .pattern_bwd = ca_cpu_pattern_bwd,
     .pattern_apply_fwd = ca_cpu_pattern_apply_fwd,
     .pattern_apply_bwd = ca_cpu_pattern_apply_bwd,
+    .mix_fwd = ca_cpu_mix_fwd,
+    .mix_bwd = ca_cpu_mix_bwd,
+    .pattern_mix_fwd = ca_cpu_pattern_mix_fwd,
+    .pattern_mix_bwd = ca_cpu_pattern_mix_bwd,
     .act_fwd = ca_cpu_act_fwd,
     .act_bwd = ca_cpu_act_bwd,
     .soft_cap_fwd = ca_cpu_soft_cap_fwd,
@@ -38,8 +42,12 @@ static const ca_backend_ops cpu_ops = {
     .log_sum_exp = ca_cpu_log_sum_exp,
     .softmax = ca_cpu_softmax,
     .top_k = ca_cpu_top_k,
+    .cross_entropy_fwd = ca_cpu_cross_entropy_fwd,
+    .cross_entropy_bwd = ca_cpu_cross_entropy_bwd,
     .row_norms = ca_cpu_row_norms,
     .row_dots = ca_cpu_row_dots,
+    .column_sums = ca_cpu_column_sums,
+    .adam_step = ca_cpu_adam_step,
 };
 
 static void cpu_close(ca_backend *be) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What is done with logits on the reference backend: soft cap, log of the sum, the largest.
+ * What is done with logits on the reference backend: soft cap, log of the sum, the largest, cross
+ * entropy.
  */
 #include "ref.h"
 
@@ -117,6 +118,65 @@ ca_status ca_ref_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_t
     }
 out:
     free(all);
+    free(xi);
+    return st;
+}
+
+/* ---- cross entropy */
+
+static ca_status check_targets(const char *operation, const ca_tensor *target, int64_t limit) {
+    for (int64_t i = 0; i < target->shape[0]; i++) {
+        int64_t value = ca_ref_index(target, i);
+        if (value < 0 || value >= limit)
+            return ca_fail(CA_E_SHAPE, "%s: target[%lld]: expected 0 to %lld, got %lld", operation,
+                           (long long)i, (long long)limit - 1, (long long)value);
+    }
+    return CA_OK;
+}
+
+/* Takes the largest value from all, so that small losses of large logits keep their digits. */
+static void shift(double *x, int64_t n) {
+    double largest = -(double)INFINITY;
+    for (int64_t i = 0; i < n; i++) largest = fmax(largest, x[i]);
+    for (int64_t i = 0; i < n && isfinite(largest); i++) x[i] -= largest;
+}
+
+ca_status ca_ref_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x, ca_tensor target) {
+    (void)be;
+    int64_t n = ca_ref_width(&x);
+    double *xi = NULL;
+    ca_status st = CA_OK;
+    CA_TRY(check_targets("cross_entropy_fwd", &target, n));
+    CA_TRY(ca_ref_scratch(n, &xi));
+    for (int64_t row = 0; row < ca_ref_rows(&x); row++) {
+        ca_ref_load(&x, row, xi);
+        shift(xi, n);
+        ca_ref_set(&loss, row, ca_ref_log_sum_exp(xi, n) - xi[ca_ref_index(&target, row)]);
+    }
+out:
+    free(xi);
+    return st;
+}
+
+ca_status ca_ref_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                                   ca_tensor scale) {
+    (void)be;
+    int64_t n = ca_ref_width(&x);
+    double *xi = NULL;
+    ca_status st = CA_OK;
+    CA_TRY(check_targets("cross_entropy_bwd", &target, n));
+    CA_TRY(ca_ref_scratch(n, &xi));
+    for (int64_t row = 0; row < ca_ref_rows(&x); row++) {
+        ca_ref_load(&x, row, xi);
+        shift(xi, n);
+        double lse = ca_ref_log_sum_exp(xi, n), factor = ca_ref_get(&scale, row);
+        for (int64_t i = 0; i < n; i++) {
+            double hit = i == ca_ref_index(&target, row);
+            xi[i] = factor * (exp(xi[i] - lse) - hit);
+        }
+        ca_ref_store(&dx, row, xi);
+    }
+out:
     free(xi);
     return st;
 }

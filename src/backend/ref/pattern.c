@@ -7,9 +7,9 @@
 
 #include <string.h>
 
-/* Where the row of query t (0 = first own row) and head h begins in the flat pattern. */
-static int64_t pattern_row(const ca_sequences *sequences, int64_t s, ca_ref_sequence sequence,
-                           int64_t heads, int64_t h, int64_t t) {
+int64_t ca_ref_pattern_row(const ca_sequences *sequences, int64_t s, int64_t heads, int64_t h,
+                           int64_t t) {
+    ca_ref_sequence sequence = ca_ref_sequence_at(sequences, s);
     return heads * sequences->pattern_start[s] + (h * sequence.own + t) * sequence.keys;
 }
 
@@ -41,7 +41,7 @@ ca_status ca_ref_pattern_fwd(ca_backend *be, ca_tensor pattern, ca_tensor q, ca_
                 ca_ref_load(&q, (sequence.row + t) * heads + h, w.q);
                 ca_ref_scores(&w, first, i);
                 ca_ref_softmax(&w, first, i);
-                store_visible(&pattern, pattern_row(sequences, s, sequence, heads, h, t), first, i,
+                store_visible(&pattern, ca_ref_pattern_row(sequences, s, heads, h, t), first, i,
                               sequence.keys, w.p);
             }
         }
@@ -59,7 +59,7 @@ static void pattern_head_bwd(ca_ref_attention *w, const ca_tensor *dq, const ca_
     for (int64_t t = 0; t < sequence.own; t++) {
         int64_t i = sequence.prefix + t, first = ca_ref_first_key(w->a, i);
         int64_t row = (sequence.row + t) * heads + h;
-        int64_t at = pattern_row(sequences, s, sequence, heads, h, t);
+        int64_t at = ca_ref_pattern_row(sequences, s, heads, h, t);
         ca_ref_load(q, row, w->q);
         ca_ref_scores(w, first, i); /* the slope of the cap */
         load_visible(pattern, at, first, i, w->p);
@@ -110,7 +110,7 @@ ca_status ca_ref_pattern_apply_fwd(ca_backend *be, ca_tensor o, ca_tensor patter
             ca_ref_load_keys(w.v, &prefix_v, &v, sequence, h / group);
             for (int64_t t = 0; t < sequence.own; t++) {
                 int64_t i = sequence.prefix + t, first = ca_ref_first_key(attention, i);
-                load_visible(&pattern, pattern_row(sequences, s, sequence, heads, h, t), first, i,
+                load_visible(&pattern, ca_ref_pattern_row(sequences, s, heads, h, t), first, i,
                              w.p);
                 memset(w.o, 0, (size_t)width * sizeof *w.o);
                 for (int64_t j = first; j <= i; j++)
@@ -131,7 +131,7 @@ static void apply_head_bwd(ca_ref_attention *w, const ca_tensor *d_pattern, cons
     int64_t heads = w->a.heads, width = w->a.head_dim, rows = d_o->shape[1];
     for (int64_t t = 0; t < sequence.own; t++) {
         int64_t i = sequence.prefix + t, first = ca_ref_first_key(w->a, i);
-        int64_t at = pattern_row(sequences, s, sequence, heads, h, t);
+        int64_t at = ca_ref_pattern_row(sequences, s, heads, h, t);
         ca_ref_load(d_o, (r * rows + sequence.row + t) * heads + h, w->o);
         load_visible(pattern, at, first, i, w->p);
         for (int64_t j = first; j <= i; j++) {

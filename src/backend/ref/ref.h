@@ -60,6 +60,9 @@ void ca_ref_load_keys(double *out, const ca_tensor *prefix, const ca_tensor *own
 void ca_ref_store_keys(const ca_tensor *out, int64_t r, int64_t head, ca_ref_sequence sequence,
                        const double *gradient);
 int64_t ca_ref_first_key(ca_attention attention, int64_t i);
+/* Where the row of query t (0 = first own row) and head h begins in the flat pattern. */
+int64_t ca_ref_pattern_row(const ca_sequences *sequences, int64_t s, int64_t heads, int64_t h,
+                           int64_t t);
 /* score[first..i] of the query row w->q. */
 void ca_ref_scores(ca_ref_attention *w, int64_t first, int64_t i);
 /* p[first..i] from score[first..i]; returns the log of the sum of exp(score). */
@@ -115,6 +118,19 @@ ca_status ca_ref_pattern_apply_bwd(ca_backend *be, ca_tensor d_pattern, ca_tenso
                                    ca_tensor pattern, ca_tensor v, ca_tensor prefix_v,
                                    const ca_sequences *sequences, ca_attention attention);
 
+ca_status ca_ref_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                         ca_tensor mask);
+ca_status ca_ref_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source, ca_tensor d_mask,
+                         ca_tensor dy, ca_tensor x, ca_tensor source, ca_tensor mask,
+                         bool accumulate);
+ca_status ca_ref_pattern_mix_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor source,
+                                 ca_tensor mask, const ca_sequences *sequences,
+                                 ca_attention attention);
+ca_status ca_ref_pattern_mix_bwd(ca_backend *be, ca_tensor d_x, ca_tensor d_source,
+                                 ca_tensor d_mask, ca_tensor dy, ca_tensor x, ca_tensor source,
+                                 ca_tensor mask, const ca_sequences *sequences,
+                                 ca_attention attention, bool accumulate);
+
 ca_status ca_ref_act_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind, bool gated);
 ca_status ca_ref_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x,
                          ca_activation kind, bool gated);
@@ -124,8 +140,15 @@ ca_status ca_ref_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_ten
 ca_status ca_ref_log_sum_exp_rows(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_ref_softmax_rows(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_ref_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
+ca_status ca_ref_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x, ca_tensor target);
+ca_status ca_ref_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
+                                   ca_tensor scale);
 
 ca_status ca_ref_row_norms(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_ref_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
+ca_status ca_ref_column_sums(ca_backend *be, ca_tensor y, ca_tensor x);
+
+ca_status ca_ref_adam_step(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,
+                           ca_tensor gradient, ca_adam adam);
 
 #endif

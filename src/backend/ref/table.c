@@ -32,6 +32,10 @@ static const ca_backend_ops operations = {
     .pattern_bwd = ca_ref_pattern_bwd,
     .pattern_apply_fwd = ca_ref_pattern_apply_fwd,
     .pattern_apply_bwd = ca_ref_pattern_apply_bwd,
+    .mix_fwd = ca_ref_mix_fwd,
+    .mix_bwd = ca_ref_mix_bwd,
+    .pattern_mix_fwd = ca_ref_pattern_mix_fwd,
+    .pattern_mix_bwd = ca_ref_pattern_mix_bwd,
     .act_fwd = ca_ref_act_fwd,
     .act_bwd = ca_ref_act_bwd,
     .soft_cap_fwd = ca_ref_soft_cap_fwd,
@@ -39,8 +43,12 @@ static const ca_backend_ops operations = {
     .log_sum_exp = ca_ref_log_sum_exp_rows,
     .softmax = ca_ref_softmax_rows,
     .top_k = ca_ref_top_k,
+    .cross_entropy_fwd = ca_ref_cross_entropy_fwd,
+    .cross_entropy_bwd = ca_ref_cross_entropy_bwd,
     .row_norms = ca_ref_row_norms,
     .row_dots = ca_ref_row_dots,
+    .column_sums = ca_ref_column_sums,
+    .adam_step = ca_ref_adam_step,
 };
 
 static ca_status open_ref(int device, int threads, ca_backend **out) {

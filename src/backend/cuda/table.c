@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The cuda backend's row of the registry: opening and closing.
+ */
+#include "cuda.h"
+
+#include <stdlib.h>
+
+/* Bytes that cuBLAS may use. Fixed, because its choice of algorithm, and with it the bits of a
+ * result, depend on it; 32 MiB is what the library recommends for its largest device. */
+#define BLAS_WORKSPACE ((size_t)32 << 20)
+
+static void cuda_close(ca_backend *be) {
+    if (!be) return;
+    ca_cuda_context *c = be->context;
+    if (c) {
+        if (c->queue.stream) (void)cudaStreamSynchronize(c->queue.stream);
+        if (c->blas) (void)cublasDestroy(c->blas);
+        ca_cuda_staging_free(c);
+        ca_cuda_blocks_free(c);
+        if (c->queue.stream) (void)cudaStreamDestroy(c->queue.stream);
+    }
+    free(c);
+    free(be);
+}
+
+static ca_status open_blas(ca_backend *be) {
+    ca_status st = CA_OK;
+    ca_cuda_context *c = be->context;
+    void *workspace;
+    CA_CUBLAS(cublasCreate, &c->blas);
+    CA_CUBLAS(cublasSetStream, c->blas, c->queue.stream); /* forgets a workspace */
+    CA_TRY(ca_cuda_alloc(be, BLAS_WORKSPACE, &workspace));
+    CA_CUBLAS(cublasSetWorkspace, c->blas, workspace, BLAS_WORKSPACE);
+    CA_CUBLAS(cublasSetMathMode, c->blas, CUBLAS_DEFAULT_MATH);
+out:
+    return st;
+}
+
+/* The first launch: shows whether this build has kernels that the device can run. */
+static ca_status clear_fault(ca_backend *be) {
+    ca_status st = CA_OK;
+    ca_cuda_context *c = be->context;
+    void *fault;
+    CA_TRY(ca_cuda_alloc(be, sizeof *c->queue.fault, &fault));
+    c->queue.fault = fault;
+    int error = ca_k_fill(&c->queue, ca_tensor_1d(fault, CA_I32, 1), CA_FAULT_NONE);
+    if (error == cudaErrorNoKernelImageForDevice) {
+        (void)cudaGetLastError();
+        return ca_fail(CA_E_BACKEND,
+                       "backend %s: expected kernels for this device, got those for %s; build "
+                       "with CUDA_ARCHITECTURES=... or use backend=cpu",
+                       c->name, CA_CUDA_ARCHITECTURES);
+    }
+    CA_TRY(ca_cuda_launched(be, "fill", error));
+    CA_TRY(ca_cuda_sync(be));
+out:
+    return st;
+}
+
+static ca_status cuda_open(int device, int threads, ca_backend **out) {
+    ca_status st = CA_OK;
+    ca_backend *be = NULL;
+    ca_cuda_context *c = NULL;
+    cudaStream_t stream;
+    CA_TRY(ca_calloc(1, sizeof *be, &be));
+    *be = (ca_backend){.name = "cuda", .ops = &ca_cuda_ops, .threads = threads};
+    CA_TRY(ca_calloc(1, sizeof *c, &c));
+    be->context = c;
+    CA_TRY(ca_cuda_device_choose(c, device));
+    be->device = c->name;
+    CA_CUDA(cudaStreamCreateWithFlags, &stream, cudaStreamNonBlocking);
+    c->queue.stream = stream;
+    CA_TRY(ca_cuda_staging_create(c));
+    CA_TRY(open_blas(be));
+    CA_TRY(clear_fault(be));
+    *out = be;
+    return CA_OK;
+out:
+    cuda_close(be);
+    return st == CA_E_FAILED ? CA_E_BACKEND : st;
+}
+
+const ca_backend_entry ca_backend_cuda = {
+    .name = "cuda",
+    .libraries = CA_CUDA_LIBRARIES "; kernels for " CA_CUDA_ARCHITECTURES,
+    .how_to_build = "make CUDA=1 (needs the CUDA toolkit with nvcc and cuBLAS)",
+    .open = cuda_open,
+    .close = cuda_close,
+};
