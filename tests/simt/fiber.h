@@ -16,7 +16,9 @@ struct fiber;
 fiber *fiber_create(void (*entry)());
 /* The fiber must not be running. */
 void fiber_destroy(fiber *f);
-/* The host's own stack. */
+/* Called on the host's own stack before it switches to a fiber. */
+void fiber_announce_host();
+/* That stack. */
 fiber *fiber_host();
 /* Stops the running fiber and goes on with another. */
 void fiber_switch(fiber *to);

@@ -331,7 +331,7 @@ void run_grid(const launch &l, const std::function<void()> &body) {
     number_threads(l.block);
     order.resize((size_t)l.grid.x * l.grid.y * l.grid.z);
     schedule_blocks(order);
-    fiber_host();
+    fiber_announce_host();
     for (size_t number : order) {
         begin_block(number);
         go_on_with(pick_next());
