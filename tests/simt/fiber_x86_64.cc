@@ -69,12 +69,6 @@ fiber *fiber_create(void (*entry)()) {
     return f;
 }
 
-void fiber_destroy(fiber *f) {
-    sanitizer_destroyed(f->announced);
-    stack_unmap(f->memory);
-    delete f;
-}
-
 void fiber_announce_host() { sanitizer_host(host.announced); }
 
 fiber *fiber_host() { return &host; }

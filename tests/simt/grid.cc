@@ -44,9 +44,9 @@ static struct {
     int runnable, done;
     uint8_t can_run[MAX_THREADS];
     cuda_thread of_block[MAX_THREADS];
-    /* Tokens for the race checker, new ones for each block. Consecutive barriers use different
-     * ones: a thread that is past a barrier must not pass on what it does before the next. */
-    char end, *barrier_tokens;
+    /* Tokens for the race checker. Start and end differ, and so do consecutive barriers: a thread
+     * that is past a barrier must not pass on what it does before the next. */
+    char start, end, *barrier_tokens;
     unsigned barriers;
 } grid;
 
@@ -163,6 +163,7 @@ static void go_on_with(int t) {
 }
 
 static void run_thread(int t) {
+    acquire_token(&grid.start);
     (*grid.body)();
     release_token(&grid.end);
     set_state(t, state::done);
@@ -279,20 +280,23 @@ uint64_t exchange(const site *where, warp_operation operation, unsigned mask, ui
 
 /* ---- blocks */
 
-static void forget_used_carriers() {
-    for (fiber *f : used_up) fiber_destroy(f);
+/* To the race checker, everything done so far happens before everything that follows. */
+static void order_past_and_future() {
+    acquire_token(&grid.end);
+    for (fiber *f : used_up) idle.push_back(f);
     for (char *token : old_tokens) delete[] token;
     used_up.clear();
     old_tokens.clear();
+    release_token(&grid.start);
 }
 
-/* Carriers live until the grid ends, since the checker takes a new thread with the number of an
- * old one for the same; or until there are as many as it can number. */
+/* Carriers are used once in a grid: what two CUDA threads do on one carrier would be in order. The
+ * checker knows 8128 threads; a grid of more is checked in parts. */
 static void begin_block_of_race_check() {
     const size_t most = 8000;
-    if (used_up.size() + (size_t)grid.threads > most) forget_used_carriers();
-    used_up.reserve(most);
+    if (used_up.size() + (size_t)grid.threads > most) order_past_and_future();
     while (idle.size() < (size_t)grid.threads) idle.push_back(fiber_create(run_carrier));
+    used_up.reserve(most);
     grid.barrier_tokens = new char[2];
     old_tokens.push_back(grid.barrier_tokens);
 }
@@ -332,13 +336,13 @@ void run_grid(const launch &l, const std::function<void()> &body) {
     order.resize((size_t)l.grid.x * l.grid.y * l.grid.z);
     schedule_blocks(order);
     fiber_announce_host();
+    release_token(&grid.start);
     for (size_t number : order) {
         begin_block(number);
         go_on_with(pick_next());
         shared_end_block();
     }
-    acquire_token(&grid.end);
-    forget_used_carriers();
+    order_past_and_future();
     shared_end_grid();
     grid.l = nullptr;
 }
