@@ -18,7 +18,9 @@
 
 namespace simt {
 
-constexpr int WARP = 32, MAX_THREADS = 1024;
+constexpr int WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP;
+
+constexpr unsigned FULL_WARP = 0xffffffffu;
 
 enum class state : uint8_t { fresh, ready, at_barrier, at_warp_operation, done };
 
@@ -33,6 +35,14 @@ struct cuda_thread {
     uint64_t value; /* given, then received */
 };
 
+/* Tokens for the race checker, new ones for each block. Consecutive barriers have different ones:
+ * a thread that is past a barrier must not pass on what it does before the next. (Where a part of
+ * a warp waits for itself it can, and a race may go unseen.) */
+struct order_tokens {
+    char barrier[2], warp[MAX_WARPS][2], part_of_warp[MAX_WARPS];
+    unsigned barriers, warp_syncs[MAX_WARPS]; /* done so far */
+};
+
 const thread_index *current;
 uint3 block_index;
 dim3 block_shape, grid_shape;
@@ -44,17 +54,15 @@ static struct {
     int runnable, done;
     uint8_t can_run[MAX_THREADS];
     cuda_thread of_block[MAX_THREADS];
-    /* Tokens for the race checker. Start and end differ, and so do consecutive barriers: a thread
-     * that is past a barrier must not pass on what it does before the next. */
-    char start, end, *barrier_tokens;
-    unsigned barriers;
+    char start, end;
+    order_tokens *tokens;
 } grid;
 
 /* Carriers. Nothing allocates while a kernel runs under the race checker: it would take what the
  * allocator does for accesses of the kernel. */
 static std::vector<fiber *> &idle = *new std::vector<fiber *>;
 static std::vector<fiber *> &used_up = *new std::vector<fiber *>;
-static std::vector<char *> &old_tokens = *new std::vector<char *>;
+static std::vector<order_tokens *> &old_tokens = *new std::vector<order_tokens *>;
 
 bool kernel_is_running() { return grid.l != nullptr; }
 
@@ -104,12 +112,14 @@ static void make_current(int t) {
     current = &grid.of_block[t].index;
 }
 
+static bool all_arrived(int self);
+
 /* All live threads wait. When it is for the same barrier they may go on. */
 static void release_barrier() {
     int first = -1, exited = -1;
     for (int t = 0; t < grid.threads; t++) {
         const cuda_thread &it = grid.of_block[t];
-        if (it.what == state::at_warp_operation)
+        if (it.what == state::at_warp_operation && !all_arrived(t))
             die_at(it.where, t,
                    "a warp operation with mask 0x%08x waits for lanes that wait elsewhere",
                    it.mask);
@@ -128,7 +138,7 @@ static void release_barrier() {
                    where->file, where->line);
         set_state(t, state::ready);
     }
-    grid.barriers++;
+    grid.tokens->barriers++;
 }
 
 constexpr int NOBODY = -1;
@@ -195,7 +205,7 @@ static void wait() {
 
 void barrier(const site *where) {
     int self = grid.running;
-    char *token = grid.barrier_tokens + grid.barriers % 2;
+    char *token = &grid.tokens->barrier[grid.tokens->barriers % 2];
     release_token(token);
     grid.of_block[self].where = where;
     set_state(self, state::at_barrier);
@@ -236,6 +246,8 @@ static void complete(int first_lane, unsigned mask) {
         }
         set_state(first_lane + l, state::ready);
     }
+    if (mask == FULL_WARP && lanes->operation == warp_operation::sync)
+        grid.tokens->warp_syncs[first_lane / WARP]++;
 }
 
 /* Whether all lanes that lane `self` waits for are there. */
@@ -260,6 +272,12 @@ static bool all_arrived(int self) {
     return true;
 }
 
+static char *warp_token(int warp, unsigned mask) {
+    order_tokens *t = grid.tokens;
+    if (mask != FULL_WARP) return &t->part_of_warp[warp];
+    return &t->warp[warp][t->warp_syncs[warp] % 2];
+}
+
 uint64_t exchange(const site *where, warp_operation operation, unsigned mask, uint64_t value,
                   unsigned source) {
     int self = grid.running;
@@ -272,9 +290,13 @@ uint64_t exchange(const site *where, warp_operation operation, unsigned mask, ui
     if (!(mask >> own.index.lane & 1))
         die_at(where, self, "the calling lane %u is not in its own mask 0x%08x", own.index.lane,
                mask);
+    /* Of the warp operations only this one orders memory. */
+    char *token = operation == warp_operation::sync ? warp_token(self / WARP, mask) : nullptr;
+    if (token) release_token(token);
     set_state(self, state::at_warp_operation);
     if (all_arrived(self)) complete(self / WARP * WARP, mask);
     wait();
+    if (token) acquire_token(token);
     return own.value;
 }
 
@@ -284,7 +306,7 @@ uint64_t exchange(const site *where, warp_operation operation, unsigned mask, ui
 static void order_past_and_future() {
     acquire_token(&grid.end);
     for (fiber *f : used_up) idle.push_back(f);
-    for (char *token : old_tokens) delete[] token;
+    for (order_tokens *tokens : old_tokens) delete tokens;
     used_up.clear();
     old_tokens.clear();
     release_token(&grid.start);
@@ -297,8 +319,8 @@ static void begin_block_of_race_check() {
     if (used_up.size() + (size_t)grid.threads > most) order_past_and_future();
     while (idle.size() < (size_t)grid.threads) idle.push_back(fiber_create(run_carrier));
     used_up.reserve(most);
-    grid.barrier_tokens = new char[2];
-    old_tokens.push_back(grid.barrier_tokens);
+    grid.tokens = new order_tokens();
+    old_tokens.push_back(grid.tokens);
 }
 
 static void begin_block(size_t number) {
@@ -310,7 +332,9 @@ static void begin_block(size_t number) {
     schedule_begin_block(grid.threads);
     for (int t = 0; t < grid.threads; t++) set_state(t, state::fresh);
     grid.done = 0;
-    grid.barriers = 0;
+    static order_tokens unchecked;
+    unchecked = {};
+    grid.tokens = &unchecked;
     if (RACE_CHECK) begin_block_of_race_check();
 }
 

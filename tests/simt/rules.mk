@@ -25,3 +25,13 @@ $(out)/%.o: %.cc $(out)/kernels/flags
 
 # Products are most of the time of a model.
 $(out)/tests/simt/cublas.o: cxx_flags += -O3 -march=$(ARCH)
+
+# Faults that must be caught, in a program without Causa.
+canaries       := $(out)/tests/simt/check_canaries
+kind_simt      := PLAIN
+kind_simt-asan := ASAN
+kind_simt-tsan := TSAN
+$(canaries).o: only := -DCA_SIMT_BUILD=$(kind_$(VARIANT)) -Itests/simt
+$(canaries): $(canaries).o $(out)/tests/simt/canaries.o $(simulated_libraries:%.cc=$(out)/%.o)
+	@echo '  LINK  $@'
+	@$(CXX) $(link) $^ $(CMOCKA_LIBS) -o $@

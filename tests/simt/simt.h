@@ -154,9 +154,12 @@ T shuffle_up(const site *where, unsigned mask, T value, unsigned delta, int widt
     return shuffle(where, mask, value, lane >= first + delta ? lane - delta : lane);
 }
 
-inline void sync_warp(const site *where, unsigned mask = 0xffffffffu) {
-    exchange(where, warp_operation::sync, mask, 0, current->lane);
-}
+struct sync_warp { /* sync_warp{where}(mask), since the mask may be left out */
+    const site *where;
+    void operator()(unsigned mask = 0xffffffffu) const {
+        exchange(where, warp_operation::sync, mask, 0, current->lane);
+    }
+};
 
 inline int vote(const site *where, warp_operation operation, unsigned mask, int predicate) {
     return (int)exchange(where, operation, mask, predicate != 0, current->lane);
@@ -188,7 +191,7 @@ void *dynamic_shared();
 #define gridDim   simt::grid_shape
 
 #define __syncthreads()       simt::barrier(SIMT_HERE)
-#define __syncwarp(...)       simt::sync_warp(SIMT_HERE, ##__VA_ARGS__)
+#define __syncwarp(...)       simt::sync_warp{SIMT_HERE}(__VA_ARGS__)
 #define __shfl_sync(...)      simt::shuffle_index(SIMT_HERE, __VA_ARGS__)
 #define __shfl_xor_sync(...)  simt::shuffle_xor(SIMT_HERE, __VA_ARGS__)
 #define __shfl_down_sync(...) simt::shuffle_down(SIMT_HERE, __VA_ARGS__)
