@@ -222,13 +222,16 @@ install: all ## install the program, reports, library and headers below PREFIX
 
 # ---- tests -----------------------------------------------------------------------------------
 
-.PHONY: check check-fast check-asan check-ubsan lint bench
+.PHONY: check check-fast check-asan check-ubsan check-cuda-build check-gpu cuda-budget lint bench \
+        bench-gpu
 fast_tests := $(filter $(addprefix $(out)/tests/,unit/% parity/% gradient/%),$(tests))
 end_to_end := $(if $(wildcard tests/e2e/test_*.py),--pytest '$(PYTHON)' tests/e2e)
-lint       := tests/lint/lint.py --archive $(library) --compiler $(CC)
+lint       := $(PYTHON) tests/lint/lint.py --archive $(library) --compiler $(CC)
+budget     := $(PYTHON) tests/lint/budget.py --nvcc $(NVCC) $(launchers:.o=.log)
+by_cuda    := $(if $(launchers),--check budget '$(budget)')
 
 check: all $(tests) $(replays) ## everything that a machine without a GPU can check
-	@.make/run-tests.sh --lint '$(PYTHON) $(lint)' $(tests) $(replays) $(end_to_end)
+	@.make/run-tests.sh --check lint '$(lint)' $(by_cuda) $(tests) $(replays) $(end_to_end)
 
 check-fast: $(fast_tests) ## unit, parity and gradient tests
 	@.make/run-tests.sh $(fast_tests)
@@ -245,7 +248,19 @@ check-c: $(tests) $(replays)
 	@$(sanitizer_options) TEST_SECONDS=900 .make/run-tests.sh $(tests) $(replays)
 
 lint: $(library) ## layers, file lengths, licences, exported names, headers that stand alone
-	@$(PYTHON) $(lint)
+	@$(lint)
+
+check-cuda-build: $(if $(launchers),all) ## kernels for all architectures within their budget; the program without a device
+	@.make/run-tests.sh $(if $(launchers),$(by_cuda) --pytest '$(PYTHON)' tests/e2e/test_cuda.py,\
+	    --skip check-cuda-build 'this build has no CUDA: nvcc and cuBLAS were not found')
+
+cuda-budget: $(launchers) ## write kernels/budget.txt from what ptxas says now
+	@$(budget) --write
+
+# Everything that runs on a device; compute-sanitizer looks at the parity programs.
+on_device := $(filter $(addprefix $(out)/tests/,parity/% method/%),$(tests))
+check-gpu: all $(on_device) ## parity, method and end-to-end tests on a GPU, and compute-sanitizer
+	@.make/check-gpu.sh '$(PYTHON)' $(on_device)
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz fuzz-run
@@ -267,6 +282,9 @@ fuzz-run: $(fuzzers)
 
 bench: $(benches) ## measure passes, operations and the tokenizer beside the machine's own peak
 	@export GOMP_SPINCOUNT=3000; for program in executor ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
+
+bench-gpu: all build/bench_gpu build/bench_executor ## measure the kernels of a GPU beside its own copy and GEMM
+	@build/bench_gpu && if build/causa plan configs/demo.yaml backend=cuda >/dev/null 2>&1; then build/bench_executor cuda; fi
 
 # ---- upkeep ----------------------------------------------------------------------------------
 

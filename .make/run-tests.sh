@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: MIT
 #
 # Runs tests and prints, as its very last line, "N passed, N failed, N skipped".
-#   run-tests.sh [--lint COMMAND] [--pytest PYTHON FOLDER] PROGRAM…
-# A cmocka program speaks TAP. One that crashes, runs out of time or runs no test counts as a
-# failed test, and so does a folder of which every test was skipped. TEST_SECONDS is the limit
-# of one program.
+#   run-tests.sh [--check NAME COMMAND] [--skip NAME REASON] [--pytest PYTHON FOLDER]
+#                [--under COMMAND] PROGRAM…
+# A check is one test: exit status 0 passes, 77 skips, with the last line as the reason. A cmocka
+# program speaks TAP; `--under` puts a command before those that follow. One that crashes, runs out
+# of time or runs no test counts as a failed test, and so does a folder of which every test was
+# skipped. TEST_SECONDS is the limit of one program.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=${TEST_SECONDS:-300}
 # Idle OpenMP threads sleep: tests share their machine with compilers and other tests.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 unavailable=0 under=""
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 declare -A ran # per folder: tests that were not skipped
@@ -31,8 +33,9 @@ show_output() { sed 's/^/    | /' "$@" | tail -n 200; }
 run_program() {
     local program=$1 name status start remark="" good bad left
     name=${program#*/tests/}
+    [ -z "$under" ] || remark="under $under"
     start=$EPOCHREALTIME
-    CMOCKA_MESSAGE_OUTPUT=tap timeout -k 10 "$limit" "$program" \
+    CMOCKA_MESSAGE_OUTPUT=tap timeout -k 10 "$limit" $under "$program" \
         >"$work/out" 2>"$work/err" </dev/null
     status=$?
     good=$(grep -E '^ok [0-9]+' "$work/out" | grep -vc '# SKIP')
@@ -53,14 +56,23 @@ run_program() {
     ran[${name%/*}]=$((${ran[${name%/*}]:-0} + good + bad))
 }
 
-run_lint() {
-    local start=$EPOCHREALTIME
-    if $1 >"$work/out" 2>&1; then
-        report lint 1 0 0 "$(seconds_since "$start")" ""
-    else
-        report lint 0 1 0 "$(seconds_since "$start")" ""
+run_check() {
+    local name=$1 start=$EPOCHREALTIME status
+    $2 >"$work/out" 2>&1
+    status=$?
+    case $status in
+    0) report "$name" 1 0 0 "$(seconds_since "$start")" "" ;;
+    77) skip "$name" "$(tail -n 1 "$work/out")" ;;
+    *)
+        report "$name" 0 1 0 "$(seconds_since "$start")" ""
         show_output "$work/out"
-    fi
+        ;;
+    esac
+}
+
+skip() {
+    unavailable=1
+    report "$1" 0 0 1 0 "$2"
 }
 
 run_pytest() {
@@ -87,8 +99,16 @@ END
 
 while [ $# -gt 0 ]; do
     case $1 in
-    --lint)
-        run_lint "$2"
+    --check)
+        run_check "$2" "$3"
+        shift 3
+        ;;
+    --skip)
+        skip "$2" "$3"
+        shift 3
+        ;;
+    --under)
+        under=$2
         shift 2
         ;;
     --pytest)
@@ -108,6 +128,6 @@ for folder in "${!ran[@]}"; do
         failed=$((failed + 1))
     fi
 done
-[ $((passed + failed)) -gt 0 ] || failed=1
+[ $((passed + failed + unavailable)) -gt 0 ] || failed=1
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -69,6 +69,13 @@ static inline ca_rows ca_rows_of(ca_tensor t) {
     return r;
 }
 
+/* A tensor with one number for each row of another: [...] as [..., 1]. */
+static inline ca_rows ca_scalars_of(ca_tensor t) {
+    t.shape[t.rank] = t.stride[t.rank] = 1;
+    t.rank++;
+    return ca_rows_of(t);
+}
+
 /* a / b for a >= 0, b > 0. Division of 64 bits takes some hundred instructions, of 32 bits ten. */
 static __device__ __forceinline__ int64_t ca_divide(int64_t a, int64_t b) {
     return ((a | b) >> 32) == 0 ? (int64_t)((uint32_t)a / (uint32_t)b) : a / b;
@@ -114,6 +121,18 @@ static __device__ __forceinline__ float ca_block_sum(float v, float *scratch) {
     if (lane == 0) scratch[warp] = v;
     __syncthreads();
     v = ca_warp_sum(lane < warps ? scratch[lane] : 0.0f);
+    __syncthreads();
+    return v;
+}
+
+/* As ca_block_sum; NaN only where all values are. */
+static __device__ __forceinline__ float ca_block_max(float v, float *scratch) {
+    const int lane = (int)threadIdx.x % CA_WARP, warp = (int)threadIdx.x / CA_WARP;
+    const int warps = (int)blockDim.x / CA_WARP;
+    v = ca_warp_max(v);
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    v = ca_warp_max(scratch[lane < warps ? lane : 0]);
     __syncthreads();
     return v;
 }

@@ -111,10 +111,14 @@ static inline void ca_merge_axes(int count, ca_tensor *const *tensors) {
 
 /* ---- kernels that reduce rows: a team of threads for each */
 
-/* Sum over a team, which is a warp or the block, in every thread of it; as ca_warp_sum and
+/* Over a team, which is a warp or the block, in every thread of it; as ca_warp_sum and
  * ca_block_sum, of which only the latter uses scratch. */
 template <int TEAM> static __device__ __forceinline__ float ca_team_sum(float v, float *scratch) {
     return TEAM == CA_WARP ? ca_warp_sum(v) : ca_block_sum(v, scratch);
+}
+
+template <int TEAM> static __device__ __forceinline__ float ca_team_max(float v, float *scratch) {
+    return TEAM == CA_WARP ? ca_warp_max(v) : ca_block_max(v, scratch);
 }
 
 /* ---- lanes */

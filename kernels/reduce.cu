@@ -33,19 +33,12 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-/* y [...] has an axis less than x: give it a last axis of 1. */
-static ca_rows scalars_of(ca_tensor y) {
-    y.shape[y.rank] = y.stride[y.rank] = 1;
-    y.rank++;
-    return ca_rows_of(y);
-}
-
 template <int TEAM, bool NORM>
 static int row_dots(const ca_queue *queue, const ca_tensor &y, const ca_tensor &x,
                     const ca_tensor &w) {
     ca_rows rows = ca_rows_of(x);
     CA_LAUNCH((row_dots_kernel<TEAM, NORM>), ca_grid(queue, rows.rows, BLOCK / TEAM), BLOCK, 0,
-              queue->stream, scalars_of(y), rows, ca_rows_of(w), ca_is_wide(x) && ca_is_wide(w));
+              queue->stream, ca_scalars_of(y), rows, ca_rows_of(w), ca_is_wide(x) && ca_is_wide(w));
     return ca_launched();
 }
 

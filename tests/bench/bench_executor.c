@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * bench_executor [MODEL [THREADS]]: forward and backward of a model on the backend `cpu`, as shares
- * of the fastest matrix product that the same run measures on this machine, and planned against
- * measured memory. Times are the best of several runs; machines are shared and noisy, shares less.
+ * bench_executor [BACKEND [MODEL [THREADS]]]: forward and backward of a model, as shares of the
+ * fastest matrix product that the same run measures on this machine, and planned against measured
+ * memory. Times are the best of several runs; machines are shared and noisy, shares less.
  */
 #include <inttypes.h>
 #include <malloc.h>
@@ -165,7 +165,14 @@ out:
     return st;
 }
 
-/* Growth of the resident set while a case is made and run, beside what the plan says. */
+/* Bytes in use: of the device, or the resident set. */
+static int64_t bytes_in_use(const bench *b) {
+    size_t available, total;
+    if (!b->be->device) return ca_host_bytes();
+    return ca_memory_info(b->be, &available, &total) == CA_OK ? (int64_t)(total - available) : 0;
+}
+
+/* Growth of the memory in use while a case is made and run, beside what the plan says. */
 static ca_status bench_memory(bench *b, const char *name, int64_t sequences, int64_t rows,
                               int64_t lanes, bool keep) {
     ca_status st = CA_OK;
@@ -174,21 +181,21 @@ static ca_status bench_memory(bench *b, const char *name, int64_t sequences, int
         .rows = sequences * rows, .reads = sequences, .lanes = lanes, .keep = keep, .logits = true};
     double planned = (double)(ca_pass_bytes(a, CA_F32, &limits) +
                               ca_batch_bytes(sequences, sequences * rows, sequences));
-    int64_t before = ca_host_bytes();
+    int64_t before = bytes_in_use(b);
     CA_TRY(open_case(b, sequences, rows, lanes, keep));
     CA_TRY(forward_and_backward(b));
-    double grown = (double)(ca_host_bytes() - before);
-    printf("%-46s planned %7.1f MiB, resident set grew by %7.1f MiB (%+.1f %%)\n", name,
+    double grown = (double)(bytes_in_use(b) - before);
+    printf("%-46s planned %7.1f MiB, memory in use grew by %7.1f MiB (%+.1f %%)\n", name,
            planned / 1048576, grown / 1048576, 100 * (grown - planned) / planned);
 out:
     close_case(b);
     return st;
 }
 
-static ca_status run(bench *b, const char *path, int threads) {
+static ca_status run(bench *b, const char *backend, const char *path, int threads) {
     ca_status st = CA_OK;
     ca_model_file *file = NULL;
-    CA_TRY(ca_backend_open("cpu", threads, &b->be));
+    CA_TRY(ca_backend_open(backend, threads, &b->be));
     CA_TRY(measure_peak(b));
     CA_TRY(ca_model_file_open(path, &file));
     double best = 1e30;
@@ -228,12 +235,12 @@ out:
 
 int main(int argc, char **argv) {
     bench b = {0};
-    const char *path = argc > 1 ? argv[1] : "build/models/smollm2.gguf";
-    if (argc == 1 && !ca_file_exists(path)) {
+    const char *path = argc > 2 ? argv[2] : "build/models/smollm2.gguf";
+    if (argc <= 2 && !ca_file_exists(path)) {
         printf("%s is not there (make smollm2 fetches it): the bundled model instead\n", path);
         path = "experiments/demo-model";
     }
-    ca_status st = run(&b, path, argc > 2 ? atoi(argv[2]) : 0);
+    ca_status st = run(&b, argc > 1 ? argv[1] : "cpu", path, argc > 3 ? atoi(argv[3]) : 0);
     if (st != CA_OK) fprintf(stderr, "bench: %s\n", ca_error_text());
     return ca_status_exit_code(st);
 }

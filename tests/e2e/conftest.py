@@ -33,6 +33,31 @@ def causa():
 
 
 @pytest.fixture(scope="session")
+def cuda_missing(causa, tmp_path_factory):
+    """Why backend=cuda does not run here, or None."""
+    config = files.write_config(tmp_path_factory.mktemp("cuda") / "c.yaml", files.JACOBIAN,
+                                [{"clean_ids": [1, 2, 3]}])
+    done = causa("plan", config, "backend=cuda", check=False)
+    return done.stderr.strip() if done.returncode else None
+
+
+@pytest.fixture(scope="session")
+def auto_backend(cuda_missing):
+    """What backend=auto takes."""
+    return "cpu" if cuda_missing else "cuda"
+
+
+@pytest.fixture(scope="session")
+def cuda_build(causa):
+    """Skips where the program has no CUDA backend."""
+    line, = [line for line in causa("--version").stdout.splitlines()
+             if line.startswith("backend cuda")]
+    if "make CUDA=1" in line:
+        pytest.skip("this build has no CUDA backend: nvcc and cuBLAS were not found")
+    return line
+
+
+@pytest.fixture(scope="session")
 def results(tmp_path_factory):
     """A folder that is laid out as the root of the repository: it has results/."""
     folder = tmp_path_factory.mktemp("root")

@@ -88,7 +88,7 @@ def test_ranges(causa, config, option, words):
 # ---- plan ----
 
 
-def test_plan(causa, config, tmp_path):
+def test_plan(causa, config, tmp_path, auto_backend):
     text = causa("plan", config, "batch=10", "output=x.h5").stdout
     for word in ("batch: 10", "sweep points  1", "micro-batches 1", "examples      1 (tokens: 3",
                  "output        x.h5", "memory"):
@@ -96,7 +96,7 @@ def test_plan(causa, config, tmp_path):
     plan = json.loads(causa("plan", config, "--json", "--threads", 2).stdout)
     assert (plan["examples"], plan["tokens"], plan["batches"], plan["threads"]) == (1, 3, 1, 2)
     assert plan["weight_bytes"] > 0 and plan["work_bytes"] > 0 and plan["flops"] > 0
-    assert plan["points"] == 1 and plan["model_type"] == "gpt2" and plan["backend"] == "cpu"
+    assert plan["points"] == 1 and plan["model_type"] == "gpt2" and plan["backend"] == auto_backend
     assert json.loads(causa("run", config, "--dry-run", "--json").stdout).keys() == plan.keys()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.json", "c.yaml"]
     repeated = tmp_path / "resolved.yaml"
@@ -290,7 +290,8 @@ def test_report(causa, run_ids, tmp_path):
 def test_run_json(causa, run_ids, tmp_path):
     """The plan and the output on one line of stdout, and nothing else there."""
     run_ids([[1, 2, 3]], JACOBIAN)
-    done = causa("run", tmp_path / "result.yaml", f"output={tmp_path / 'x.h5'}", "--json")
+    done = causa("run", tmp_path / "result.yaml", f"output={tmp_path / 'x.h5'}", "--json",
+                 "backend=cpu")
     line, = done.stdout.splitlines()
     found = json.loads(line)
     assert found["output"] == str(tmp_path / "x.h5") and found["status"] == "complete"

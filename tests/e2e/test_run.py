@@ -11,8 +11,8 @@ from files import JACOBIAN, MODELS
 
 FAMILIES = sorted(path.parent.name for path in MODELS.glob("*/reference.h5"))
 # float32 rounding amplified by small norms; scores of f64 runs are stored as float32.
-LIMITS = {"cpu": (1e-4, 3e-4), "ref": (1e-9, 1e-7)}
-ON = {"cpu": ["backend=cpu"], "ref": ["backend=ref", "precision=f64"]}
+LIMITS = {"auto": (1e-4, 3e-4), "ref": (1e-9, 1e-7)}
+ON = {"auto": ["backend=auto"], "ref": ["backend=ref", "precision=f64"]}
 
 
 def contrast(prompt):
@@ -28,7 +28,7 @@ def some_prompts(count, seed=1, shortest=3, longest=40, vocabulary=400):
 # ---- values ----
 
 
-@pytest.mark.parametrize("backend", ["cpu", "ref"])
+@pytest.mark.parametrize("backend", ["auto", "ref"])
 @pytest.mark.parametrize("model", FAMILIES)
 def test_jacobian_scores(run_ids, model, backend):
     for prompt in files.reference(model):
@@ -51,7 +51,7 @@ def test_jacobian_scores(run_ids, model, backend):
             assert file["data/position"][0] == len(norms) - 1
 
 
-@pytest.mark.parametrize("backend", ["cpu", "ref"])
+@pytest.mark.parametrize("backend", ["auto", "ref"])
 @pytest.mark.parametrize("model", FAMILIES)
 def test_captured_values(run_ids, model, backend):
     prompts = files.reference(model)
@@ -218,7 +218,7 @@ def test_stored_config_repeats_the_run(causa, run_ids, tmp_path):
 # ---- the file ----
 
 
-def test_result_file(run_ids, tmp_path):
+def test_result_file(run_ids, tmp_path, auto_backend):
     path = run_ids([{"id": "ä", "clean_ids": [1, 2, 3]}, {"id": "b", "clean_ids": [4, 5]}], JACOBIAN)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["result.h5", "result.json", "result.yaml"]
     with h5py.File(path, "r") as file:
@@ -229,7 +229,7 @@ def test_result_file(run_ids, tmp_path):
                     "model_sha256", "tokenizer_sha256", "data_sha256"):
             assert isinstance(root[key], str), key
         assert (root["tool"], root["status"], root["method"]) == ("causa", "complete", "jacobian")
-        assert root["backend"] == "cpu" and root["model_type"] == "gpt2"
+        assert root["backend"] == auto_backend and root["model_type"] == "gpt2"
         assert len(root["conventions"]) >= 3 and all(map(str, root["conventions"]))
         run = file["run"].attrs
         for key in ("started", "wall_seconds", "command_line", "hostname", "device", "ranks",

@@ -123,9 +123,16 @@ void on_fixtures(const char *const *names, const char *backend, void (*test)(fix
     }
 }
 
-void on_both_backends(const char *const *names, void (*test)(fixture *f)) {
-    on_fixtures(names, "ref", test);
-    on_fixtures(names, "cpu", test);
+void on_every_backend(const char *const *names, void (*test)(fixture *f)) {
+    for (const ca_backend_entry *const *entry = ca_backend_entries(); *entry; entry++) {
+        ca_backend *be;
+        if (ca_backend_open((*entry)->name, 1, &be) != CA_OK) {
+            print_message("[  SKIPPED ] %s\n", ca_error_text());
+            continue;
+        }
+        ca_backend_close(be);
+        on_fixtures(names, (*entry)->name, test);
+    }
 }
 
 /* ---- batches and passes */

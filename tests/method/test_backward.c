@@ -73,7 +73,7 @@ static void against_reference(fixture *f) {
 
 static void test_reference(void **state) {
     (void)state;
-    on_both_backends(every_fixture, against_reference);
+    on_every_backend(every_fixture, against_reference);
 }
 
 /* grad_embed one prompt at a time; cotangents that apply are summed. */
@@ -94,7 +94,7 @@ static void embeddings_alone(fixture *f) {
 
 static void test_embeddings_one_by_one(void **state) {
     (void)state;
-    on_both_backends(every_fixture, embeddings_alone);
+    on_every_backend(every_fixture, embeddings_alone);
 }
 
 /* ---- laws */
@@ -126,7 +126,7 @@ static void lanes_are_separate(fixture *f) {
 
 static void test_lanes_are_separate_backwards(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, lanes_are_separate);
+    on_every_backend(some_fixtures, lanes_are_separate);
 }
 
 /* Cotangents that apply are summed; gradients are linear in them. */
@@ -151,7 +151,7 @@ static void cotangents_add_up(fixture *f) {
 
 static void test_cotangents_add_up(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, cotangents_add_up);
+    on_every_backend(some_fixtures, cotangents_add_up);
 }
 
 /* An edit at every site at which a recomputed value depends on one. */
@@ -192,7 +192,7 @@ static void recompute_changes_nothing(fixture *f) {
 
 static void test_recompute_changes_nothing(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, recompute_changes_nothing);
+    on_every_backend(some_fixtures, recompute_changes_nothing);
 }
 
 /* Upper half, then lower half with the upper one's gradient as its cotangent. */
@@ -221,7 +221,7 @@ static void cut_in_the_middle(fixture *f) {
 
 static void test_cut_in_the_middle(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, cut_in_the_middle);
+    on_every_backend(some_fixtures, cut_in_the_middle);
 }
 
 static void any_batch(fixture *f) {
@@ -238,7 +238,7 @@ static void any_batch(fixture *f) {
 
 static void test_any_batch(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, any_batch);
+    on_every_backend(some_fixtures, any_batch);
 }
 
 int main(void) {

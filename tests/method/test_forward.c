@@ -46,12 +46,12 @@ static void reference_alone(fixture *f) {
 
 static void test_reference_packed(void **state) {
     (void)state;
-    on_both_backends(every_fixture, reference_packed);
+    on_every_backend(every_fixture, reference_packed);
 }
 
 static void test_reference_one_by_one(void **state) {
     (void)state;
-    on_both_backends(every_fixture, reference_alone);
+    on_every_backend(every_fixture, reference_alone);
 }
 
 /* ---- laws */
@@ -79,7 +79,7 @@ static void any_order(fixture *f) {
 
 static void test_any_batch_any_order(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, any_order);
+    on_every_backend(some_fixtures, any_order);
 }
 
 static void chosen_rows(fixture *f) {
@@ -108,7 +108,7 @@ static void chosen_rows(fixture *f) {
 
 static void test_chosen_rows(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, chosen_rows);
+    on_every_backend(some_fixtures, chosen_rows);
 }
 
 /* The same operations in the same order, so equal on every backend. */
@@ -126,7 +126,7 @@ static void with_and_without_lanes(fixture *f) {
 
 static void test_with_and_without_lanes(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, with_and_without_lanes);
+    on_every_backend(some_fixtures, with_and_without_lanes);
 }
 
 /* Blocks [0, split) in one pass, [split, L) in another that has room for just these. */
@@ -152,7 +152,7 @@ static void from_the_middle(fixture *f) {
 
 static void test_from_the_middle(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, from_the_middle);
+    on_every_backend(some_fixtures, from_the_middle);
 }
 
 /* Tokens are ignored when the run starts from residuals. */
@@ -170,7 +170,7 @@ static void without_tokens(fixture *f) {
 
 static void test_from_residuals_without_tokens(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, without_tokens);
+    on_every_backend(some_fixtures, without_tokens);
 }
 
 /* A pass made for a large batch serves smaller ones, in any order. */
@@ -190,7 +190,7 @@ static void one_pass_many_batches(fixture *f) {
 
 static void test_one_pass_many_batches(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, one_pass_many_batches);
+    on_every_backend(some_fixtures, one_pass_many_batches);
 }
 
 static void no_reads(fixture *f) {
@@ -205,7 +205,7 @@ static void no_reads(fixture *f) {
 
 static void test_no_rows_read(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, no_reads);
+    on_every_backend(some_fixtures, no_reads);
 }
 
 int main(void) {

@@ -66,7 +66,7 @@ static void taps_see_the_run(fixture *f) {
 
 static void test_taps_see_the_run(void **state) {
     (void)state;
-    on_both_backends(every_fixture, taps_see_the_run);
+    on_every_backend(every_fixture, taps_see_the_run);
 }
 
 static void called_once(fixture *f) {
@@ -157,7 +157,7 @@ static void order_of_hooks(fixture *f) {
 
 static void test_order_of_hooks(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, order_of_hooks);
+    on_every_backend(some_fixtures, order_of_hooks);
 }
 
 /* ---- patching */
@@ -190,7 +190,7 @@ static void patch_nothing(fixture *f) {
 
 static void test_patch_nothing(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, patch_nothing);
+    on_every_backend(some_fixtures, patch_nothing);
 }
 
 /* Two prompts of 12 tokens; the whole residual stream of one put into the run of the other. */
@@ -214,7 +214,7 @@ static void patch_everything(fixture *f) {
 
 static void test_patch_everything(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, patch_everything);
+    on_every_backend(some_fixtures, patch_everything);
 }
 
 /* With every head's result 0, attention writes its bias and nothing else. */
@@ -237,7 +237,7 @@ static void ablate_all_heads(fixture *f) {
 
 static void test_ablate_all_heads(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, ablate_all_heads);
+    on_every_backend(some_fixtures, ablate_all_heads);
 }
 
 /* z of one head set, or its result set to W_O of the same numbers. */
@@ -267,7 +267,7 @@ static void head_at_z_and_result(fixture *f) {
 
 static void test_head_at_z_and_result(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, head_at_z_and_result);
+    on_every_backend(some_fixtures, head_at_z_and_result);
 }
 
 /* ---- gradients */
@@ -297,7 +297,7 @@ static void rewritten_gradients(fixture *f) {
 
 static void test_rewritten_gradients(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, rewritten_gradients);
+    on_every_backend(some_fixtures, rewritten_gradients);
 }
 
 /* d x [T, D] += of one head's share of q, k or v: its rows of W_qkv, then the norm. */
@@ -348,7 +348,7 @@ static void heads_add_up(fixture *f) {
 
 static void test_per_head_gradients_add_up(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, heads_add_up);
+    on_every_backend(some_fixtures, heads_add_up);
 }
 
 /* Room for the patterns of short prompts is no limit for requests that do not ask for them. */
@@ -380,7 +380,7 @@ static void unused_room_for_patterns(fixture *f) {
 
 static void test_unused_room_for_patterns(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, unused_room_for_patterns);
+    on_every_backend(some_fixtures, unused_room_for_patterns);
 }
 
 int main(void) {

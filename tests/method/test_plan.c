@@ -61,7 +61,7 @@ static void planned_bytes(fixture *f) {
 
 static void test_planned_bytes(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, planned_bytes);
+    on_every_backend(some_fixtures, planned_bytes);
 }
 
 /* Forward and backward of a planned pass ask for nothing more. */
@@ -93,7 +93,7 @@ static void nothing_later(fixture *f) {
 
 static void test_nothing_allocated_later(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, nothing_later);
+    on_every_backend(some_fixtures, nothing_later);
 }
 
 /* ---- micro-batches */

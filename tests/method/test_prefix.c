@@ -141,7 +141,7 @@ static void tails_like_whole(fixture *f) {
 
 static void test_tails_like_whole_sequences(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, tails_like_whole);
+    on_every_backend(some_fixtures, tails_like_whole);
 }
 
 /* Probabilities over prefix and own keys: [H, own, prefix + own] of each tail. */
@@ -172,7 +172,7 @@ static void patterns(fixture *f) {
 
 static void test_patterns(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, patterns);
+    on_every_backend(some_fixtures, patterns);
 }
 
 /* ---- a mask on the heads' z, trained on tails with the prefix constant */

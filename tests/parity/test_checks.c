@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "causa/ops.h"
+#include "parity.h"
 #include "sequences.h"
 
 static ca_backend *be;
@@ -193,6 +193,50 @@ static void test_indices(void **state) {
                  "scatter_add: index[1]: expected more than 2, got 1");
 }
 
+static ca_tensor on_backend(ca_backend *target, ca_tensor t) {
+    const void *host = t.data;
+    parity_ok(ca_alloc(target, (size_t)ca_tensor_count(&t) * ca_dtype_size(t.dtype), &t.data));
+    parity_ok(ca_upload(target, t, host));
+    return t;
+}
+
+/* Reported by the operation or, where that only enqueues, by the next wait; then forgotten. */
+static void assert_reported(ca_backend *target, ca_status st, const char *beginning) {
+    if (st == CA_OK) st = ca_sync(target);
+    assert_int_equal(st, CA_E_SHAPE);
+    if (strncmp(ca_error_text(), beginning, strlen(beginning)) != 0)
+        fail_msg("%s: expected '%s...', got '%s'", target->name, beginning, ca_error_text());
+    ca_error_clear();
+    parity_ok(ca_sync(target));
+}
+
+static void bad_indices(ca_backend *target, ca_backend *ref, const void *context) {
+    (void)ref;
+    (void)context;
+    int64_t beyond[] = {1, 4}, below[] = {-1, 0};
+    int32_t positions_beyond[] = {1, 4};
+    float ones[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    ca_tensor table = on_backend(target, ca_tensor_2d(ones, CA_F32, 4, 3));
+    ca_tensor rows = on_backend(target, ca_tensor_2d(ones, CA_F32, 2, 3));
+    ca_tensor high = on_backend(target, ca_tensor_1d(beyond, CA_I64, 2));
+    ca_tensor low = on_backend(target, ca_tensor_1d(below, CA_I64, 2));
+    ca_tensor heads = on_backend(target, ca_tensor_3d(ones, CA_F32, 2, 1, 6));
+    ca_tensor at = on_backend(target, ca_tensor_1d(positions_beyond, CA_I32, 2));
+    ca_tensor angles = on_backend(target, ca_tensor_2d(ones, CA_F32, 4, 3));
+    assert_reported(target, ca_gather(target, rows, table, high, 1, false), "gather: index");
+    assert_reported(target, ca_gather(target, rows, table, low, 1, true), "gather: index");
+    assert_reported(target, ca_scatter_add(target, table, high, rows), "scatter_add: index");
+    assert_reported(target, ca_scatter_add(target, table, low, rows), "scatter_add: index");
+    assert_reported(target, ca_rope(target, heads, angles, angles, at, false), "rope: positions");
+    const ca_tensor all[] = {table, rows, high, low, heads, at, angles};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ca_release(target, all[i].data);
+}
+
+static void test_indices_everywhere(void **state) {
+    (void)state;
+    parity_each_backend(bad_indices, NULL);
+}
+
 static void test_nothing_to_do(void **state) {
     (void)state;
     ca_tensor empty = ca_tensor_2d(NULL, CA_F32, 0, 8);
@@ -367,13 +411,14 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),    cmocka_unit_test(test_dtypes),
-        cmocka_unit_test(test_strides),   cmocka_unit_test(test_aliasing),
-        cmocka_unit_test(test_indices),   cmocka_unit_test(test_nothing_to_do),
-        cmocka_unit_test(test_sequences), cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_names),     cmocka_unit_test(test_preference),
-        cmocka_unit_test(test_threads),   cmocka_unit_test(test_interventions),
-        cmocka_unit_test(test_training),  cmocka_unit_test(test_pattern_mix),
+        cmocka_unit_test(test_shapes),        cmocka_unit_test(test_dtypes),
+        cmocka_unit_test(test_strides),       cmocka_unit_test(test_aliasing),
+        cmocka_unit_test(test_indices),       cmocka_unit_test(test_indices_everywhere),
+        cmocka_unit_test(test_nothing_to_do), cmocka_unit_test(test_sequences),
+        cmocka_unit_test(test_attention),     cmocka_unit_test(test_names),
+        cmocka_unit_test(test_preference),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_interventions), cmocka_unit_test(test_training),
+        cmocka_unit_test(test_pattern_mix),
     };
     return cmocka_run_group_tests(tests, open_ref, close_ref);
 }

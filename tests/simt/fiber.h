@@ -12,11 +12,12 @@ namespace simt {
 
 struct fiber;
 
-/* A fiber that calls `entry`, which must never return, when first switched to. */
+/* A fiber that calls `entry`, which must never return, when first switched to. Fibers live as long
+ * as the process. */
 fiber *fiber_create(void (*entry)());
-/* The fiber must not be running. */
-void fiber_destroy(fiber *f);
-/* The host's own stack. */
+/* Called on the host's own stack before it switches to a fiber. */
+void fiber_announce_host();
+/* That stack. */
 fiber *fiber_host();
 /* Stops the running fiber and goes on with another. */
 void fiber_switch(fiber *to);
@@ -24,11 +25,9 @@ void fiber_switch(fiber *to);
 /* A stack of `bytes` with an inaccessible page below it. `color` moves its top by a few cache
  * lines: equal tops would compete for the same sets of the cache. */
 struct stack {
-    char *memory, *low, *top;
-    size_t bytes;
+    char *low, *top;
 };
 stack stack_map(size_t bytes, unsigned color);
-void stack_unmap(const stack &s);
 
 } // namespace simt
 

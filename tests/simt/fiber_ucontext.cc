@@ -41,16 +41,9 @@ fiber *fiber_create(void (*entry)()) {
     return f;
 }
 
-void fiber_destroy(fiber *f) {
-    sanitizer_destroyed(f->announced);
-    stack_unmap(f->memory);
-    delete f;
-}
+void fiber_announce_host() { sanitizer_host(host.announced); }
 
-fiber *fiber_host() {
-    sanitizer_host(host.announced);
-    return &host;
-}
+fiber *fiber_host() { return &host; }
 
 void fiber_switch(fiber *to) {
     fiber *from = running;

@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "sanitizer.h"
+
 /* void simt_switch(void **save, void *resume) */
 asm(R"(
     .text
@@ -36,38 +38,48 @@ extern "C" void simt_switch(void **save, void *resume) __asm__("simt_switch");
 
 namespace simt {
 
-constexpr size_t STACK_BYTES = 64 << 10, SAVED_REGISTERS = 6;
+constexpr size_t STACK_BYTES = SANITIZER ? 256 << 10 : 64 << 10, SAVED_REGISTERS = 6;
 
 struct fiber {
     void *stopped_at; /* stack pointer */
     stack memory;
+    void (*entry)();
+    sanitizer_fiber announced;
 };
 
-static fiber host, *running = &host;
+static fiber host, *running = &host, *left;
+
+static void begin() {
+    sanitizer_arrived(running->announced, &left->announced);
+    running->entry();
+}
 
 fiber *fiber_create(void (*entry)()) {
     static unsigned color;
-    fiber *f = new fiber{nullptr, stack_map(STACK_BYTES, color++)};
+    fiber *f = new fiber();
+    f->memory = stack_map(STACK_BYTES, color++);
+    f->entry = entry;
     /* What simt_switch pops: registers, then where to go. As after a call, the stack pointer is 8
-     * below a multiple of 16 when `entry` begins; the word above is the return address. */
+     * below a multiple of 16 when `begin` begins; the word above is the return address. */
     uintptr_t *words = reinterpret_cast<uintptr_t *>(f->memory.top) - 2;
-    words[0] = reinterpret_cast<uintptr_t>(entry);
+    words[0] = reinterpret_cast<uintptr_t>(begin);
     words[1] = 0;
     f->stopped_at = words - SAVED_REGISTERS;
+    sanitizer_created(f->announced, f->memory.low, (size_t)(f->memory.top - f->memory.low));
     return f;
 }
 
-void fiber_destroy(fiber *f) {
-    stack_unmap(f->memory);
-    delete f;
-}
+void fiber_announce_host() { sanitizer_host(host.announced); }
 
 fiber *fiber_host() { return &host; }
 
 void fiber_switch(fiber *to) {
     fiber *from = running;
+    left = from;
     running = to;
+    sanitizer_leaves(from->announced, to->announced);
     simt_switch(&from->stopped_at, to->stopped_at);
+    sanitizer_arrived(from->announced, &left->announced);
 }
 
 } // namespace simt

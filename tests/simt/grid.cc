@@ -18,7 +18,7 @@
 
 namespace simt {
 
-constexpr int WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP;
+constexpr int WARP = 32, MAX_THREADS = 1024;
 
 enum class state : uint8_t { fresh, ready, at_barrier, at_warp_operation, done };
 
@@ -44,13 +44,17 @@ static struct {
     int runnable, done;
     uint8_t can_run[MAX_THREADS];
     cuda_thread of_block[MAX_THREADS];
-    std::vector<fiber *> idle, used_up; /* carriers */
     /* Tokens for the race checker. Start and end differ, and so do consecutive barriers: a thread
      * that is past a barrier must not pass on what it does before the next. */
     char start, end, *barrier_tokens;
     unsigned barriers;
-    std::vector<char *> old_tokens;
 } grid;
+
+/* Carriers. Nothing allocates while a kernel runs under the race checker: it would take what the
+ * allocator does for accesses of the kernel. */
+static std::vector<fiber *> &idle = *new std::vector<fiber *>;
+static std::vector<fiber *> &used_up = *new std::vector<fiber *>;
+static std::vector<char *> &old_tokens = *new std::vector<char *>;
 
 bool kernel_is_running() { return grid.l != nullptr; }
 
@@ -140,9 +144,9 @@ static int pick_next() {
 static void run_carrier();
 
 static fiber *take_carrier() {
-    if (grid.idle.empty()) return fiber_create(run_carrier);
-    fiber *f = grid.idle.back();
-    grid.idle.pop_back();
+    if (idle.empty()) return fiber_create(run_carrier);
+    fiber *f = idle.back();
+    idle.pop_back();
     return f;
 }
 
@@ -176,7 +180,7 @@ static void run_carrier() {
             grid.of_block[next].carrier = own;
             continue;
         }
-        (RACE_CHECK ? grid.used_up : grid.idle).push_back(own);
+        (RACE_CHECK ? used_up : idle).push_back(own);
         go_on_with(next);
     }
 }
@@ -276,6 +280,27 @@ uint64_t exchange(const site *where, warp_operation operation, unsigned mask, ui
 
 /* ---- blocks */
 
+/* To the race checker, everything done so far happens before everything that follows. */
+static void order_past_and_future() {
+    acquire_token(&grid.end);
+    for (fiber *f : used_up) idle.push_back(f);
+    for (char *token : old_tokens) delete[] token;
+    used_up.clear();
+    old_tokens.clear();
+    release_token(&grid.start);
+}
+
+/* Carriers are used once in a grid: what two CUDA threads do on one carrier would be in order. The
+ * checker knows 8128 threads; a grid of more is checked in parts. */
+static void begin_block_of_race_check() {
+    const size_t most = 8000;
+    if (used_up.size() + (size_t)grid.threads > most) order_past_and_future();
+    while (idle.size() < (size_t)grid.threads) idle.push_back(fiber_create(run_carrier));
+    used_up.reserve(most);
+    grid.barrier_tokens = new char[2];
+    old_tokens.push_back(grid.barrier_tokens);
+}
+
 static void begin_block(size_t number) {
     const launch &l = *grid.l;
     block_index.x = (unsigned)(number % l.grid.x);
@@ -286,10 +311,7 @@ static void begin_block(size_t number) {
     for (int t = 0; t < grid.threads; t++) set_state(t, state::fresh);
     grid.done = 0;
     grid.barriers = 0;
-    if (RACE_CHECK) {
-        grid.barrier_tokens = new char[2 * MAX_WARPS];
-        grid.old_tokens.push_back(grid.barrier_tokens);
-    }
+    if (RACE_CHECK) begin_block_of_race_check();
 }
 
 static void number_threads(dim3 shape) {
@@ -313,18 +335,14 @@ void run_grid(const launch &l, const std::function<void()> &body) {
     number_threads(l.block);
     order.resize((size_t)l.grid.x * l.grid.y * l.grid.z);
     schedule_blocks(order);
+    fiber_announce_host();
     release_token(&grid.start);
-    fiber_host();
     for (size_t number : order) {
         begin_block(number);
         go_on_with(pick_next());
         shared_end_block();
     }
-    acquire_token(&grid.end);
-    for (fiber *f : grid.used_up) fiber_destroy(f);
-    for (char *token : grid.old_tokens) delete[] token;
-    grid.used_up.clear();
-    grid.old_tokens.clear();
+    order_past_and_future();
     shared_end_grid();
     grid.l = nullptr;
 }

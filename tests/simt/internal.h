@@ -47,8 +47,11 @@ void device_memory_info(size_t *available, size_t *total);
 struct allocation;
 const allocation *device_find(const void *p);
 size_t device_bytes_from(const void *p); /* up to the end of its allocation, 0 outside */
+/* Whether p lies in or shortly behind an allocation; *behind: bytes behind its end, 0 in it. */
+bool device_distance(const void *p, size_t *behind);
+bool report_device_leaks(); /* true when there are some */
 
-/* Device memory is inaccessible except while one of these lives; see `allocation`. */
+/* Device memory is inaccessible except while one of these lives that was given a pointer to it. */
 struct opened {
     explicit opened(std::vector<const void *> pointers);
     ~opened();

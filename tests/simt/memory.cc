@@ -10,12 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <map>
 
-#include "internal.h"
+#include "runtime.h"
 #include "sanitizer.h"
 
 namespace simt {
@@ -38,11 +37,7 @@ static std::map<const char *, allocation> &heap = *new std::map<const char *, al
 static size_t heap_bytes;
 
 static size_t device_bytes() {
-    static size_t total;
-    if (total == 0) {
-        const char *text = getenv("CA_SIMT_MEMORY");
-        total = text ? strtoull(text, nullptr, 10) : (size_t)16 << 30;
-    }
+    static const size_t total = setting("CA_SIMT_MEMORY", (size_t)16 << 30);
     return total;
 }
 
@@ -51,14 +46,11 @@ void device_memory_info(size_t *available, size_t *total) {
     *available = *total - heap_bytes;
 }
 
-static void report_leaks() {
+bool report_device_leaks() {
     for (const auto &entry : heap)
         fprintf(stderr, "simt: leak: %zu bytes of device memory at %p\n", entry.second.bytes,
                 static_cast<void *>(entry.second.data));
-    if (!heap.empty()) {
-        fflush(nullptr);
-        _exit(70);
-    }
+    return !heap.empty();
 }
 
 void *device_allocate(size_t bytes) {
@@ -80,8 +72,6 @@ void *device_allocate(size_t bytes) {
     size_t before = (size_t)(a.data - a.pages);
     sanitizer_poison(a.pages, before);
     sanitizer_poison(a.data + bytes, page_bytes - before - bytes);
-    static bool registered = atexit(report_leaks) == 0;
-    (void)registered;
     heap_bytes += bytes;
     heap[a.data + bytes] = a;
     return a.data;
@@ -95,6 +85,17 @@ const allocation *device_find(const void *p) {
 size_t device_bytes_from(const void *p) {
     const allocation *a = device_find(p);
     return a ? (size_t)(a->data + a->bytes - static_cast<const char *>(p)) : 0;
+}
+
+bool device_distance(const void *p, size_t *behind) {
+    const char *at = static_cast<const char *>(p);
+    for (const auto &entry : heap) {
+        const allocation &a = entry.second;
+        if (at < a.data || at >= a.pages + a.page_bytes + PAGE) continue;
+        *behind = at < a.data + a.bytes ? 0 : (size_t)(at - a.data - a.bytes);
+        return true;
+    }
+    return false;
 }
 
 /* The bytes beside the allocation, in its own pages, are as they were. */
@@ -147,6 +148,7 @@ struct shared_block {
 /* Between the arrays of a plain build; the address sanitizer has its own. */
 constexpr size_t ZONE = SANITIZER ? 0 : 64;
 constexpr unsigned char ZONE_FILL = 0xfd;
+constexpr size_t MOST_SHARED = 64; /* arrays of a block */
 
 static std::vector<shared_block> &shared = *new std::vector<shared_block>;
 static std::vector<shared_block> &old_shared = *new std::vector<shared_block>;
@@ -157,6 +159,7 @@ static void *new_shared(const site *where, size_t bytes) {
     s.bytes = bytes;
     s.memory = static_cast<unsigned char *>(aligned_alloc(
         ALIGNMENT, SANITIZER ? bytes : (bytes + 2 * ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT));
+    if (shared.size() == MOST_SHARED) die("more than %zu shared arrays", MOST_SHARED);
     if (!s.memory) die("no memory for %zu bytes of shared memory", bytes);
     s.data = s.memory + ZONE;
     memset(s.memory, ZONE_FILL, ZONE);
@@ -186,6 +189,7 @@ void *dynamic_shared() {
 }
 
 void shared_begin_block(size_t dynamic_bytes) {
+    shared.reserve(MOST_SHARED);
     if (dynamic_bytes > 0) new_shared(nullptr, dynamic_bytes);
 }
 

@@ -30,7 +30,6 @@ inline void sanitizer_created(sanitizer_fiber &f, const void *low, size_t bytes)
     f.bytes = bytes;
 }
 inline void sanitizer_host(sanitizer_fiber &) {} /* the first arrival elsewhere tells its stack */
-inline void sanitizer_destroyed(sanitizer_fiber &) {}
 inline void sanitizer_leaves(sanitizer_fiber &from, sanitizer_fiber &to) {
     __sanitizer_start_switch_fiber(&from.fake_stack, to.low, to.bytes);
 }
@@ -45,7 +44,6 @@ inline void sanitizer_unpoison(const void *p, size_t n) { __asan_unpoison_memory
 extern "C" {
 void *__tsan_get_current_fiber(void);
 void *__tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void *fiber);
 void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 void __tsan_acquire(void *address);
 void __tsan_release(void *address);
@@ -58,7 +56,6 @@ inline void sanitizer_created(sanitizer_fiber &f, const void *, size_t) {
     f.thread = __tsan_create_fiber(0);
 }
 inline void sanitizer_host(sanitizer_fiber &f) { f.thread = __tsan_get_current_fiber(); }
-inline void sanitizer_destroyed(sanitizer_fiber &f) { __tsan_destroy_fiber(f.thread); }
 inline void sanitizer_leaves(sanitizer_fiber &, sanitizer_fiber &to) {
     const unsigned no_sync = 1;
     __tsan_switch_to_fiber(to.thread, no_sync);
@@ -70,7 +67,6 @@ inline void sanitizer_arrived(sanitizer_fiber &, sanitizer_fiber *) {}
 struct sanitizer_fiber {};
 inline void sanitizer_created(sanitizer_fiber &, const void *, size_t) {}
 inline void sanitizer_host(sanitizer_fiber &) {}
-inline void sanitizer_destroyed(sanitizer_fiber &) {}
 inline void sanitizer_leaves(sanitizer_fiber &, sanitizer_fiber &) {}
 inline void sanitizer_arrived(sanitizer_fiber &, sanitizer_fiber *) {}
 

@@ -54,6 +54,8 @@ SIMT_VECTORS(double, double, 16, 16)
 SIMT_VECTORS(long long, longlong, 16, 16)
 #undef SIMT_VECTORS
 
+constexpr int warpSize = 32;
+
 /* Converts from the number of blocks or threads, as in a launch of one dimension. */
 struct dim3 {
     unsigned x, y, z;
@@ -183,7 +185,6 @@ void *dynamic_shared();
 #define blockIdx  simt::block_index
 #define blockDim  simt::block_shape
 #define gridDim   simt::grid_shape
-#define warpSize  32
 
 #define __syncthreads()       simt::barrier(SIMT_HERE)
 #define __syncwarp(...)       simt::sync_warp(SIMT_HERE, ##__VA_ARGS__)

@@ -19,13 +19,9 @@ stack stack_map(size_t bytes, unsigned color) {
     if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE) != 0)
         die("no memory for the stacks of CUDA threads");
     stack s;
-    s.memory = static_cast<char *>(memory);
-    s.bytes = mapped;
-    s.low = s.memory + GUARD;
-    s.top = s.memory + mapped - color % COLORS * COLOR_BYTES;
+    s.low = static_cast<char *>(memory) + GUARD;
+    s.top = static_cast<char *>(memory) + mapped - color % COLORS * COLOR_BYTES;
     return s;
 }
-
-void stack_unmap(const stack &s) { munmap(s.memory, s.bytes); }
 
 } // namespace simt

@@ -56,13 +56,34 @@ static ca_status cuda_attention_fwd(ca_backend *be, ca_tensor o, ca_tensor lse, 
                           attention);
 }
 
+/* The queue with scratch memory for the backward of attention. Released when the launches are
+ * enqueued: what follows on the stream may have it. A power of two, so that few sizes are kept. */
+static ca_status lane_scratch(ca_backend *be, const ca_tensor *dq, ca_queue *out) {
+    ca_status st = CA_OK;
+    const ca_cuda_context *c = be->context;
+    int64_t needed = ca_k_attention_bwd_scratch(dq->shape[0], dq->shape[1], dq->shape[2]);
+    void *scratch;
+    *out = c->queue;
+    for (out->scratch_count = 1; out->scratch_count < needed;) out->scratch_count *= 2;
+    CA_TRY(ca_cuda_alloc(be, (size_t)out->scratch_count * sizeof *out->scratch, &scratch));
+    out->scratch = scratch;
+out:
+    return st;
+}
+
 static ca_status cuda_attention_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor dv,
                                     ca_tensor d_o, ca_tensor o, ca_tensor lse, ca_tensor q,
                                     ca_tensor k, ca_tensor v, ca_tensor prefix_k,
                                     ca_tensor prefix_v, const ca_sequences *sequences,
                                     ca_attention attention) {
-    return CA_CUDA_LAUNCH(be, attention_bwd, dq, dk, dv, d_o, o, lse, q, k, v, prefix_k, prefix_v,
-                          sequences, attention);
+    ca_queue queue;
+    ca_status st = lane_scratch(be, &dq, &queue);
+    if (st != CA_OK) return st;
+    st = ca_cuda_launched(be, "attention_bwd",
+                          ca_k_attention_bwd(&queue, dq, dk, dv, d_o, o, lse, q, k, v, prefix_k,
+                                             prefix_v, sequences, attention));
+    ca_cuda_release(be, queue.scratch);
+    return st;
 }
 
 static ca_status cuda_pattern_fwd(ca_backend *be, ca_tensor pattern, ca_tensor q, ca_tensor k,
@@ -74,8 +95,14 @@ static ca_status cuda_pattern_fwd(ca_backend *be, ca_tensor pattern, ca_tensor q
 static ca_status cuda_pattern_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor d_pattern,
                                   ca_tensor pattern, ca_tensor q, ca_tensor k, ca_tensor prefix_k,
                                   const ca_sequences *sequences, ca_attention attention) {
-    return CA_CUDA_LAUNCH(be, pattern_bwd, dq, dk, d_pattern, pattern, q, k, prefix_k, sequences,
-                          attention);
+    ca_queue queue;
+    ca_status st = lane_scratch(be, &dq, &queue);
+    if (st != CA_OK) return st;
+    st = ca_cuda_launched(
+        be, "pattern_bwd",
+        ca_k_pattern_bwd(&queue, dq, dk, d_pattern, pattern, q, k, prefix_k, sequences, attention));
+    ca_cuda_release(be, queue.scratch);
+    return st;
 }
 
 static ca_status cuda_pattern_apply_fwd(ca_backend *be, ca_tensor o, ca_tensor pattern, ca_tensor v,

@@ -24,6 +24,20 @@ static void cuda_close(ca_backend *be) {
     free(be);
 }
 
+/* Memory that every operation may use, always the same: sums may be cut to fit it, so that their
+ * bits would change with it. */
+static ca_status open_scratch(ca_backend *be) {
+    enum { COUNT = 1 << 20 };
+    ca_status st = CA_OK;
+    ca_queue *queue = &((ca_cuda_context *)be->context)->queue;
+    void *scratch;
+    CA_TRY(ca_cuda_alloc(be, COUNT * sizeof *queue->scratch, &scratch));
+    queue->scratch = scratch;
+    queue->scratch_count = COUNT;
+out:
+    return st;
+}
+
 static ca_status open_blas(ca_backend *be) {
     ca_status st = CA_OK;
     ca_cuda_context *c = be->context;
@@ -72,6 +86,7 @@ static ca_status cuda_open(int device, int threads, ca_backend **out) {
     CA_CUDA(cudaStreamCreateWithFlags, &stream, cudaStreamNonBlocking);
     c->queue.stream = stream;
     CA_TRY(ca_cuda_staging_create(c));
+    CA_TRY(open_scratch(be));
     CA_TRY(open_blas(be));
     CA_TRY(clear_fault(be));
     *out = be;
