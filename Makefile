@@ -4,7 +4,8 @@
 # builds and runs. Everything that is built lies in build/; `make help` lists the targets.
 #
 # Variables (on the command line, or once for all through `make configure NAME=value …`):
-#   VARIANT  release | asan | ubsan | fuzz
+#   VARIANT  release | asan | ubsan | fuzz, or the CUDA backend on the CPU: simt | simt-asan |
+#            simt-tsan (tests/simt)
 #   ARCH     processor for which src/backend/cpu is compiled: native, x86-64-v3 …
 #   GEMM     onednn | cblas
 #   CUDA     1 | 0: with the CUDA backend or without; 1 where nvcc and cuBLAS are found
@@ -40,7 +41,10 @@ endif
 GEMM ?= $(DEPS_GEMM)
 CUDA ?= $(if $(NVCC),1,0)
 CUDA_ARCHITECTURES ?= $(NVCC_ARCHITECTURES)
-ifeq ($(CUDA)$(NVCC)$(filter deps,$(MAKECMDGOALS))$(if $(wildcard build/deps.mk),,unknown),1)
+simulated := $(filter simt%,$(VARIANT))
+ifneq ($(simulated),)
+include tests/simt/settings.mk
+else ifeq ($(CUDA)$(NVCC)$(filter deps,$(MAKECMDGOALS))$(if $(wildcard build/deps.mk),,unknown),1)
 $(error CUDA=1: expected nvcc and cuBLAS, found none; set CUDA_HOME to the CUDA toolkit and type 'make deps')
 endif
 
@@ -62,7 +66,8 @@ program  := $(if $(wildcard src/cli/main.c),$(out)/causa)
 tests    := $(test_sources:%.c=$(out)/%)
 replays  := $(fuzz_sources:%.c=$(out)/%)
 benches  := $(bench_sources:tests/bench/%.c=build/%)
-launchers := $(kernels:%.cu=build/%.o)
+compiled_kernels := $(if $(simulated),$(out),build)/kernels
+launchers := $(kernels:kernels/%.cu=$(compiled_kernels)/%.o) $(simulated_libraries:%.cc=$(out)/%.o)
 object    = $(patsubst %.c,$(out)/%.o,$(1))
 
 # ---- flags -----------------------------------------------------------------------------------
@@ -74,6 +79,9 @@ variant_release  := -O3
 variant_asan     := -O1 -fsanitize=address -fno-omit-frame-pointer -Wno-error
 variant_ubsan    := -O1 -fsanitize=undefined -fno-sanitize-recover=undefined -Wno-error
 variant_fuzz     := -O1 -fsanitize=fuzzer-no-link,address,undefined -Wno-error
+variant_simt      := -O2
+variant_simt-asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-error
+variant_simt-tsan := -O2 # the kernels alone are instrumented
 openmp           := -fopenmp
 
 # libFuzzer comes with clang; only the parsers are built with it, and they need no OpenMP.
@@ -100,7 +108,7 @@ nvcc_flags := -std=c++17 -O3 -lineinfo --threads 0 -Iinclude -Ikernels -Werror a
               $(foreach a,$(lastword $(CUDA_ARCHITECTURES)),-gencode arch=compute_$a,code=compute_$a)
 
 ifeq ($(variant_$(VARIANT)),)
-$(error VARIANT: expected release, asan, ubsan or fuzz, got '$(VARIANT)')
+$(error VARIANT: expected release, asan, ubsan, fuzz, simt, simt-asan or simt-tsan, got '$(VARIANT)')
 endif
 
 # ---- build -----------------------------------------------------------------------------------
@@ -139,7 +147,7 @@ $(out)/objects: FORCE
 $(call object,src/base/version.c): $(out)/version.flags
 $(call object,src/base/version.c): only := @$(out)/version.flags
 $(call object,$(filter src/backend/cpu/%,$(sources))): only := $(cpu_only)
-$(call object,$(filter src/backend/cuda/%,$(sources))): build/kernels/flags
+$(call object,$(filter src/backend/cuda/%,$(sources))): $(compiled_kernels)/flags
 $(call object,$(filter src/backend/cuda/%,$(sources))): only := -Ikernels $(CUDA_CPPFLAGS) \
     $(call quoted,-DCA_CUDA_LIBRARIES="$(CUDA_VERSIONS)") \
     $(call quoted,-DCA_CUDA_ARCHITECTURES="sm_$(CUDA_ARCHITECTURES)")
@@ -161,6 +169,10 @@ build/kernels/%.o: kernels/%.cu build/kernels/flags
 	@echo '  NVCC  $<'
 	@$(NVCC) $(nvcc_flags) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.log) 2>&1 || \
 	    { cat $(@:.o=.log); exit 1; }
+
+ifneq ($(simulated),)
+include tests/simt/rules.mk
+endif
 
 $(library): $(library_objects) $(out)/objects
 	@echo '  AR    $@'

@@ -14,8 +14,9 @@
 
 constexpr int BLOCK = 256, STAGE = 8192;
 
+/* mean and variance, for RMS 0 and the mean square; inverse = 1 / sqrt(variance + epsilon) */
 struct moments {
-    float mean, inverse; /* mean is 0 for RMS; 1 / sqrt(variance or mean square + epsilon) */
+    float mean, variance, inverse;
 };
 
 struct norm_numbers {
@@ -46,7 +47,8 @@ static __device__ __forceinline__ moments moments_of(const float *row, int64_t w
         }
         sum = ca_team_sum<TEAM>(sum, scratch);
     }
-    moments m = {mean, 1.0f / sqrtf(sum / (float)width + norm.epsilon)};
+    const float variance = sum / (float)width;
+    moments m = {mean, variance, 1.0f / sqrtf(variance + norm.epsilon)};
     return m;
 }
 
@@ -58,10 +60,13 @@ static __global__ void __launch_bounds__(BLOCK)
     norm_fwd_kernel(ca_rows y, ca_rows x, const float *gain, const float *bias, norm_numbers norm,
                     int stage_width, bool wide) {
     CA_SHARED(float, scratch, CA_WARP);
-    CA_DYN_SHARED(float, stage);
     constexpr int TEAMS = BLOCK / TEAM;
     const int team = (int)threadIdx.x / TEAM, member = (int)threadIdx.x % TEAM;
-    float *kept = stage + team * stage_width;
+    float *kept = NULL;
+    if (STAGED) {
+        CA_DYN_SHARED(float, stage);
+        kept = stage + team * stage_width;
+    }
     for (int64_t r = (int64_t)blockIdx.x * TEAMS + team; r < x.rows;
          r += (int64_t)gridDim.x * TEAMS) {
         const float *from = static_cast<const float *>(x.data) + ca_row_offset(x, r);
@@ -83,57 +88,115 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-/* With u = (x - mean) inverse and g = dy (gain_offset + gain):
+/* ---- backward
+ *
+ * With u = (x - mean) inverse and g = dy (gain_offset + gain):
  *   layer  dx (+)= inverse (g - mean(g) - u mean(g u))
  *   RMS    dx (+)= inverse (g - u mean(g u))
- * dx may be dy when it does not accumulate.
+ * g may be all but parallel to u (a row of one element always is), so that the difference is only
+ * rounding. Hence g = mean + along u + rest, where the rest is made orthogonal to 1 and u in two
+ * steps of which the second removes what rounding left; then, as mean(u^2) = 1 - epsilon inverse^2,
+ *   dx (+)= inverse (rest + epsilon inverse^2 along u)
+ * Source: Parlett 1980, "The symmetric eigenvalue problem", 6.9 (twice is enough). */
+
+struct components {
+    float mean, along;
+};
+
+struct norm_quad {
+    ca_quad<float> u, rest;
+};
+
+/* u, and g without `c`, of four elements */
+static __device__ __forceinline__ norm_quad rest_of(const ca_quad<float> &x,
+                                                    const ca_quad<float> &dy,
+                                                    const ca_quad<float> &gain, moments m,
+                                                    float gain_offset, components c) {
+    norm_quad n;
+    for (int k = 0; k < 4; k++) {
+        n.u.at[k] = (x.at[k] - m.mean) * m.inverse;
+        n.rest.at[k] = dy.at[k] * (gain_offset + gain.at[k]) - c.mean - n.u.at[k] * c.along;
+    }
+    return n;
+}
+
+/* The components of g without `c`. Copies dy to `keep` unless that is NULL. */
+template <int TEAM>
+static __device__ __forceinline__ components components_of(const float *x, const float *dy,
+                                                           float *keep, const float *gain,
+                                                           int64_t width, moments m,
+                                                           norm_numbers norm, components c,
+                                                           int member, bool x_wide, bool dy_wide,
+                                                           bool gain_wide, float *scratch) {
+    components sum = {0.0f, 0.0f};
+    for (int64_t i = 4 * member; i < width; i += 4 * TEAM) {
+        const int64_t left = width - i;
+        const ca_quad<float> d = ca_load(dy + i, left, dy_wide);
+        if (keep) *reinterpret_cast<ca_quad<float> *>(keep + i) = d;
+        const norm_quad n = rest_of(ca_load(x + i, left, x_wide), d,
+                                    ca_load(gain + i, left, gain_wide), m, norm.gain_offset, c);
+        for (int k = 0; k < 4; k++)
+            if (k < left) {
+                sum.mean += n.rest.at[k];
+                sum.along += n.rest.at[k] * n.u.at[k];
+            }
+    }
+    const float square = m.variance * m.inverse * m.inverse; /* mean(u^2) */
+    sum.along = ca_team_sum<TEAM>(sum.along, scratch) / (float)width;
+    sum.along = square > 0.0f ? sum.along / square : 0.0f;
+    sum.mean = norm.layer ? ca_team_sum<TEAM>(sum.mean, scratch) / (float)width : 0.0f;
+    return sum;
+}
+
+/* dx (+)= (d norm / d x)^T dy; dx may be dy when it does not accumulate.
  *
  * Grid: x strides over the rows of one lane, y over lanes; lane l of dx and dy has their rows from
  * l x.rows on. A block reads x once for all its lanes. 8 bytes an element of dy, 4 more when
- * accumulating, 4 of x; 15 FLOPs. Stages a row of x and one of dy. */
+ * accumulating, 4 of x; 25 FLOPs. Stages a row of x and one of dy. */
 template <int TEAM, bool STAGED>
 static __global__ void __launch_bounds__(BLOCK)
     norm_bwd_kernel(ca_rows dx, ca_rows dy, ca_rows x, const float *gain, norm_numbers norm,
                     int64_t lanes, bool accumulate, int stage_width, bool wide) {
     CA_SHARED(float, scratch, CA_WARP);
-    CA_DYN_SHARED(float, stage);
     constexpr int TEAMS = BLOCK / TEAM;
     const int team = (int)threadIdx.x / TEAM, member = (int)threadIdx.x % TEAM;
     const int64_t width = x.width;
-    float *kept_x = stage + 2 * team * stage_width, *kept_dy = kept_x + stage_width;
+    float *kept_x = NULL, *kept_dy = NULL;
+    if (STAGED) {
+        CA_DYN_SHARED(float, stage);
+        kept_x = stage + 2 * team * stage_width;
+        kept_dy = kept_x + stage_width;
+    }
+    const bool kept_wide = STAGED || wide;
     for (int64_t r = (int64_t)blockIdx.x * TEAMS + team; r < x.rows;
          r += (int64_t)gridDim.x * TEAMS) {
-        const float *at = static_cast<const float *>(x.data) + ca_row_offset(x, r);
-        const moments m = moments_of<TEAM, STAGED>(at, width, kept_x, norm, member, wide, scratch);
+        const float *from_x = static_cast<const float *>(x.data) + ca_row_offset(x, r);
+        const moments m =
+            moments_of<TEAM, STAGED>(from_x, width, kept_x, norm, member, wide, scratch);
+        const float *at = STAGED ? kept_x : from_x;
+        const float left_over = norm.epsilon * m.inverse * m.inverse;
         for (int64_t lane = blockIdx.y; lane < lanes; lane += gridDim.y) {
             const int64_t row = lane * x.rows + r;
             const float *from = static_cast<const float *>(dy.data) + ca_row_offset(dy, row);
             float *to = static_cast<float *>(dx.data) + ca_row_offset(dx, row);
-            float mean = 0.0f, along = 0.0f;
+            const components none = {0.0f, 0.0f};
+            const components first =
+                components_of<TEAM>(at, from, kept_dy, gain, width, m, norm, none, member,
+                                    kept_wide, wide, wide, scratch);
+            const float *d = STAGED ? kept_dy : from;
+            const components second =
+                components_of<TEAM>(at, d, NULL, gain, width, m, norm, first, member, kept_wide,
+                                    kept_wide, wide, scratch);
+            const float along = left_over * (first.along + second.along) - second.along;
             for (int64_t i = 4 * member; i < width; i += 4 * TEAM) {
                 const int64_t left = width - i;
-                ca_quad<float> v = ca_load(STAGED ? kept_x + i : at + i, left, STAGED || wide);
-                ca_quad<float> d = ca_load(from + i, left, wide), w = ca_load(gain + i, left, wide);
-                if (STAGED) *reinterpret_cast<ca_quad<float> *>(kept_dy + i) = d;
-                for (int k = 0; k < 4; k++) { /* d is 0 behind the end */
-                    float g = d.at[k] * (norm.gain_offset + w.at[k]);
-                    mean += g;
-                    along += g * ((v.at[k] - m.mean) * m.inverse);
-                }
-            }
-            along = ca_team_sum<TEAM>(along, scratch) / (float)width;
-            mean = norm.layer ? ca_team_sum<TEAM>(mean, scratch) / (float)width : 0.0f;
-            for (int64_t i = 4 * member; i < width; i += 4 * TEAM) {
-                const int64_t left = width - i;
-                ca_quad<float> v = ca_load(STAGED ? kept_x + i : at + i, left, STAGED || wide);
-                ca_quad<float> d = ca_load(STAGED ? kept_dy + i : from + i, left, STAGED || wide);
-                ca_quad<float> w = ca_load(gain + i, left, wide), sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
+                const norm_quad n =
+                    rest_of(ca_load(at + i, left, kept_wide), ca_load(d + i, left, kept_wide),
+                            ca_load(gain + i, left, wide), m, norm.gain_offset, first);
+                ca_quad<float> sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
                 if (accumulate) sum = ca_load(to + i, left, wide);
-                for (int k = 0; k < 4; k++) {
-                    float g = d.at[k] * (norm.gain_offset + w.at[k]);
-                    float u = (v.at[k] - m.mean) * m.inverse;
-                    sum.at[k] += m.inverse * (g - mean - u * along);
-                }
+                for (int k = 0; k < 4; k++)
+                    sum.at[k] += m.inverse * (n.rest.at[k] - second.mean + n.u.at[k] * along);
                 ca_store(to + i, sum, left, wide);
             }
         }

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Stands in for cuBLAS: handles, and products of f32 or bf16 matrices into f32 ones, computed on
+ * the stream of the handle. Arguments are checked as by cuBLAS, and matrices must lie in device
+ * memory from their first element to their last.
+ */
+#include <string.h>
+
+#include <algorithm>
+
+#include "include/cublas_v2.h"
+#include "runtime.h"
+
+using namespace simt;
+
+struct cublasContext {
+    bool alive;
+    cudaStream_t stream;
+};
+
+static std::vector<cublasContext *> &handles = *new std::vector<cublasContext *>;
+
+static bool handle_exists(cublasHandle_t handle) {
+    return std::find(handles.begin(), handles.end(), handle) != handles.end() && handle->alive;
+}
+
+static cublasStatus_t status_of(cudaError_t error) {
+    if (error == cudaSuccess) return CUBLAS_STATUS_SUCCESS;
+    if (error == cudaErrorMemoryAllocation) return CUBLAS_STATUS_ALLOC_FAILED;
+    if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver)
+        return CUBLAS_STATUS_NOT_INITIALIZED;
+    return CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
+/* ---- products */
+
+/* A matrix as the caller gave it: columns `ld` elements apart. */
+struct matrix {
+    const void *data;
+    bool transposed, bf16;
+    int64_t ld, step;      /* elements from column to column, from matrix to matrix */
+    int64_t rows, columns; /* as it lies in memory */
+};
+
+struct product {
+    int64_t m, n, k, batch;
+    float alpha, beta;
+    matrix a, b;
+    float *c;
+    int64_t ldc, step_c;
+};
+
+/* Element (i, j) of op(x) of matrix number `number`. */
+static float element(const matrix &x, int64_t number, int64_t i, int64_t j) {
+    int64_t at = number * x.step + (x.transposed ? j + i * x.ld : i + j * x.ld);
+    if (!x.bf16) return static_cast<const float *>(x.data)[at];
+    uint32_t bits = (uint32_t) static_cast<const uint16_t *>(x.data)[at] << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* A tile of c is summed in f32 over DEPTH products, then in f64. */
+constexpr int64_t ROWS = 16, COLUMNS = 4, DEPTH = 64;
+
+static void multiply_tile(const float *a, const float *b, int64_t depth, double *sum) {
+    for (int64_t from = 0; from < depth; from += DEPTH) {
+        float part[COLUMNS][ROWS] = {};
+        for (int64_t p = from; p < std::min(depth, from + DEPTH); p++)
+            for (int64_t j = 0; j < COLUMNS; j++)
+                for (int64_t i = 0; i < ROWS; i++)
+                    part[j][i] += a[p * ROWS + i] * b[p * COLUMNS + j];
+        for (int64_t j = 0; j < COLUMNS; j++)
+            for (int64_t i = 0; i < ROWS; i++) sum[j * ROWS + i] += (double)part[j][i];
+    }
+}
+
+/* Panels of `width` rows or columns, zero beyond `count`: [panel, k, width]. */
+template <typename F>
+static std::vector<float> pack(int64_t count, int64_t k, int64_t width, F element_at) {
+    int64_t panels = (count + width - 1) / width;
+    std::vector<float> packed((size_t)(panels * k * width));
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t p = 0; p < k; p++)
+            packed[(size_t)((i / width * k + p) * width + i % width)] = element_at(i, p);
+    return packed;
+}
+
+static void store_tile(const product &g, float *c, int64_t rows, int64_t columns,
+                       const double *sum) {
+    for (int64_t j = 0; j < columns; j++)
+        for (int64_t i = 0; i < rows; i++) {
+            float *to = c + i + j * g.ldc;
+            double kept = g.beta == 0.0f ? 0.0 : (double)g.beta * (double)*to;
+            *to = (float)((double)g.alpha * sum[j * ROWS + i] + kept);
+        }
+}
+
+static void multiply(const product &g) {
+    opened memory({g.a.data, g.b.data, g.c});
+    int64_t k = g.alpha == 0.0f ? 0 : g.k; /* then a and b are not read */
+    std::vector<float> a, b;
+    for (int64_t number = 0; number < g.batch; number++) {
+        if (number == 0 || g.a.step != 0)
+            a = pack(g.m, k, ROWS,
+                     [&](int64_t i, int64_t p) { return element(g.a, number, i, p); });
+        if (number == 0 || g.b.step != 0)
+            b = pack(g.n, k, COLUMNS,
+                     [&](int64_t j, int64_t p) { return element(g.b, number, p, j); });
+        for (int64_t j = 0; j < g.n; j += COLUMNS)
+            for (int64_t i = 0; i < g.m; i += ROWS) {
+                double sum[COLUMNS * ROWS] = {};
+                multiply_tile(a.data() + i * k, b.data() + j * k, k, sum);
+                store_tile(g, g.c + number * g.step_c + i + j * g.ldc, std::min(ROWS, g.m - i),
+                           std::min(COLUMNS, g.n - j), sum);
+            }
+    }
+}
+
+/* ---- arguments */
+
+static bool is_operation(cublasOperation_t o) {
+    return o == CUBLAS_OP_N || o == CUBLAS_OP_T || o == CUBLAS_OP_C;
+}
+
+static matrix matrix_of(const void *data, cudaDataType type, cublasOperation_t operation,
+                        int64_t ld, int64_t step, int64_t rows, int64_t columns) {
+    bool transposed = operation != CUBLAS_OP_N;
+    if (transposed) std::swap(rows, columns);
+    return {data, transposed, type == CUDA_R_16BF, ld, step, rows, columns};
+}
+
+/* On the device this would be an illegal address, perhaps. */
+static void check_extent(const char *name, const void *data, size_t element_bytes, int64_t ld,
+                         int64_t step, int64_t rows, int64_t columns, int64_t batch) {
+    if (rows == 0 || columns == 0) return;
+    int64_t last = (columns - 1) * ld + rows + (batch - 1) * std::max<int64_t>(step, 0);
+    size_t needed = (size_t)last * element_bytes, there = device_bytes_from(data);
+    if ((uintptr_t)data % element_bytes != 0)
+        die("cuBLAS: matrix %s at %p is not aligned to its elements", name, data);
+    if (there < needed)
+        die("cuBLAS: matrix %s at %p: expected %zu bytes of device memory, got %zu", name, data,
+            needed, there);
+}
+
+static cublasStatus_t enqueue_product(cublasHandle_t handle, const product &g) {
+    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (g.m < 0 || g.n < 0 || g.k < 0 || g.batch < 0) return CUBLAS_STATUS_INVALID_VALUE;
+    if (g.a.ld < std::max<int64_t>(1, g.a.rows) || g.b.ld < std::max<int64_t>(1, g.b.rows) ||
+        g.ldc < std::max<int64_t>(1, g.m))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
+    if (!stream_exists(handle->stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
+    for (const matrix *x : {&g.a, &g.b})
+        check_extent(x == &g.a ? "A" : "B", x->data, x->bf16 ? 2 : 4, x->ld, x->step, x->rows,
+                     x->columns, g.batch);
+    check_extent("C", g.c, sizeof *g.c, g.ldc, g.step_c, g.m, g.n, g.batch);
+    stream_enqueue(handle->stream, [=] { multiply(g); });
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* ---- the API */
+
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t transa,
+                                          cublasOperation_t transb, int m, int n, int k,
+                                          const void *alpha, const void *A, cudaDataType Atype,
+                                          int lda, long long int strideA, const void *B,
+                                          cudaDataType Btype, int ldb, long long int strideB,
+                                          const void *beta, void *C, cudaDataType Ctype, int ldc,
+                                          long long int strideC, int batchCount,
+                                          cublasComputeType_t computeType, cublasGemmAlgo_t) {
+    cudaError_t injected = begin_call();
+    if (injected != cudaSuccess) return status_of(injected);
+    if (!alpha || !beta || !is_operation(transa) || !is_operation(transb))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    bool computes = computeType == CUBLAS_COMPUTE_32F || computeType == CUBLAS_COMPUTE_32F_PEDANTIC;
+    if (!computes || Ctype != CUDA_R_32F || Atype != Btype ||
+        (Atype != CUDA_R_32F && Atype != CUDA_R_16BF))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    product g;
+    g.m = m, g.n = n, g.k = k, g.batch = batchCount;
+    g.alpha = *static_cast<const float *>(alpha);
+    g.beta = *static_cast<const float *>(beta);
+    g.a = matrix_of(A, Atype, transa, lda, strideA, m, k);
+    g.b = matrix_of(B, Btype, transb, ldb, strideB, k, n);
+    g.c = static_cast<float *>(C), g.ldc = ldc, g.step_c = strideC;
+    return enqueue_product(handle, g);
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transa,
+                            cublasOperation_t transb, int m, int n, int k, const void *alpha,
+                            const void *A, cudaDataType Atype, int lda, const void *B,
+                            cudaDataType Btype, int ldb, const void *beta, void *C,
+                            cudaDataType Ctype, int ldc, cublasComputeType_t computeType,
+                            cublasGemmAlgo_t algo) {
+    return cublasGemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, 0, B,
+                                      Btype, ldb, 0, beta, C, Ctype, ldc, 0, 1, computeType, algo);
+}
+
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_t transa,
+                                         cublasOperation_t transb, int m, int n, int k,
+                                         const float *alpha, const float *A, int lda,
+                                         long long int strideA, const float *B, int ldb,
+                                         long long int strideB, const float *beta, float *C,
+                                         int ldc, long long int strideC, int batchCount) {
+    return cublasGemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, CUDA_R_32F, lda,
+                                      strideA, B, CUDA_R_32F, ldb, strideB, beta, C, CUDA_R_32F,
+                                      ldc, strideC, batchCount, CUBLAS_COMPUTE_32F,
+                                      CUBLAS_GEMM_DEFAULT);
+}
+
+cublasStatus_t cublasSgemm(cublasHandle_t handle, cublasOperation_t transa,
+                           cublasOperation_t transb, int m, int n, int k, const float *alpha,
+                           const float *A, int lda, const float *B, int ldb, const float *beta,
+                           float *C, int ldc) {
+    return cublasSgemmStridedBatched(handle, transa, transb, m, n, k, alpha, A, lda, 0, B, ldb, 0,
+                                     beta, C, ldc, 0, 1);
+}
+
+cublasStatus_t cublasCreate(cublasHandle_t *handle) {
+    cudaError_t injected = begin_call();
+    if (injected != cudaSuccess) return status_of(injected);
+    if (!handle) return CUBLAS_STATUS_INVALID_VALUE;
+    *handle = new cublasContext{true, default_stream()};
+    handles.push_back(*handle);
+    count_resource(resource::cublas_handle, 1);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasDestroy(cublasHandle_t handle) {
+    cudaError_t injected = begin_call();
+    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    finish_all_streams();
+    handle->alive = false;
+    count_resource(resource::cublas_handle, -1);
+    return status_of(injected);
+}
+
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t streamId) {
+    cudaError_t injected = begin_call();
+    if (injected != cudaSuccess) return status_of(injected);
+    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    handle->stream = streamId;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void *workspace,
+                                  size_t workspaceSizeInBytes) {
+    cudaError_t injected = begin_call();
+    if (injected != cudaSuccess) return status_of(injected);
+    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if ((uintptr_t)workspace % 256 != 0 || device_bytes_from(workspace) < workspaceSizeInBytes)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t) {
+    cudaError_t injected = begin_call();
+    if (injected != cudaSuccess) return status_of(injected);
+    return handle_exists(handle) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
+}
+
+cublasStatus_t cublasGetVersion(cublasHandle_t handle, int *version) {
+    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    *version = CUBLAS_VERSION;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static const struct {
+    cublasStatus_t status;
+    const char *name, *text;
+} statuses[] = {
+    {CUBLAS_STATUS_SUCCESS, "CUBLAS_STATUS_SUCCESS", "success"},
+    {CUBLAS_STATUS_NOT_INITIALIZED, "CUBLAS_STATUS_NOT_INITIALIZED",
+     "the library was not initialized"},
+    {CUBLAS_STATUS_ALLOC_FAILED, "CUBLAS_STATUS_ALLOC_FAILED", "the resource allocation failed"},
+    {CUBLAS_STATUS_INVALID_VALUE, "CUBLAS_STATUS_INVALID_VALUE",
+     "an unsupported value or parameter was passed to the function"},
+    {CUBLAS_STATUS_EXECUTION_FAILED, "CUBLAS_STATUS_EXECUTION_FAILED",
+     "the GPU program failed to execute"},
+    {CUBLAS_STATUS_NOT_SUPPORTED, "CUBLAS_STATUS_NOT_SUPPORTED",
+     "the functionality requested is not supported"},
+};
+
+const char *cublasGetStatusName(cublasStatus_t status) {
+    for (const auto &row : statuses)
+        if (row.status == status) return row.name;
+    return "unknown status";
+}
+
+const char *cublasGetStatusString(cublasStatus_t status) {
+    for (const auto &row : statuses)
+        if (row.status == status) return row.text;
+    return "unknown status";
+}
