@@ -95,7 +95,7 @@ endif
 CFLAGS   ?= -g
 compile  := -std=c11 -D_GNU_SOURCE -Iinclude $(warnings) $(openmp) $(variant_$(VARIANT)) \
             $(CFLAGS) $(CPPFLAGS) $(DEPS_CPPFLAGS)
-cpu_only := -march=$(ARCH) -ffp-contract=fast
+cpu_only := -march=$(ARCH) -ffp-contract=fast -fno-math-errno
 link     := $(variant_$(VARIANT)) $(openmp) $(CFLAGS) $(LDFLAGS)
 libs     := -Wl,--as-needed $(DEPS_LIBS) $(GEMM_LIBS_$(GEMM)) $(if $(launchers),$(CUDA_LIBS)) \
             -lpthread -lm $(LDLIBS)

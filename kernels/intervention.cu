@@ -61,7 +61,7 @@ int ca_k_mix_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor sour
 /* The tensors of a backward; data is null where one is absent or not needed. */
 struct mix_tensors {
     ca_rows d_x, d_source, d_mask, dy, x, source, mask;
-    bool accumulate, wide;
+    int32_t accumulate, wide; /* truth values */
 };
 
 /* Where a row of each begins. */

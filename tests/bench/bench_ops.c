@@ -353,7 +353,7 @@ out:
 /* Tensors of one measurement; each `run_...` says which it uses. */
 typedef struct operands {
     ca_tensor y, x, w, gain;
-    ca_tensor index; /* i32: indices of the k largest */
+    ca_tensor index; /* i32, [rows, 10] of 0: indices of the k largest, targets */
 } operands;
 
 static ca_status run_linear(bench *b, void *context) { /* y = x w^T */
@@ -402,6 +402,43 @@ static ca_status run_row_dots(bench *b, void *context) {
     return ca_row_dots(b->be, ca_tensor_1d(p->y.data, CA_F32, p->x.shape[0]), p->x, p->w);
 }
 
+static ca_status run_mix(bench *b, void *context) { /* the same mask for every row */
+    operands *p = context;
+    return ca_mix_fwd(b->be, p->y, p->x, p->w, ca_tensor_repeat(p->gain, p->x.shape[0]));
+}
+static ca_status run_mix_bwd(bench *b, void *context) { /* y in place, one weight for a row */
+    operands *p = context;
+    ca_tensor mask = ca_tensor_slice(p->w, 1, 0, 1);
+    ca_tensor d_mask = ca_tensor_2d(p->index.data, CA_F32, p->x.shape[0], 1);
+    return ca_mix_bwd(b->be, p->y, absent, d_mask, p->y, p->x, p->w, mask, false);
+}
+static ca_status run_cross_entropy(bench *b, void *context) { /* forward and backward */
+    operands *p = context;
+    ca_status st = CA_OK;
+    ca_tensor target = ca_tensor_1d(p->index.data, CA_I32, p->x.shape[0]);
+    ca_tensor loss = ca_tensor_1d(p->w.data, CA_F32, p->x.shape[0]);
+    CA_TRY(ca_cross_entropy_fwd(b->be, loss, p->x, target));
+    CA_TRY(ca_cross_entropy_bwd(b->be, p->y, p->x, target, loss));
+out:
+    return st;
+}
+static ca_status run_column_sums(bench *b, void *context) {
+    operands *p = context;
+    return ca_column_sums(b->be, ca_tensor_1d(p->y.data, CA_F32, p->x.shape[1]), p->x);
+}
+/* gain as every row's gradient; a moment below 0 gives NaN, which costs what a number costs */
+static ca_status run_adam(bench *b, void *context) {
+    operands *p = context;
+    const ca_adam adam = {.learning_rate = 1e-3,
+                          .beta1 = 0.9,
+                          .beta2 = 0.999,
+                          .epsilon = 1e-8,
+                          .step = 1,
+                          .lower = -(double)INFINITY,
+                          .upper = (double)INFINITY};
+    return ca_adam_step(b->be, p->y, p->x, p->w, ca_tensor_repeat(p->gain, p->x.shape[0]), adam);
+}
+
 /* One operation on [rows, width] tensors that reads and writes `passes` of them. */
 static ca_status bench_rows(bench *b, const char *name, bench_function function, int64_t rows,
                             int64_t width, int passes) {
@@ -416,6 +453,7 @@ static ca_status bench_rows(bench *b, const char *name, bench_function function,
     CA_TRY(make_tensor(b, 1, &width, 1, &p.gain));
     CA_TRY(ca_alloc(b->be, (size_t)(rows * LARGEST) * sizeof(int32_t), &index));
     p.index = ca_tensor_2d(index, CA_I32, rows, LARGEST);
+    CA_TRY(ca_fill(b->be, p.index, 0));
     double seconds;
     char text[96];
     snprintf(text, sizeof text, "%s [%" PRId64 ", %" PRId64 "]", name, rows, width);
@@ -472,6 +510,11 @@ static ca_status bench_operations(bench *b) {
         {"log_sum_exp", run_log_sum_exp, 128, 49152, 1},
         {"top_k 10", run_top_k, 128, 49152, 1},
         {"row_dots", run_row_dots, 8192, D, 2},
+        {"mix_fwd", run_mix, 8192, D, 3},
+        {"mix_bwd", run_mix_bwd, 8192, D, 4},
+        {"cross_entropy fwd + bwd", run_cross_entropy, 128, 49152, 3},
+        {"column_sums", run_column_sums, 8192, D, 1},
+        {"adam_step", run_adam, 8192, D, 6},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         CA_TRY(bench_rows(b, rows[i].name, rows[i].function, rows[i].rows, rows[i].width,

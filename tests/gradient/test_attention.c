@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Gradients of attention, fused and in two steps, and the identities between the two, between
- * grouped and per-query-head gradients, lanes and separate calls, prefixes and whole sequences.
+ * Gradients of attention, fused and in two steps, and of interventions on its patterns; the
+ * identities between the two ways, between grouped and per-query-head gradients, lanes and separate
+ * calls, prefixes and whole sequences.
  */
 #include "gradient.h"
 
@@ -176,6 +177,46 @@ static void test_two_steps(void **state) {
     check_path(steps_forward, steps_backward);
 }
 
+/* ---- interventions on patterns: x, source and mask are the inputs */
+
+static ca_tensor flat(const setting *x, double *pattern) {
+    return ca_tensor_1d(pattern, CA_F64, x->pattern_count);
+}
+
+static void mix_forward(problem *p) {
+    const setting *x = p->parameters;
+    gradient_ok(ca_pattern_mix_fwd(
+        p->be, flat(x, p->output.x), flat(x, p->inputs[0].x), flat(x, p->inputs[1].x),
+        ca_tensor_2d(p->inputs[2].x, CA_F64, x->rows, x->f->a.heads), x->s, x->f->a));
+}
+
+static void mix_backward(problem *p) {
+    const setting *x = p->parameters;
+    const int64_t heads = x->f->a.heads;
+    vector *in = p->inputs;
+    gradient_ok(ca_pattern_mix_bwd(
+        p->be, ca_tensor_2d(in[0].dx, CA_F64, 1, x->pattern_count),
+        ca_tensor_2d(in[1].dx, CA_F64, 1, x->pattern_count),
+        ca_tensor_3d(in[2].dx, CA_F64, 1, x->rows, heads),
+        ca_tensor_2d(p->output.dx, CA_F64, 1, x->pattern_count), flat(x, in[0].x), flat(x, in[1].x),
+        ca_tensor_2d(in[2].x, CA_F64, x->rows, heads), x->s, x->f->a, false));
+}
+
+static void test_mix(void **state) {
+    (void)state;
+    for (int i = 0; i < FORM_COUNT; i++) {
+        setting x;
+        setting_fill(&x, &forms[i]);
+        problem p = {.name = forms[i].name,
+                     .forward = mix_forward,
+                     .backward = mix_backward,
+                     .parameters = &x,
+                     .input_counts = {x.pattern_count, x.pattern_count, x.rows * forms[i].a.heads},
+                     .output_count = x.pattern_count};
+        gradient_check(&p);
+    }
+}
+
 /* ---- identities */
 
 /* Sums in another order: a few roundings of doubles of order 1 to 10. */
@@ -334,6 +375,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fused),
         cmocka_unit_test(test_two_steps),
+        cmocka_unit_test(test_mix),
         cmocka_unit_test(test_fused_is_two_steps),
         cmocka_unit_test(test_shares_sum_to_grouped),
         cmocka_unit_test(test_lanes_are_calls),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Gradients of norms, activations, soft cap, linear maps, rows and rotary positions.
+ * Gradients of norms, activations, soft cap, linear maps, rows, rotary positions, interventions and
+ * cross entropy.
  */
 #include "gradient.h"
 
@@ -199,11 +200,91 @@ static void test_rope(void **state) {
     gradient_check(&p);
 }
 
+/* ---- interventions: x, source and mask are the inputs */
+
+typedef struct mix_form {
+    const char *name;
+    int64_t weights; /* of a mask row */
+    bool one_row;    /* the same weights for all rows: their gradient is summed over rows */
+} mix_form;
+
+static ca_tensor mix_mask(const mix_form *form, double *weights) {
+    if (!form->one_row) return matrix(weights, ROWS, form->weights);
+    return ca_tensor_repeat(ca_tensor_1d(weights, CA_F64, form->weights), ROWS);
+}
+
+static void mix_forward(problem *p) {
+    gradient_ok(ca_mix_fwd(p->be, matrix(p->output.x, ROWS, WIDTH),
+                           matrix(p->inputs[0].x, ROWS, WIDTH), matrix(p->inputs[1].x, ROWS, WIDTH),
+                           mix_mask(p->parameters, p->inputs[2].x)));
+}
+
+static void mix_backward(problem *p) {
+    const mix_form *form = p->parameters;
+    double d_mask[ROWS * WIDTH];
+    ca_tensor rows = matrix(d_mask, ROWS, form->weights);
+    gradient_ok(ca_mix_bwd(p->be, matrix(p->inputs[0].dx, ROWS, WIDTH),
+                           matrix(p->inputs[1].dx, ROWS, WIDTH), rows,
+                           matrix(p->output.dx, ROWS, WIDTH), matrix(p->inputs[0].x, ROWS, WIDTH),
+                           matrix(p->inputs[1].x, ROWS, WIDTH), mix_mask(form, p->inputs[2].x),
+                           true)); /* onto zeros */
+    if (form->one_row)
+        gradient_ok(
+            ca_column_sums(p->be, ca_tensor_1d(p->inputs[2].dx, CA_F64, form->weights), rows));
+    else
+        gradient_ok(ca_copy(p->be, matrix(p->inputs[2].dx, ROWS, form->weights), rows));
+}
+
+static void test_mix(void **state) {
+    (void)state;
+    static const mix_form forms[] = {{"mix by elements", WIDTH, false},
+                                     {"mix by channels", WIDTH, true},
+                                     {"mix by rows", 1, false},
+                                     {"mix by one weight", 1, true}};
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        problem p = {.name = forms[i].name,
+                     .forward = mix_forward,
+                     .backward = mix_backward,
+                     .parameters = &forms[i],
+                     .input_counts = {ROWS * WIDTH, ROWS * WIDTH,
+                                      forms[i].weights * (forms[i].one_row ? 1 : ROWS)},
+                     .output_count = ROWS * WIDTH};
+        gradient_check(&p);
+    }
+}
+
+/* ---- cross entropy */
+
+static int32_t targets[ROWS] = {6, 0, 2};
+
+static void cross_entropy_forward(problem *p) {
+    gradient_ok(ca_cross_entropy_fwd(p->be, ca_tensor_1d(p->output.x, CA_F64, ROWS),
+                                     matrix(p->inputs[0].x, ROWS, WIDTH),
+                                     ca_tensor_1d(targets, CA_I32, ROWS)));
+}
+
+static void cross_entropy_backward(problem *p) {
+    gradient_ok(ca_cross_entropy_bwd(
+        p->be, matrix(p->inputs[0].dx, ROWS, WIDTH), matrix(p->inputs[0].x, ROWS, WIDTH),
+        ca_tensor_1d(targets, CA_I32, ROWS), ca_tensor_1d(p->output.dx, CA_F64, ROWS)));
+}
+
+static void test_cross_entropy(void **state) {
+    (void)state;
+    problem p = {.name = "cross entropy",
+                 .forward = cross_entropy_forward,
+                 .backward = cross_entropy_backward,
+                 .input_counts = {ROWS * WIDTH},
+                 .output_count = ROWS};
+    gradient_check(&p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_norm),     cmocka_unit_test(test_act),
         cmocka_unit_test(test_soft_cap), cmocka_unit_test(test_linear),
         cmocka_unit_test(test_gather),   cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_mix),      cmocka_unit_test(test_cross_entropy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

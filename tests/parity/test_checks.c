@@ -73,6 +73,62 @@ static void test_shapes(void **state) {
                  "soft_cap_fwd: cap: expected a number above 0, got 0");
 }
 
+static const ca_adam step = {.beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-8, .step = 1};
+
+static void test_interventions(void **state) {
+    (void)state;
+    ca_tensor x = mat(0, 3, 4), source = mat(1, 3, 4), y = mat(2, 3, 4), d_mask = mat(3, 3, 1);
+    ca_tensor mask = mat(4, 3, 1), shared = ca_tensor_repeat(vec(5, 4), 3);
+    assert_ok(ca_mix_fwd(be, x, x, source, mask)); /* in place */
+    assert_ok(ca_mix_fwd(be, y, x, source, shared));
+    assert_shape(ca_mix_fwd(be, y, x, mat(1, 3, 5), mask),
+                 "mix_fwd: source: expected [3, 4] f32, got [3, 5] f32");
+    assert_shape(ca_mix_fwd(be, y, x, source, mat(4, 3, 2)),
+                 "mix_fwd: mask: expected [3, 4] f32, got [3, 2] f32");
+    assert_shape(ca_mix_fwd(be, y, x, source, vec(4, 4)),
+                 "mix_fwd: mask: expected [3, 4] f32, got [4] f32");
+    assert_shape(ca_mix_fwd(be, source, x, source, mask),
+                 "mix_fwd: y: expected memory of its own, got memory of source");
+    assert_ok(ca_mix_bwd(be, y, absent, absent, y, absent, absent, mask, false));
+    assert_ok(ca_mix_bwd(be, y, absent, d_mask, y, x, source, mask, false));
+    assert_shape(ca_mix_bwd(be, y, absent, d_mask, y, x, source, mask, true),
+                 "mix_bwd: d_x: expected memory of its own, got memory of dy");
+    assert_shape(ca_mix_bwd(be, y, absent, d_mask, y, absent, source, mask, false),
+                 "mix_bwd: x: expected [3, 4] f32, got nothing");
+    assert_shape(ca_mix_bwd(be, y, absent, mat(3, 3, 4), y, x, source, mask, false),
+                 "mix_bwd: d_mask: expected [3, 1] f32, got [3, 4] f32");
+    assert_shape(
+        ca_mix_bwd(be, y, absent, ca_tensor_repeat(vec(3, 4), 3), y, x, source, shared, false),
+        "mix_bwd: d_mask: expected a positive stride on axis 0 of [3, 4] f32, got 0");
+}
+
+static void test_training(void **state) {
+    (void)state;
+    int32_t targets[] = {0, 3};
+    ca_tensor target = ca_tensor_1d(targets, CA_I32, 2), x = mat(0, 2, 3);
+    assert_shape(ca_cross_entropy_fwd(be, vec(1, 2), x, target),
+                 "cross_entropy_fwd: target[1]: expected 0 to 2, got 3");
+    assert_shape(ca_cross_entropy_bwd(be, x, x, target, vec(1, 2)),
+                 "cross_entropy_bwd: target[1]: expected 0 to 2, got 3");
+    assert_shape(ca_cross_entropy_fwd(be, vec(1, 2), x, vec(2, 2)),
+                 "cross_entropy_fwd: target: expected [2] i32, got [2] f32");
+    assert_shape(ca_column_sums(be, vec(1, 4), x),
+                 "column_sums: x: expected [2, 4] f32, got [2, 3] f32");
+    ca_tensor a = vec(3, 5), b = vec(4, 5), c = vec(5, 5), d = vec(6, 5);
+    assert_ok(ca_adam_step(be, a, b, c, d, step));
+    assert_shape(ca_adam_step(be, a, b, c, a, step),
+                 "adam_step: parameter: expected memory of its own, got memory of gradient");
+    ca_adam bad = step;
+    bad.step = 0;
+    assert_shape(ca_adam_step(be, a, b, c, d, bad), "adam_step: step: expected 1 or more, got 0");
+    bad = step, bad.beta2 = 1;
+    assert_shape(ca_adam_step(be, a, b, c, d, bad),
+                 "adam_step: beta2: expected 0 or more and below 1, got 1");
+    bad = step, bad.lower = 2, bad.upper = 1;
+    assert_shape(ca_adam_step(be, a, b, c, d, bad),
+                 "adam_step: upper: expected lower or more, got 1");
+}
+
 static void test_dtypes(void **state) {
     (void)state;
     ca_tensor half = ca_tensor_2d(part(0), CA_F16, 2, 3),
@@ -245,6 +301,23 @@ static void test_sequences(void **state) {
                  "attention_fwd: sequences.positions: expected [5] i32, got [5] i64");
 }
 
+static void test_pattern_mix(void **state) {
+    (void)state;
+    make_sequences();
+    int64_t size = 2 * arrays.pattern_start[2];
+    ca_tensor x = vec(0, size), source = vec(1, size), d_x = mat(2, 3, size), dy = mat(3, 3, size);
+    ca_tensor d_mask = ca_tensor_3d(part(4), CA_F32, 3, 5, 2);
+    ca_tensor mask = ca_tensor_repeat(vec(5, 2), 5); /* sequences with a prefix, but none is read */
+    assert_ok(ca_pattern_mix_fwd(be, x, x, source, mask, &arrays.sequences, attention));
+    assert_ok(ca_pattern_mix_bwd(be, d_x, absent, d_mask, dy, x, source, mask, &arrays.sequences,
+                                 attention, true));
+    assert_shape(ca_pattern_mix_fwd(be, x, x, source, mat(5, 5, 1), &arrays.sequences, attention),
+                 "pattern_mix_fwd: mask: expected [5, 2] f32, got [5, 1] f32");
+    assert_shape(ca_pattern_mix_bwd(be, d_x, absent, mat(4, 5, 2), dy, x, source, mask,
+                                    &arrays.sequences, attention, false),
+                 "pattern_mix_bwd: d_mask: expected [3, 5, 2] f32, got [5, 2] f32");
+}
+
 static void test_attention(void **state) {
     (void)state;
     make_sequences();
@@ -344,6 +417,8 @@ int main(void) {
         cmocka_unit_test(test_nothing_to_do), cmocka_unit_test(test_sequences),
         cmocka_unit_test(test_attention),     cmocka_unit_test(test_names),
         cmocka_unit_test(test_preference),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_interventions), cmocka_unit_test(test_training),
+        cmocka_unit_test(test_pattern_mix),
     };
     return cmocka_run_group_tests(tests, open_ref, close_ref);
 }

@@ -176,6 +176,91 @@ static void test_head(void **state) {
     assert_values(capped, (const double[]){15, -30}, 2);
 }
 
+static void test_intervention(void **state) {
+    (void)state;
+    double x[] = {1, 2, 3, 4}, source[] = {5, 10, -3, 4}, y[4], rows[] = {0.25, 1};
+    double columns[] = {0, 0.5}, dy[] = {1, 2, 3, 4}, d_x[] = {10, 20, 30, 40}, d_source[4];
+    double d_mask[4];
+    ok(ca_mix_fwd(be, mat(y, 2, 2), mat(x, 2, 2), mat(source, 2, 2), mat(rows, 2, 1)));
+    assert_values(y, (const double[]){2, 4, -3, 4}, 4);
+    ca_tensor channel = ca_tensor_repeat(vec(columns, 2), 2);
+    ok(ca_mix_fwd(be, mat(y, 2, 2), mat(x, 2, 2), mat(source, 2, 2), channel));
+    assert_values(y, (const double[]){1, 6, 3, 4}, 4);
+
+    ok(ca_mix_bwd(be, mat(d_x, 2, 2), mat(d_source, 2, 2), mat(d_mask, 2, 1), mat(dy, 2, 2),
+                  mat(x, 2, 2), mat(source, 2, 2), mat(rows, 2, 1), true));
+    assert_values(d_x, (const double[]){10.75, 21.5, 30, 40}, 4);
+    assert_values(d_source, (const double[]){0.25, 0.5, 3, 4}, 4);
+    assert_values(d_mask, (const double[]){20, -18}, 2);
+    ok(ca_mix_bwd(be, mat(dy, 2, 2), absent, mat(d_mask, 2, 2), mat(dy, 2, 2), mat(x, 2, 2),
+                  mat(source, 2, 2), channel, false));
+    assert_values(dy, (const double[]){1, 1, 3, 2}, 4);
+    assert_values(d_mask, (const double[]){4, 16, -18, 0}, 4);
+}
+
+/* One sequence of two rows and two heads; the second key of the first row is invisible. */
+static void test_pattern_mix(void **state) {
+    (void)state;
+    static sequence_arrays arrays;
+    sequence_arrays_fill(&arrays, &(sequence_lengths){1, {2}, {0}});
+    ca_sequences *s = &arrays.sequences;
+    int32_t positions[] = {0, 1};
+    s->row_start_b = ca_tensor_1d(arrays.row_start, CA_I64, 2);
+    s->pattern_start_b = ca_tensor_1d(arrays.pattern_start, CA_I64, 2);
+    s->prefix_start_b = ca_tensor_1d(arrays.prefix_start, CA_I64, 1);
+    s->prefix_rows_b = ca_tensor_1d(arrays.prefix_rows, CA_I64, 1);
+    s->positions = ca_tensor_1d(positions, CA_I32, 2);
+    ca_attention a = {.heads = 2, .kv_heads = 1, .head_dim = 1, .scale = 1};
+    double x[] = {1, NAN, 0.5, 0.5, 1, NAN, 0.25, 0.75}, y[8], d_x[8], d_source[8], d_mask[4];
+    double source[] = {1, NAN, 0, 1, 1, NAN, 1, 0}, dy[] = {1, NAN, 2, 3, 4, NAN, 5, 6};
+    double mask[] = {0.5, 0, 0.5, 1}; /* [row, head] */
+    ok(ca_pattern_mix_fwd(be, vec(y, 8), vec(x, 8), vec(source, 8), mat(mask, 2, 2), s, a));
+    assert_values(y, (const double[]){1, 0, 0.25, 0.75, 1, 0, 1, 0}, 8);
+    ok(ca_pattern_mix_bwd(be, mat(d_x, 1, 8), mat(d_source, 1, 8),
+                          ca_tensor_3d(d_mask, CA_F64, 1, 2, 2), mat(dy, 1, 8), vec(x, 8),
+                          vec(source, 8), mat(mask, 2, 2), s, a, false));
+    assert_values(d_x, (const double[]){0.5, 0, 1, 1.5, 4, 0, 0, 0}, 8);
+    assert_values(d_source, (const double[]){0.5, 0, 1, 1.5, 0, 0, 5, 6}, 8);
+    assert_values(d_mask, (const double[]){0, 0, 0.5, -0.75}, 4);
+}
+
+static void test_training(void **state) {
+    (void)state;
+    double x[] = {log(1), log(2), log(5), 0, 0, 0}, loss[2], dx[6], scale[] = {8, 3};
+    int32_t targets[] = {1, 2};
+    ca_tensor target = ca_tensor_1d(targets, CA_I32, 2);
+    ok(ca_cross_entropy_fwd(be, vec(loss, 2), mat(x, 2, 3), target));
+    assert_values(loss, (const double[]){log(4), log(3)}, 2);
+    ok(ca_cross_entropy_bwd(be, mat(dx, 2, 3), mat(x, 2, 3), target, vec(scale, 2)));
+    assert_values(dx, (const double[]){1, -6, 5, 1, 1, -2}, 6);
+
+    double sums[2], rows[] = {1, 10, 2, 20, 3, 30};
+    ok(ca_column_sums(be, vec(sums, 2), mat(rows, 3, 2)));
+    assert_values(sums, (const double[]){6, 60}, 2);
+    ok(ca_column_sums(be, vec(sums, 2), mat(rows, 0, 2)));
+    assert_values(sums, (const double[]){0, 0}, 2);
+
+    /* the second step: moments 0.5 * 2 + 0.5 * 4 = 3 of 0.75, 0.75 * 8 + 0.25 * 16 = 10 of 0.4375
+     */
+    double theta[] = {5, 5}, first[] = {2, 2}, second[] = {8, 8}, gradient[] = {4, 4};
+    ca_adam a = {.learning_rate = 0.5,
+                 .beta1 = 0.5,
+                 .beta2 = 0.75,
+                 .epsilon = 0.125,
+                 .step = 2,
+                 .weight_decay = 0.25,
+                 .lower = 4.5,
+                 .upper = (double)INFINITY};
+    ok(ca_adam_step(be, vec(theta, 1), vec(first, 1), vec(second, 1), vec(gradient, 1), a));
+    assert_values(first, (const double[]){3}, 1);
+    assert_values(second, (const double[]){10}, 1);
+    assert_values(theta, (const double[]){4.5}, 1);
+    a.lower = -(double)INFINITY;
+    ok(ca_adam_step(be, vec(theta + 1, 1), vec(first + 1, 1), vec(second + 1, 1), vec(gradient, 1),
+                    a));
+    assert_values(theta + 1, (const double[]){5 - 0.625 - 2 / (sqrt(10 / 0.4375) + 0.125)}, 1);
+}
+
 /* A quarter turn and no turn; the value behind the turned half stays. */
 static void test_rope(void **state) {
     (void)state;
@@ -239,6 +324,9 @@ int main(void) {
         cmocka_unit_test(test_head),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_intervention),
+        cmocka_unit_test(test_pattern_mix),
+        cmocka_unit_test(test_training),
     };
     return cmocka_run_group_tests(tests, open_ref, close_ref);
 }
