@@ -16,8 +16,9 @@
  *
  * FLOPs for each lane, head and visible pair: 4 Dh (dQ) and 6 Dh (dK, dV), and for each block of
  * lanes another 2 Dh in each kernel for the scores. Cache traffic of a 64 x 64 tile and a lane:
- * five (dQ) and eight (dK, dV) blocks of 64 x Dh floats against 2 and 3 products of 64 x 64 x Dh,
- * some 20 bytes per multiprocessor and clock at full f32 rate: below what the caches deliver.
+ * five (dQ) and eight (dK, dV) blocks of 64 x Dh floats against 2 and 3 products of 64 x 64 x Dh:
+ * 20 bytes per multiprocessor and clock at full f32 rate, about half of them repeats that the
+ * level 1 cache serves. Occupancy: two blocks of 256 threads at 128 registers on a multiprocessor.
  */
 #include "ca_attention.cuh"
 
@@ -115,8 +116,8 @@ static __global__ void __launch_bounds__(4 * ROWS, 512 / (4 * ROWS)) dq_kernel(b
 
 /* Grid: one item is (tile of ROWS own keys, sequence, head of dk and dv, block of lanes), early
  * tiles, which most rows see, first. A block owns its rows of dk and dv and loops over the packed
- * rows, 64 at a time, that see them. Block: 4 ROWS threads. Shared: tiles a (k, v, P^T, dS^T) and b
- * (q, d_o, d_o, q), 34 KB or 21 KB. Barriers: two for each chunk of 64 columns of a product. */
+ * rows, 64 at a time, that see them. Block: 4 ROWS threads. Shared: tiles a (k, v, dS^T, P^T) and b
+ * (q, d_o, q, d_o), 34 KB or 21 KB. Barriers: two for each chunk of 64 columns of a product. */
 template <int ROWS>
 static __global__ void __launch_bounds__(4 * ROWS, ROWS == CA_TILE ? 2 : 6)
     dk_dv_kernel(backward g) {
@@ -171,8 +172,8 @@ static __global__ void __launch_bounds__(4 * ROWS, ROWS == CA_TILE ? 2 : 6)
 #pragma unroll
                     for (int i = 0; i < 4; i++) ds[i][j] = slope[i][j] * (ds[i][j] - mean);
                 }
-                ca_mix_queries<ROWS>(g.dv, lane, key0, owner, new_sums, a, b, weight, p, g.d_o);
-                ca_mix_queries<ROWS>(g.dk, lane, key0, owner, new_sums, a, b, ds, p, g.q);
+                ca_mix_queries<ROWS>(g.dk, lane, key0, new_sums, a, b, ds, p, g.q);
+                ca_mix_queries<ROWS>(g.dv, lane, key0, new_sums, a, b, weight, p, g.d_o);
             }
             __syncthreads(); /* p is free again */
         }
@@ -185,7 +186,7 @@ int64_t ca_k_attention_bwd_scratch(int64_t lanes, int64_t rows, int64_t heads) {
 
 static void launch_dq(const ca_queue *queue, backward g, int64_t max_rows) {
     const int64_t rows = max_rows * (g.layout.heads / g.layout.kv_heads);
-    const int tile = ca_tile_rows(rows);
+    const int tile = ca_tile_rows(rows, CA_TILE);
     g.tiles = ca_ceil_div(rows, tile);
     g.items = g.tiles * g.layout.count * g.layout.kv_heads;
     g.lanes_per_block = (int)ca_lanes_per_block(queue, g.items, g.lanes);
@@ -198,7 +199,7 @@ static void launch_dq(const ca_queue *queue, backward g, int64_t max_rows) {
 }
 
 static void launch_dk_dv(const ca_queue *queue, backward g, int64_t max_rows) {
-    const int tile = ca_tile_rows(max_rows);
+    const int tile = ca_tile_rows(max_rows, CA_TILE);
     g.tiles = ca_ceil_div(max_rows, tile);
     g.items = g.tiles * g.layout.count * g.owners;
     g.lanes_per_block = (int)ca_lanes_per_block(queue, g.items, g.lanes);

@@ -3,21 +3,25 @@
  * Attention forward: o = softmax(cap(scale q k^T)) v with a running softmax, and the log of its
  * denominators. Scores stay in registers, probabilities in shared memory.
  *
- * Source: Dao et al. 2022, "FlashAttention", algorithm 1. Differs: the query tile is outermost and
- * owns its output; the tile's rows are packed over the query heads of a group.
+ * Source: Dao 2023, "FlashAttention-2", algorithm 1. Differs: a tile's rows are packed over the
+ * query heads of a group.
  *
  * Grid: one item is (tile of ROWS packed rows, sequence, key/value head, 256 columns of o); late
  * tiles, which see the most keys, come first; blocks stride over items and leave those whole that
  * lie beyond a sequence's rows. A block owns its rows of o and lse; every sum has a fixed order.
  * Key tiles wholly outside causality and window are never loaded.
- * Block: 4 ROWS threads. Shared: tiles a (q, then probabilities) and b (k, then v), 34 KB (ROWS 64)
- * or 21 KB (16) for every width. Barriers: two for each chunk of 64 columns of q k^T and of p v.
- * Registers: 16 scores and 16 sums per chunk of o; two blocks of 256 threads share a
- * multiprocessor at 128 registers each, so that one loads while the other multiplies.
+ * Block: 4 ROWS threads. Shared: tiles a (q, then probabilities) and b (k, then v), 34 KB for ROWS
+ * 64, 26 KB for 32, 21 KB for 16, at every head width. Barriers: two for each chunk of 64 columns
+ * of q k^T and of p v.
  *
- * FLOPs: 4 Dh for each head and visible pair, tiles at the diagonal whole. Bytes: q and o once for
- * each key tile (q again from cache), k and v once for each tile of rows: 24 FLOPs per byte of
- * cache traffic for one chunk, above what a multiprocessor needs (f32 FMA bound).
+ * Occupancy: 16 scores and 16 sums per chunk of o make registers the bound. Up to 192 columns two
+ * blocks of 256 threads share a multiprocessor at 128 registers each, so that one loads while the
+ * other multiplies; 256 columns take 168, so three blocks of 128 threads and tiles of 32 rows.
+ *
+ * FLOPs: 4 Dh for each head and visible pair, tiles at the diagonal whole. Cache traffic of a 64 x
+ * 64 tile: q, k and v, 48 KB per chunk for 1 MFLOP: 12 bytes per multiprocessor and clock at full
+ * f32 rate, so bound by multiply-adds. Device memory: q and o once, k and v once for each tile of
+ * rows that the level 2 cache does not serve.
  */
 #include "ca_attention.cuh"
 
@@ -142,7 +146,7 @@ static __global__ void __launch_bounds__(4 * ROWS, (CHUNKS == CHUNKS_MAX ? 384 :
 /* Rows of a tile: 32 rather than 64 where wide heads fill the registers. */
 template <int CHUNKS> static int launch(const ca_queue *queue, forward f, int64_t rows) {
     constexpr int MANY_ROWS = CHUNKS == CHUNKS_MAX ? CA_TILE / 2 : CA_TILE;
-    const int tile = rows <= 2 * CA_FEW_ROWS ? CA_FEW_ROWS : MANY_ROWS;
+    const int tile = ca_tile_rows(rows, MANY_ROWS);
     f.tiles = ca_ceil_div(rows, tile);
     f.items = f.tiles * f.layout.count * f.layout.kv_heads * f.column_groups;
     if (f.items == 0) return 0;

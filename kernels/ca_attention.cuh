@@ -7,7 +7,7 @@
  * token m / group of head m % group, so that a tile of rows loads keys and values once for the
  * whole group and few tokens still fill a tile.
  *
- * A block of 4 ROWS threads (ROWS 64, or 16 where there are few rows) makes ROWS x 64 results.
+ * A block of 4 ROWS threads (ROWS 64; 16 where there are few rows) makes ROWS x 64 results.
  * Thread (ty, tx) = (id / 16, id % 16) owns rows 4 ty + i and 4 columns, i and j < 4: 16 results
  * from 8 vector loads for 64 multiply-adds. Half a warp shares 4 rows, so a row is reduced by
  * shuffles over 16 lanes. Wide heads pass through the tiles in chunks of 64 columns: two tiles,
@@ -85,9 +85,9 @@ static inline ca_layout ca_layout_of(const ca_sequences *sequences, ca_attention
     return layout;
 }
 
-/* Few rows leave most of a tile of 64 empty. */
-static inline int ca_tile_rows(int64_t rows) {
-    return rows <= 2 * CA_FEW_ROWS ? CA_FEW_ROWS : CA_TILE;
+/* Few rows leave most of a large tile empty. */
+static inline int ca_tile_rows(int64_t rows, int many) {
+    return rows <= 2 * CA_FEW_ROWS ? CA_FEW_ROWS : many;
 }
 
 /* Kernels stride over their items, so any number of blocks is right. */
@@ -125,7 +125,8 @@ struct ca_place {
     int64_t row, prefix_row; /* first rows of the sequence and of its prefix */
     int64_t pattern;         /* first element of its patterns */
     int own, prefix;         /* rows */
-    int head, group;         /* query heads [head, head + group) */
+    int owner;               /* of the equal groups of query heads */
+    int head, group;         /* its query heads [head, head + group) */
     int kv_head;
     int width;
     int first;           /* packed row of the tile's first row */
@@ -146,6 +147,7 @@ static __device__ __forceinline__ void ca_place_at(ca_place &p, const ca_layout 
     p.prefix_row = layout.prefix_start[s];
     p.prefix = (int)layout.prefix_rows[s];
     p.pattern = layout.heads * layout.pattern_start[s];
+    p.owner = owner;
     p.group = group;
     p.head = owner * group;
     p.kv_head = p.head / (layout.heads / layout.kv_heads);
@@ -168,11 +170,11 @@ static __device__ __forceinline__ float *ca_query_row(const ca_heads &x, const c
            (int64_t)ca_query_head(p, r, token) * x.head;
 }
 
-/* The sequence's own key number `own` (not counting the prefix) in head `head` of x. */
+/* The sequence's own key number `own` (not counting the prefix) in head p.owner of x. */
 static __device__ __forceinline__ float *ca_own_row(const ca_heads &x, const ca_place &p,
-                                                    int64_t lane, int own, int head) {
+                                                    int64_t lane, int own) {
     if (own >= p.own) return nullptr;
-    return x.data + lane * x.lane + (p.row + own) * x.row + (int64_t)head * x.head;
+    return x.data + lane * x.lane + (p.row + own) * x.row + (int64_t)p.owner * x.head;
 }
 
 /* First element of the pattern row of (token, head). */
@@ -469,11 +471,11 @@ static __device__ __forceinline__ void ca_mix_keys(const ca_heads &out, int64_t 
     }
 }
 
-/* out (own keys [own, own + ROWS) of head `head`) = or += w times the 64 queries; w becomes tile
+/* out (own keys [own, own + ROWS) of head p.owner) = or += w times the 64 queries; w becomes tile
  * a. */
 template <int ROWS>
 static __device__ __forceinline__ void ca_mix_queries(const ca_heads &out, int64_t lane, int own,
-                                                      int head, bool first, float *a, float *b,
+                                                      bool first, float *a, float *b,
                                                       const float w[4][4], const ca_place &p,
                                                       const ca_heads &queries) {
     ca_tile_store(a, w);
@@ -482,13 +484,13 @@ static __device__ __forceinline__ void ca_mix_queries(const ca_heads &out, int64
         ca_load_queries<CA_TILE, ROWS>(b, p, queries, lane, column);
         ca_tile_clear(acc);
         for (int i = 0; i < 4 && !first; i++)
-            ca_read_row(acc[i], ca_own_row(out, p, lane, own + CA_MICRO * ca_ty() + i, head),
-                        column, p.width, out.vector);
+            ca_read_row(acc[i], ca_own_row(out, p, lane, own + CA_MICRO * ca_ty() + i), column,
+                        p.width, out.vector);
         __syncthreads();
         ca_tile_mix_some(acc, a, b, ca_inner(p.own * p.group - p.first), p.width - column);
         for (int i = 0; i < 4; i++)
-            ca_write_row(ca_own_row(out, p, lane, own + CA_MICRO * ca_ty() + i, head), acc[i],
-                         column, p.width, out.vector);
+            ca_write_row(ca_own_row(out, p, lane, own + CA_MICRO * ca_ty() + i), acc[i], column,
+                         p.width, out.vector);
         __syncthreads();
     }
 }

@@ -240,8 +240,7 @@ static __global__ void __launch_bounds__(4 * ROWS, 512 / (4 * ROWS)) dv_kernel(p
             __syncthreads();
             float weight[4][4];
             read_transposed(weight, g.pattern, g.layout, p, p.prefix + key0);
-            ca_mix_queries<ROWS>(g.out, x.lane, key0, x.owner, first == begin, a, b, weight, p,
-                                 g.o);
+            ca_mix_queries<ROWS>(g.out, x.lane, key0, first == begin, a, b, weight, p, g.o);
             __syncthreads(); /* p is free again */
         }
     }
@@ -354,7 +353,7 @@ static __global__ void __launch_bounds__(4 * ROWS, 512 / (4 * ROWS)) dk_kernel(p
                     ds[i][j] = weight[i][j] * (ds[i][j] - mean) *
                                ca_score_slope(g.layout, ca_score(g.layout, dots[i][j]));
             }
-            ca_mix_queries<ROWS>(g.out, x.lane, key0, x.owner, first == begin, a, b, ds, p, g.q);
+            ca_mix_queries<ROWS>(g.out, x.lane, key0, first == begin, a, b, ds, p, g.q);
             __syncthreads(); /* p is free again */
         }
     }
@@ -376,7 +375,7 @@ static pattern_args arguments_of(ca_tensor pattern, const ca_sequences *sequence
  * lanes. */
 #define LAUNCH_TILES(kernel, queue, g, groups, tile_rows_of)                                       \
     do {                                                                                           \
-        const int tile = ca_tile_rows(tile_rows_of);                                               \
+        const int tile = ca_tile_rows(tile_rows_of, CA_TILE);                                      \
         g.owners = (int)(groups);                                                                  \
         g.tiles = ca_ceil_div(tile_rows_of, tile);                                                 \
         g.items = g.tiles * g.owners * g.layout.count * g.lanes;                                   \
