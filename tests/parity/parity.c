@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD = 256, GUARD_BYTE = 0xa5 };
+enum { GUARD = 256, GUARD_BYTE = 0x7f }; /* huge in every dtype: reads show too */
 
 const char *fill_name(fill f) {
     static const char *const names[FILL_COUNT] = {"normal", "large", "small", "mixed",
@@ -207,7 +207,13 @@ static void compare(const buffer *got, const buffer *expected, const char *label
 void parity_case(ca_backend *be, ca_backend *ref, parity_run run, const void *parameters,
                  const char *label, parity_summary *summary) {
     static parity tested, reference;
+    if (!parity_case_is_chosen()) return;
     run_on(&tested, be, CA_F32, run, parameters, label);
+    summary->cases++;
+    if (parity_compare_recorded(&tested, label)) {
+        free_buffers(&tested);
+        return;
+    }
     run_on(&reference, ref, CA_F64, run, parameters, label);
     assert_int_equal(tested.count, reference.count);
     for (int i = 0; i < tested.count; i++) {
@@ -218,7 +224,6 @@ void parity_case(ca_backend *be, ca_backend *ref, parity_run run, const void *pa
         else
             compare_exactly(got, expected, label);
     }
-    summary->cases++;
     free_buffers(&tested);
     free_buffers(&reference);
 }
@@ -230,6 +235,7 @@ void parity_each_backend(void (*body)(ca_backend *be, ca_backend *ref, const voi
     int opened = 0;
     for (const ca_backend_entry *const *entry = ca_backend_entries(); *entry; entry++) {
         ca_backend *be;
+        if (!parity_backend_is_chosen((*entry)->name)) continue;
         if (ca_backend_open((*entry)->name, 2, &be) != CA_OK) {
             print_message("[  SKIPPED ] %s\n", ca_error_text());
             continue;

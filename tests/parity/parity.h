@@ -95,6 +95,16 @@ typedef struct parity_summary {
 void parity_case(ca_backend *be, ca_backend *ref, parity_run run, const void *parameters,
                  const char *label, parity_summary *summary);
 
+/* ---- recorded.c */
+
+/* False when the environment leaves out this backend, or the case that would run next. */
+bool parity_backend_is_chosen(const char *name);
+bool parity_case_is_chosen(void);
+/* Records what a case wrote, or compares it with a recorded run; true when it did the latter. */
+bool parity_compare_recorded(const parity *p, const char *label);
+
+/* ---- */
+
 /* Calls `body` with every backend that opens here, and `ref`; says why others do not. Fails when
  * there is none. */
 void parity_each_backend(void (*body)(ca_backend *be, ca_backend *ref, const void *context),

@@ -47,10 +47,10 @@ void device_memory_info(size_t *available, size_t *total) {
 }
 
 bool report_device_leaks() {
-    for (const auto &entry : heap)
-        fprintf(stderr, "simt: leak: %zu bytes of device memory at %p\n", entry.second.bytes,
-                static_cast<void *>(entry.second.data));
-    return !heap.empty();
+    if (heap.empty()) return false;
+    fprintf(stderr, "simt: leak: %zu bytes of device memory in %zu allocations, the first of %zu\n",
+            heap_bytes, heap.size(), heap.begin()->second.bytes);
+    return true;
 }
 
 void *device_allocate(size_t bytes) {

@@ -99,8 +99,9 @@ template <typename... Parameters, typename... Arguments>
 void launch_kernel(const launch &l, void (*kernel)(Parameters...), Arguments &&...arguments) {
     std::tuple<std::decay_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
     std::apply(
-        [&](const auto &...value) {
+        [&](auto &...value) {
             int position = 0;
+            (__builtin_clear_padding(&value), ...); /* stale pointers may lie there */
             (check_argument(l, position++, &value, sizeof value), ...);
         },
         values);

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Parity cases compared bit for bit from run to run, for which the environment asks:
+ *
+ *   CA_PARITY_BACKEND=NAME  runs cases on this backend only
+ *   CA_PARITY_RECORD=FILE   writes a digest of what each case wrote
+ *   CA_PARITY_EXPECT=FILE   compares with the digests of such a file instead of with `ref`
+ *   CA_PARITY_SHARE=N       runs every N-th case only
+ */
+#include "parity.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t cases; /* of this process, those that were left out included */
+
+bool parity_backend_is_chosen(const char *name) {
+    const char *only = getenv("CA_PARITY_BACKEND");
+    return !only || strcmp(only, name) == 0;
+}
+
+bool parity_case_is_chosen(void) {
+    const char *text = getenv("CA_PARITY_SHARE");
+    long share = text ? strtol(text, NULL, 10) : 1;
+    return cases++ % (share > 0 ? share : 1) == 0;
+}
+
+/* FNV-1a over what was written. */
+static uint64_t digest_of(const parity *p) {
+    uint64_t digest = 0xcbf29ce484222325u;
+    for (int i = 0; i < p->count; i++) {
+        if (!p->buffers[i].written) continue;
+        for (size_t at = 0; at < p->buffers[i].bytes; at++)
+            digest = (digest ^ p->buffers[i].after[at]) * 0x100000001b3u;
+    }
+    return digest;
+}
+
+/* Opened by the first case, which may be in any test of the program. */
+static FILE *file_of(const char *variable, const char *mode) {
+    const char *path = getenv(variable);
+    if (!path) return NULL;
+    FILE *file = fopen(path, mode);
+    if (!file) fail_msg("%s: cannot open %s", variable, path);
+    return file;
+}
+
+static void expect(FILE *file, uint64_t digest, const char *label) {
+    char line[512];
+    while (fgets(line, sizeof line, file)) {
+        int64_t number;
+        uint64_t recorded;
+        int at = 0;
+        line[strcspn(line, "\n")] = '\0';
+        if (sscanf(line, "%" SCNd64 " %" SCNx64 " %n", &number, &recorded, &at) != 2 || at == 0)
+            fail_msg("CA_PARITY_EXPECT: expected number, digest and case, got '%s'", line);
+        if (number < cases) continue;
+        assert_string_equal(line + at, label);
+        if (recorded != digest) fail_msg("%s: other bits than in the recorded run", label);
+        return;
+    }
+    fail_msg("CA_PARITY_EXPECT: %s: not in the file", label);
+}
+
+bool parity_compare_recorded(const parity *p, const char *label) {
+    static bool opened;
+    static FILE *record, *expected;
+    if (!opened) {
+        record = file_of("CA_PARITY_RECORD", "w");
+        expected = file_of("CA_PARITY_EXPECT", "r");
+        opened = true;
+    }
+    if (!record && !expected) return false;
+    uint64_t digest = digest_of(p);
+    if (record) {
+        fprintf(record, "%" PRId64 " %016" PRIx64 " %s\n", cases, digest, label);
+        fflush(record); /* tests end as they like */
+    }
+    if (expected) expect(expected, digest, label);
+    return expected != NULL;
+}
