@@ -102,7 +102,7 @@ libs     := -Wl,--as-needed $(DEPS_LIBS) $(GEMM_LIBS_$(GEMM)) $(if $(launchers),
 
 # Machine code for every architecture, and PTX of the newest for those to come. Without exceptions
 # and guarded statics the objects need no C++ library.
-nvcc_flags := -std=c++17 -O3 -lineinfo --threads 0 -Iinclude -Ikernels -Werror all-warnings \
+nvcc_flags := -std=c++17 -O3 -lineinfo --threads 0 $(NVCC_OPTIONS) -Iinclude -Ikernels -Werror all-warnings \
               -Xcompiler -Wall,-Wextra,-Werror,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
               -Xptxas -v $(foreach a,$(CUDA_ARCHITECTURES),-gencode arch=compute_$a,code=sm_$a) \
               $(foreach a,$(lastword $(CUDA_ARCHITECTURES)),-gencode arch=compute_$a,code=compute_$a)

@@ -121,10 +121,10 @@ header_number() { # value of a macro of a header, as the preprocessor sees it
     printf '#include <%s>\n%s\n' "$1" "$2" | "$compiler" ${CPPFLAGS:-} $cflags -E -P -x c - | tail -n 1
 }
 
-# Sets nvcc, cuda_cflags, cuda_libs, cuda_versions and architectures; nvcc stays empty where the toolkit is absent
+# Sets nvcc, nvcc_options, cuda_cflags, cuda_libs, cuda_versions and architectures; nvcc stays empty where the toolkit is absent
 # or incomplete. The runtime is linked statically; cuBLAS is found again through the run path.
 probe_cuda() {
-    nvcc="" cuda_cflags="" cuda_libs="" cuda_versions="" architectures=""
+    nvcc="" nvcc_options="" cuda_cflags="" cuda_libs="" cuda_versions="" architectures=""
     local candidate home cflags="" libs="" version number
     for candidate in "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc; do
         [ -x "$candidate" ] || continue
@@ -139,6 +139,8 @@ probe_cuda() {
         for number in 75 80 90 100 120; do
             ! "$nvcc" --list-gpu-code | grep -qx "sm_$number" || architectures="$architectures $number"
         done
+        # Needs a driver that knows it, as all do that run programs of CUDA 13.
+        [ "$version" -lt 13000 ] || nvcc_options=--compress-mode=size
         cuda_versions="CUDA $((version / 1000)).$((version % 1000 / 10)), cuBLAS $(
             header_number cublas_v2.h CUBLAS_VER_MAJOR.CUBLAS_VER_MINOR.CUBLAS_VER_PATCH | tr -d ' ')"
         break
@@ -184,6 +186,7 @@ CMOCKA_LIBS := $cmocka_libs
 LIBRARY_VERSIONS := $versions
 PYTHON := $python
 NVCC := $nvcc
+NVCC_OPTIONS := $nvcc_options
 CUDA_CPPFLAGS := $cuda_cflags
 CUDA_LIBS := $cuda_libs
 CUDA_VERSIONS := $cuda_versions

@@ -54,6 +54,8 @@ def cuda_build(causa):
              if line.startswith("backend cuda")]
     if "make CUDA=1" in line:
         pytest.skip("this build has no CUDA backend: nvcc and cuBLAS were not found")
+    if "simulated" in line:
+        pytest.skip("the device of this build is simulated")
     return line
 
 

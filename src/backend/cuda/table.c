@@ -92,6 +92,8 @@ static ca_status cuda_open(int device, int threads, ca_backend **out) {
     *out = be;
     return CA_OK;
 out:
+    if (st == CA_E_FAILED || st == CA_E_MEMORY)
+        ca_hint("nvidia-smi shows who else uses the device; backend=cpu does without it");
     cuda_close(be);
     return st == CA_E_FAILED ? CA_E_BACKEND : st;
 }
