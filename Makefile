@@ -234,7 +234,7 @@ install: all ## install the program, reports, library and headers below PREFIX
 
 # ---- tests -----------------------------------------------------------------------------------
 
-.PHONY: check check-fast check-asan check-ubsan check-cuda-build check-gpu cuda-budget lint bench \
+.PHONY: check check-fast check-asan check-ubsan check-simt check-cuda-build check-gpu cuda-budget lint bench \
         bench-gpu
 fast_tests := $(filter $(addprefix $(out)/tests/,unit/% parity/% gradient/%),$(tests))
 end_to_end := $(if $(wildcard tests/e2e/test_*.py),--pytest '$(PYTHON)' tests/e2e)
@@ -254,6 +254,11 @@ sanitizer_options := ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=prin
                      LSAN_OPTIONS=suppressions=.make/lsan.txt:print_suppressions=0
 check-asan check-ubsan: check-%: ## all C tests with a sanitizer
 	@+$(MAKE) --no-print-directory VARIANT=$* check-c
+
+check-simt: ## the CUDA backend on the CPU: known faults, parity and methods, in several orders, with sanitizers
+	@+for variant in simt simt-asan simt-tsan; do \
+	    $(MAKE) --no-print-directory VARIANT=$$variant simulated-tests || exit 1; done
+	@tests/simt/check-simt.sh '$(PYTHON)'
 
 .PHONY: check-c
 check-c: $(tests) $(replays)
@@ -302,14 +307,14 @@ bench-gpu: all build/bench_gpu build/bench_executor ## measure the kernels of a 
 
 .PHONY: format tidy clean help FORCE
 format: ## clang-format every C and CUDA file
-	clang-format -i $(shell find src include tests kernels -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
+	clang-format -i $(shell find src include tests kernels -name '*.[ch]' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 tidy: ## clang-tidy's bug checks over src
 	clang-tidy --quiet --checks='-*,bugprone-*,clang-analyzer-*,-bugprone-easily-swappable-parameters' \
 	    $(sources) -- -std=c11 -D_GNU_SOURCE -Iinclude $(DEPS_CPPFLAGS)
 
 clean: ## remove what was compiled; downloaded models and the Python stay
-	rm -rf build/release build/asan build/ubsan build/fuzz build/kernels build/causa build/bench_* build/deps.mk
+	rm -rf build/release build/asan build/ubsan build/fuzz build/simt* build/kernels build/causa build/bench_* build/deps.mk
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9% -]*:.*## / { printf "  %-24s %s\n", $$1, $$2 }' Makefile

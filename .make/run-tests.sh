@@ -32,7 +32,7 @@ show_output() { sed 's/^/    | /' "$@" | tail -n 200; }
 
 run_program() {
     local program=$1 name status start remark="" good bad left
-    name=${program#*/tests/}
+    name=${program#build/} name=${name#release/} name=${name/tests\//}
     [ -z "$under" ] || remark="under $under"
     start=$EPOCHREALTIME
     CMOCKA_MESSAGE_OUTPUT=tap timeout -k 10 "$limit" $under "$program" \

@@ -55,10 +55,13 @@ LIBRARY_FOLDER = {
     "openssl/": "base",
 }
 LONGEST_FILE = 600
-LICENSED = {".c", ".h", ".cu", ".cuh", ".py", ".sh", ".mk"}
+LICENSED = {".c", ".h", ".cc", ".cu", ".cuh", ".py", ".sh", ".mk"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 CLIMBING = re.compile(r'^\s*#\s*include\s*"\.\./')
+# What only nvcc understands is written once, behind the macros of this file.
+CUDA_DIALECT = pathlib.Path("kernels/ca_cuda.cuh")
+DIALECT = re.compile(r"<<<|\b__shared__\b|\bcuda_runtime\.h\b")
 CONDITIONAL = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else)\b")
 
 problems = []
@@ -119,6 +122,10 @@ def check_file(path):
     for number, text in enumerate(lines, 1):
         if CLIMBING.match(text):
             complain(path, number, "an include may not climb out of its folder")
+        if path.suffix in (".cu", ".cuh") and path != CUDA_DIALECT:
+            if DIALECT.search(text):
+                complain(path, number, "launch with CA_LAUNCH, share with CA_SHARED, include "
+                                       "ca_cuda.cuh")
         if path.suffix in (".c", ".cu") and path.parts[0] in ("src", "kernels"):
             if CONDITIONAL.match(text):
                 complain(path, number, "conditional compilation belongs into headers")

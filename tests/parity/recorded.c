@@ -3,12 +3,13 @@
  * Parity cases compared bit for bit from run to run, for which the environment asks:
  *
  *   CA_PARITY_BACKEND=NAME  runs cases on this backend only
- *   CA_PARITY_RECORD=FILE   writes a digest of what each case wrote
- *   CA_PARITY_EXPECT=FILE   compares with the digests of such a file instead of with `ref`
+ *   CA_PARITY_RECORD=DIR    writes a digest of what each case wrote to DIR/PROGRAM.txt
+ *   CA_PARITY_EXPECT=DIR    compares with the digests of such a file instead of with `ref`
  *   CA_PARITY_SHARE=N       runs every N-th case only
  */
 #include "parity.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,8 +40,10 @@ static uint64_t digest_of(const parity *p) {
 
 /* Opened by the first case, which may be in any test of the program. */
 static FILE *file_of(const char *variable, const char *mode) {
-    const char *path = getenv(variable);
-    if (!path) return NULL;
+    const char *folder = getenv(variable);
+    char path[4096];
+    if (!folder) return NULL;
+    snprintf(path, sizeof path, "%s/%s.txt", folder, program_invocation_short_name);
     FILE *file = fopen(path, mode);
     if (!file) fail_msg("%s: cannot open %s", variable, path);
     return file;

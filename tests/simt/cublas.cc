@@ -221,7 +221,7 @@ cublasStatus_t cublasCreate(cublasHandle_t *handle) {
     cudaError_t injected = begin_call();
     if (injected != cudaSuccess) return status_of(injected);
     if (!handle) return CUBLAS_STATUS_INVALID_VALUE;
-    *handle = new cublasContext{true, default_stream()};
+    *handle = new cublasContext{true, nullptr};
     handles.push_back(*handle);
     count_resource(resource::cublas_handle, 1);
     return CUBLAS_STATUS_SUCCESS;

@@ -181,10 +181,6 @@ cudaError_t cudaSetDevice(int device) {
     });
 }
 
-cudaError_t cudaSetDeviceFlags(unsigned) {
-    return call([] { return cudaSuccess; });
-}
-
 static int attribute(enum cudaDeviceAttr attr) {
     switch (attr) {
     case cudaDevAttrMaxThreadsPerBlock:
@@ -231,13 +227,6 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device) {
         prop->multiProcessorCount = attribute(cudaDevAttrMultiProcessorCount);
         prop->concurrentKernels = prop->unifiedAddressing = prop->asyncEngineCount = 1;
         prop->pciBusID = device;
-        return cudaSuccess;
-    });
-}
-
-cudaError_t cudaDeviceReset(void) {
-    return call([] {
-        finish_all_streams();
         return cudaSuccess;
     });
 }

@@ -35,3 +35,9 @@ $(canaries).o: only := -DCA_SIMT_BUILD=$(kind_$(VARIANT)) -Itests/simt
 $(canaries): $(canaries).o $(out)/tests/simt/canaries.o $(simulated_libraries:%.cc=$(out)/%.o)
 	@echo '  LINK  $@'
 	@$(CXX) $(link) $^ $(CMOCKA_LIBS) -o $@
+
+# Programs that run operations on every backend; under the race checker parity says all.
+on_backends := parity/test_rows parity/test_attention parity/test_laws parity/test_checks \
+               $(if $(filter simt,$(VARIANT)),$(patsubst tests/%.c,%,$(wildcard tests/method/test_*.c)))
+.PHONY: simulated-tests
+simulated-tests: $(canaries) $(on_backends:%=$(out)/tests/%) $(if $(filter simt,$(VARIANT)),$(out)/causa)

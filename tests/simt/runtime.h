@@ -48,9 +48,6 @@ void count_resource(resource what, int change);
 size_t setting(const char *variable, size_t standard);
 int device_count();
 
-/* Stream 0 in the handles of the API. */
-inline cudaStream_t default_stream() { return nullptr; }
-
 } // namespace simt
 
 #endif

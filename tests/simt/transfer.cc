@@ -28,27 +28,22 @@ static size_t pinned_bytes_from(const void *p) {
     return at < end ? (size_t)(end - at) : 0;
 }
 
-/* Rows of `width` bytes, `pitch` bytes apart. */
-struct rows {
-    char *data;
-    size_t pitch;
-};
 struct copy {
-    rows to, from;
-    size_t width, height;
-    size_t extent(const rows &r) const { return r.pitch * (height - 1) + width; }
+    void *to;
+    const void *from;
+    size_t bytes;
 };
 
 static void do_copy(const copy &c) {
-    opened memory({c.to.data, c.from.data});
-    for (size_t i = 0; i < c.height; i++)
-        memmove(c.to.data + i * c.to.pitch, c.from.data + i * c.from.pitch, c.width);
+    opened memory({c.to, c.from});
+    memmove(c.to, c.from, c.bytes);
 }
 
 /* From memory that the caller may write to when the call has returned. */
 static std::function<void()> copy_of_snapshot(copy c) {
-    auto held = std::make_shared<std::vector<char>>(c.from.data, c.from.data + c.extent(c.from));
-    c.from.data = held->data();
+    const char *from = static_cast<const char *>(c.from);
+    auto held = std::make_shared<std::vector<char>>(from, from + c.bytes);
+    c.from = held->data();
     return [=] {
         (void)held;
         do_copy(c);
@@ -57,8 +52,8 @@ static std::function<void()> copy_of_snapshot(copy c) {
 
 enum class place { device, pinned, pageable, outside };
 
-static place place_of(const copy &c, const rows &r) {
-    size_t n = c.extent(r), device = device_bytes_from(r.data), locked = pinned_bytes_from(r.data);
+static place place_of(const void *p, size_t n) {
+    size_t device = device_bytes_from(p), locked = pinned_bytes_from(p);
     if (device > 0) return device >= n ? place::device : place::outside;
     if (locked > 0) return locked >= n ? place::pinned : place::outside;
     return place::pageable;
@@ -86,9 +81,8 @@ static cudaError_t enqueue_copy(const copy &c, enum cudaMemcpyKind kind, cudaStr
     if (!stream_exists(stream)) return cudaErrorInvalidResourceHandle;
     if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault)
         return cudaErrorInvalidMemcpyDirection;
-    if (c.width == 0 || c.height == 0) return cudaSuccess;
-    if (c.to.pitch < c.width || c.from.pitch < c.width) return cudaErrorInvalidValue;
-    place from = place_of(c, c.from), to = place_of(c, c.to);
+    if (c.bytes == 0) return cudaSuccess;
+    place from = place_of(c.from, c.bytes), to = place_of(c.to, c.bytes);
     if (from == place::outside || to == place::outside) return cudaErrorInvalidValue;
     if (!direction_fits(kind, from == place::device, to == place::device))
         return cudaErrorInvalidValue;
@@ -112,10 +106,6 @@ static cudaError_t enqueue_set(void *data, int value, size_t bytes, cudaStream_t
         memset(data, value, bytes);
     });
     return cudaSuccess;
-}
-
-static rows rows_of(const void *data, size_t pitch) {
-    return {const_cast<char *>(static_cast<const char *>(data)), pitch};
 }
 
 } // namespace simt
@@ -167,31 +157,16 @@ cudaError_t cudaFreeHost(void *ptr) {
 }
 
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind) {
-    return call([&] {
-        copy c = {rows_of(dst, count), rows_of(src, count), count, 1};
-        return enqueue_copy(c, kind, default_stream(), true);
-    });
+    return call([&] { return enqueue_copy({dst, src, count}, kind, nullptr, true); });
 }
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
-    return call([&] {
-        copy c = {rows_of(dst, count), rows_of(src, count), count, 1};
-        return enqueue_copy(c, kind, stream, false);
-    });
-}
-
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch,
-                              size_t width, size_t height, enum cudaMemcpyKind kind,
-                              cudaStream_t stream) {
-    return call([&] {
-        copy c = {rows_of(dst, dpitch), rows_of(src, spitch), width, height};
-        return enqueue_copy(c, kind, stream, false);
-    });
+    return call([&] { return enqueue_copy({dst, src, count}, kind, stream, false); });
 }
 
 cudaError_t cudaMemset(void *devPtr, int value, size_t count) {
-    return call([&] { return enqueue_set(devPtr, value, count, default_stream()); });
+    return call([&] { return enqueue_set(devPtr, value, count, nullptr); });
 }
 
 cudaError_t cudaMemsetAsync(void *devPtr, int value, size_t count, cudaStream_t stream) {
