@@ -19,7 +19,6 @@
 namespace simt {
 
 constexpr int WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP;
-
 constexpr unsigned FULL_WARP = 0xffffffffu;
 
 enum class state : uint8_t { fresh, ready, at_barrier, at_warp_operation, done };
@@ -54,7 +53,7 @@ static struct {
     int runnable, done;
     uint8_t can_run[MAX_THREADS];
     cuda_thread of_block[MAX_THREADS];
-    char start, end;
+    char start, end; /* tokens: the host before and after the grid */
     order_tokens *tokens;
 } grid;
 
@@ -63,8 +62,6 @@ static struct {
 static std::vector<fiber *> &idle = *new std::vector<fiber *>;
 static std::vector<fiber *> &used_up = *new std::vector<fiber *>;
 static std::vector<order_tokens *> &old_tokens = *new std::vector<order_tokens *>;
-
-bool kernel_is_running() { return grid.l != nullptr; }
 
 /* ---- errors */
 

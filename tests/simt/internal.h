@@ -24,7 +24,6 @@ namespace simt {
     __attribute__((format(printf, 3, 4)));
 /* Runs all blocks to their end. */
 void run_grid(const launch &l, const std::function<void()> &body);
-bool kernel_is_running();
 
 /* ---- schedule.cc: the order of blocks and threads, from CA_SIMT_SCHEDULE */
 
