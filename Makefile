@@ -67,7 +67,7 @@ tests    := $(test_sources:%.c=$(out)/%)
 replays  := $(fuzz_sources:%.c=$(out)/%)
 benches  := $(bench_sources:tests/bench/%.c=build/%)
 compiled_kernels := $(if $(simulated),$(out),build)/kernels
-launchers := $(kernels:kernels/%.cu=$(compiled_kernels)/%.o) $(simulated_libraries:%.cc=$(out)/%.o)
+launchers := $(strip $(kernels:kernels/%.cu=$(compiled_kernels)/%.o) $(simulated_libraries:%.cc=$(out)/%.o))
 object    = $(patsubst %.c,$(out)/%.o,$(1))
 
 # ---- flags -----------------------------------------------------------------------------------
