@@ -185,6 +185,7 @@ void *shared_array(const site *where, size_t bytes) {
 
 void *dynamic_shared() {
     if (shared.empty() || shared[0].where) die("the launch gave no dynamic shared memory");
+    acquire_token(shared[0].memory);
     return shared[0].data;
 }
 
