@@ -103,6 +103,8 @@ int ca_k_act_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tensor x,
 /* ---- head.cu */
 int ca_k_soft_cap_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, double cap);
 int ca_k_soft_cap_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
+/* Rows of more than 4096 elements need 2 floats of queue->scratch for each 4096 of one row, begun
+ * ones included, else cudaErrorInvalidValue; more scratch takes more rows at once. */
 int ca_k_log_sum_exp(const ca_queue *queue, ca_tensor y, ca_tensor x);
 int ca_k_softmax(const ca_queue *queue, ca_tensor y, ca_tensor x);
 int ca_k_top_k(const ca_queue *queue, ca_tensor values, ca_tensor indices, ca_tensor x);
