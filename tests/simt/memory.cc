@@ -154,13 +154,14 @@ static std::vector<shared_block> &shared = *new std::vector<shared_block>;
 static std::vector<shared_block> &old_shared = *new std::vector<shared_block>;
 
 static void *new_shared(const site *where, size_t bytes) {
+    void *memory;
+    if (shared.size() == MOST_SHARED) die("more than %zu shared arrays", MOST_SHARED);
+    if (posix_memalign(&memory, ALIGNMENT, bytes + 2 * ZONE) != 0)
+        die("no memory for %zu bytes of shared memory", bytes);
     shared_block s;
     s.where = where;
     s.bytes = bytes;
-    s.memory = static_cast<unsigned char *>(aligned_alloc(
-        ALIGNMENT, SANITIZER ? bytes : (bytes + 2 * ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT));
-    if (shared.size() == MOST_SHARED) die("more than %zu shared arrays", MOST_SHARED);
-    if (!s.memory) die("no memory for %zu bytes of shared memory", bytes);
+    s.memory = static_cast<unsigned char *>(memory);
     s.data = s.memory + ZONE;
     memset(s.memory, ZONE_FILL, ZONE);
     memset(s.data, FILL, bytes);
