@@ -81,7 +81,7 @@ variant_ubsan    := -O1 -fsanitize=undefined -fno-sanitize-recover=undefined -Wn
 variant_fuzz     := -O1 -fsanitize=fuzzer-no-link,address,undefined -Wno-error
 variant_simt      := -O2
 variant_simt-asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-error
-variant_simt-tsan := -O2 # the kernels alone are instrumented
+variant_simt-tsan := -O1 # the kernels alone are instrumented
 openmp           := -fopenmp
 
 # libFuzzer comes with clang; only the parsers are built with it, and they need no OpenMP.

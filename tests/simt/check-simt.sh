@@ -37,9 +37,10 @@ other_order="CA_SIMT_SCHEDULE=random:2 CA_SIMT_STREAMS=lazy:2 $expect"
 parity simt-asan rows CA_PARITY_SHARE=2 "$other_order"
 parity simt-asan "attention laws checks" "$other_order"
 other_order="CA_SIMT_SCHEDULE=greedy:2 CA_SIMT_MULTIPROCESSORS=1 $expect"
-parity simt-tsan rows CA_PARITY_SHARE=29 "$other_order"
+parity simt-tsan rows CA_PARITY_SHARE=41 "$other_order"
 parity simt-tsan attention CA_PARITY_SHARE=3 "$other_order"
 parity simt-tsan "laws checks" "$other_order"
 tests+=(--under "env CA_SIMT_STREAMS=lazy:1")
 for source in tests/method/test_*.c; do tests+=("build/simt/${source%.c}"); done
-TEST_SECONDS=${TEST_SECONDS:-900} .make/run-tests.sh --pytest "$python" tests/simt "${tests[@]}"
+TEST_SECONDS=${TEST_SECONDS:-900} .make/run-tests.sh --pytest "$python" tests/simt \
+    --pytest "$python" tests/e2e/test_run.py "${tests[@]}"

@@ -310,10 +310,10 @@ static void order_past_and_future() {
 }
 
 /* Carriers are used once in a grid: what two CUDA threads do on one carrier would be in order. The
- * checker numbers 8128 threads, and a process has only so many mappings: a grid of more threads is
- * checked in parts. */
+ * checker numbers 8128 threads and every wait takes it time in proportion to their number, so a
+ * grid of more than `most` is checked in parts. */
 static void begin_block_of_race_check() {
-    const size_t most = 4000;
+    const size_t most = 2048;
     if (used_up.size() + (size_t)grid.threads > most) order_past_and_future();
     while (idle.size() < (size_t)grid.threads) idle.push_back(fiber_create(run_carrier));
     used_up.reserve(most);
