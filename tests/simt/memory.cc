@@ -21,6 +21,9 @@ namespace simt {
 
 constexpr size_t PAGE = 4096, ALIGNMENT = 16;
 constexpr unsigned char FILL = 0xff;
+/* Larger allocations stay accessible: protecting them takes time in proportion to their size, at
+ * every launch. What a host or kernel wrongly does with large ones it does with small ones too. */
+constexpr size_t LARGEST_PROTECTED = 1 << 20;
 
 /* ---- device heap */
 
@@ -65,10 +68,10 @@ void *device_allocate(size_t bytes) {
     a.pages = static_cast<char *>(mapped) + PAGE;
     a.page_bytes = page_bytes;
     a.data = a.pages + (page_bytes - bytes) / ALIGNMENT * ALIGNMENT;
-    a.openings = 0;
     mprotect(a.pages, page_bytes, PROT_READ | PROT_WRITE);
     memset(a.pages, FILL, page_bytes);
-    mprotect(a.pages, page_bytes, PROT_NONE);
+    a.openings = bytes > LARGEST_PROTECTED ? 1 : 0;
+    if (a.openings == 0) mprotect(a.pages, page_bytes, PROT_NONE);
     size_t before = (size_t)(a.data - a.pages);
     sanitizer_poison(a.pages, before);
     sanitizer_poison(a.data + bytes, page_bytes - before - bytes);
