@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: MIT
+"""Method steps as kernel calls, counted from the C code that makes them.
+
+forward() and backward() follow src/graph/forward.c and backward.c; fisher() follows
+src/method/jacobian/fisher.c and lanes.c; eap() follows the gradient engine of EAP. mask() and das()
+follow the published methods, composed of the operations of include/causa/ops.h.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+import kernels as k
+
+# One thread of the host. Sums in float64 add one number in four cycles of about 3 GHz, since they
+# may not be reordered; passes over arrays are bound by memory. Both assumed. Transfers go through
+# page-locked memory: a PCIe 4 x16 link and a copy on the host.
+HOST_FLOPS, HOST_BANDWIDTH, TRANSFER = 2e9, 8e9, 12e9
+
+
+class Step:
+    """Calls with how often they happen, and what the host does between them."""
+
+    def __init__(self, model):
+        self.model = model
+        self.calls = Counter()
+        self.synchronisations = 0
+        self.transferred = self.host_bytes = self.host_flops = 0.0
+
+    def run(self, *calls, times=1):
+        for call in calls:
+            self.calls[call] += times
+
+    def download(self, elements, times=1):
+        self.transferred += 4.0 * elements * times
+        self.synchronisations += times
+
+    def upload(self, elements):
+        self.transferred += 4.0 * elements
+
+    @property
+    def launches(self):
+        return sum(call.launches * times for call, times in self.calls.items())
+
+    @property
+    def flops(self):
+        return sum(call.flops * times for call, times in self.calls.items())
+
+
+class Estimate(NamedTuple):
+    total: float  # seconds
+    arithmetic: float  # of calls bound by it
+    bandwidth: float
+    launch: float  # what launches cost beside their work
+    host: float  # arithmetic and transfers while the device waits
+
+
+def estimate(step, device, form, graphs=False):
+    arithmetic = bandwidth = stream = 0.0
+    gap = k.GRAPH_GAP if graphs else k.STREAM_GAP
+    for call, times in step.calls.items():
+        work = k.work_seconds(call, device, form)
+        if k.arithmetic_seconds(call, device, form) >= k.memory_seconds(call, device, form):
+            arithmetic += times * work
+        else:
+            bandwidth += times * work
+        stream += times * k.device_seconds(call, device, form, gap)
+    busy = max(stream, 0 if graphs else step.launches * k.SUBMIT)
+    host = (step.transferred / TRANSFER + step.synchronisations * k.ROUND_TRIP +
+            step.host_bytes / HOST_BANDWIDTH + step.host_flops / HOST_FLOPS)
+    return Estimate(busy + host, arithmetic, bandwidth, busy - arithmetic - bandwidth, host)
+
+
+# ---- passes
+
+
+def linear(step, rows, inner, out, times=1):
+    m = step.model
+    step.run(k.matmul(rows, out, inner), times=times)
+    if not m.gated:
+        step.run(k.add_bias(rows * out), times=times)
+
+
+def add_branch(step, n, keep, times):
+    if keep:
+        step.run(k.copy(n), times=times)
+    step.run(k.add(n), times=times)
+
+
+def forward(step, batch, reads, layers=None, keep=True, cache=False, mixed=False, embed=True):
+    """keep: a backward follows; cache: keys and values are copied for later passes; mixed: patterns
+    of all heads are mixed with others; embed: from token ids, else from a residual stream."""
+    m, t = step.model, batch.rows
+    n, layers = t * m.width, m.layers if layers is None else layers
+    step.run(k.gather(n) if embed else k.copy(n))
+    if embed and not m.gated:
+        step.run(k.gather(n, accumulate=True))
+    step.run(k.norm_fwd(n), times=2 * layers)
+    linear(step, t, m.width, m.queries + 2 * m.keys, layers)
+    if m.gated:
+        step.run(k.rope(t * m.queries), k.rope(t * m.keys), times=layers)
+    if cache:
+        step.run(k.copy(t * m.keys), times=2 * layers)
+    if mixed:
+        step.run(k.pattern_fwd(m, batch), k.copy(k.pattern_elements(m, batch)),
+                 k.pattern_mix_fwd(m, batch), k.pattern_apply_fwd(m, batch), times=layers)
+    else:
+        step.run(k.attention_fwd(m, batch), times=layers)
+    linear(step, t, m.queries, m.width, layers)
+    linear(step, t, m.width, m.up, layers)
+    step.run(k.act_fwd(t * m.mlp, m.gated), times=layers)
+    linear(step, t, m.mlp, m.width, layers)
+    add_branch(step, n, keep, 2 * layers)
+    step.run(k.gather(reads * m.width), k.norm_fwd(reads * m.width),
+             k.matmul(reads, m.vocab, m.width))
+
+
+def backward(step, batch, reads, lanes=1, layers=None, from_logits=True, mixed=False, points=0):
+    """points: gradients of the inputs of all heads are collected, as EAP does with so many runs
+    side by side in the batch."""
+    m, t = step.model, batch.rows
+    n, layers = t * m.width, m.layers if layers is None else layers
+    step.run(k.fill(lanes * n), k.norm_bwd(reads * m.width, lanes),
+             k.scatter_add(lanes * reads * m.width))
+    step.run(k.matmul(lanes * reads, m.width, m.vocab) if from_logits else
+             k.copy(lanes * reads * m.width))
+    if points:
+        step.run(k.copy(lanes * n), times=layers)  # mlp_out is watched: enter_branch
+    step.run(k.matmul(lanes * t, m.mlp, m.width), k.act_bwd(t * m.mlp, m.gated, lanes),
+             k.matmul(lanes * t, m.width, m.up), times=layers)
+    if points:
+        step.run(k.norm_bwd(n, lanes), k.add(lanes * n), times=layers)
+        collect(step, n // points, points, layers)
+    else:
+        step.run(k.norm_bwd(n, lanes, accumulate=True), times=layers)
+    step.run(k.matmul(lanes * t, m.queries, m.width), times=layers)
+    key_heads = m.heads if points else m.kv_heads
+    if mixed:
+        step.run(k.pattern_apply_bwd(m, batch, lanes), k.pattern_mix_bwd(m, batch),
+                 k.column_sums(t * m.heads), k.pattern_bwd(m, batch, lanes), times=layers)
+    else:
+        step.run(k.attention_bwd(m, batch, lanes, key_heads), times=layers)
+    if m.gated:
+        step.run(k.rope(lanes * t * m.queries), k.rope(lanes * t * key_heads * m.head_dim),
+                 times=layers)
+    if points:
+        head_inputs(step, t, points, layers)
+    else:
+        step.run(k.matmul(lanes * t, m.width, m.queries + 2 * m.keys),
+                 k.norm_bwd(n, lanes, accumulate=True), times=layers)
+
+
+def collect(step, n, points, times):
+    """Sums the gradients of all points into a column of the group."""
+    step.run(k.copy(n), times=times)
+    step.run(k.add(n), times=(points - 1) * times)
+
+
+def head_inputs(step, t, points, layers):
+    """Of q, k and v: the gradient of each query head's own input, before the norm."""
+    m = step.model
+    n = m.heads * t * m.width
+    each = m.heads // m.kv_heads
+    step.run(k.matmul(t, m.width, m.head_dim, batch=m.heads), times=layers)
+    step.run(k.matmul(t, m.width, m.head_dim, batch=each), times=2 * layers * m.kv_heads)
+    step.run(k.norm_bwd(t * m.width, m.heads), times=3 * layers)
+    collect(step, n // points, points, 3 * layers)
+    step.run(k.add(t * m.width), times=3 * layers * m.heads)
+
+
+# ---- methods
+
+DEFAULT_ROWS = 1024  # of a pass: what src/graph/plan.c cuts at
+FISHER_RANK, FISHER_PROMPT, FISHER_BLOCKS = 8, 128, 4
+EAP_POINTS = 5
+MASK_TEXTS, MASK_OWN, MASK_PREFIX = 64, 5, 9
+DAS_EXAMPLES, DAS_OWN, DAS_PREFIX = 64, 8, 74
+
+
+def fisher(m, factor=1):
+    """A micro-batch of prompts with one read each: eigenpairs, then as many lanes. Multiplied back
+    to 1024 rows."""
+    step = Step(m)
+    batch = k.Batch(factor * DEFAULT_ROWS // FISHER_PROMPT, FISHER_PROMPT)
+    forward(step, batch, batch.sequences)
+    block = FISHER_RANK + 8
+    chunk = min(batch.sequences, (1 << 24) // (block * m.vocab) + 1)
+    for first in range(0, batch.sequences, chunk):
+        eigenpairs(step, min(chunk, batch.sequences - first), block)
+    backward(step, batch, batch.sequences, FISHER_RANK, from_logits=False)
+    step.run(k.copy(batch.sequences * m.width), k.row_norms(batch.rows * m.width),
+             times=FISHER_RANK)
+    step.download(batch.rows, FISHER_RANK)
+    repeat(step, 1 / factor)
+    return step
+
+
+def eigenpairs(step, reads, block):
+    """Block Krylov iteration for a chunk of reads; it usually takes four blocks."""
+    m, rows = step.model, reads * block
+    step.run(k.softmax(reads * m.vocab), k.matmul(reads, m.width, m.vocab),
+             k.row_dots(reads * m.vocab), k.row_dots(reads * m.width), k.add(reads),
+             k.top_k(reads * m.vocab), k.gather(rows * m.width))
+    step.download(reads)
+    step.download(reads * m.width)
+    step.download(rows * m.width)
+    step.run(k.matmul(rows, m.vocab, m.width), k.matmul(rows, m.vocab, 1, accumulate=True),
+             k.multiply(rows * m.vocab), k.row_dots(rows * m.vocab),
+             k.matmul(rows, m.width, m.vocab), times=FISHER_BLOCKS)
+    for i in range(1, FISHER_BLOCKS + 1):
+        size = i * block
+        step.upload(rows * m.width)
+        step.download(rows)
+        step.download(rows * m.width)
+        # each read: the projected matrix and the residuals of `rank` pairs
+        step.host_flops += reads * m.width * (size * size + 4.0 * FISHER_RANK * size)
+    basis = FISHER_BLOCKS * block  # orthogonalised twice
+    step.host_flops += reads * 4.0 * m.width * basis * basis
+    step.upload(reads * FISHER_RANK * m.width)
+
+
+def eap(m, pairs, own, most):
+    """EAP-IG on inputs over `pairs` pairs, `most` in a micro-batch: a clean run, then the points'
+    runs side by side with their backward, and the products of all scores. Pairs differ early, so
+    that tails are whole prompts."""
+    step = Step(m)
+    batch = k.Batch(most, own)
+    points = k.Batch(EAP_POINTS * most, own)
+    n = batch.rows * m.width
+    forward(step, batch, most, keep=False, cache=True)
+    taps = (k.gather(n), k.add(n))  # of the clean run; of the corrupted point
+    step.run(*taps, times=1 + m.layers)
+    tap_z = (k.gather(batch.rows * m.queries), k.add(batch.rows * m.queries))
+    step.run(*tap_z, times=m.layers)
+    forward(step, points, points.sequences)
+    step.run(k.gather(n), times=EAP_POINTS)
+    step.run(k.gather(n, accumulate=True), times=EAP_POINTS - 1)
+    step.run(k.matmul(batch.rows, m.width, m.head_dim, batch=m.heads), times=m.layers)
+    backward(step, points, points.sequences, points=EAP_POINTS)
+    collect(step, n, EAP_POINTS, 1)
+    score_products(step, n)
+    score_host(step, batch.sequences, points.sequences)
+    repeat(step, pairs / most)
+    return step
+
+
+def score_products(step, terms):
+    """Differences of all sources times gradients of the readers of a group of layers."""
+    m = step.model
+    columns = 3 * m.heads + 1
+    group = min(m.layers, k.ceil_div(128, columns))
+    for bottom in range(0, m.layers, group):
+        top = min(bottom + group, m.layers)
+        last = top == m.layers
+        sources = 1 + top * (m.heads + 1) - (0 if last else 1)
+        step.run(k.matmul(sources, (top - bottom) * columns + last, terms, accumulate=True))
+
+
+def score_host(step, clean, points):
+    """Metrics are taken on the host, one row of logits after the other, in float64."""
+    vocab = step.model.vocab
+    step.download(vocab, 2 * clean + points)
+    step.upload(vocab * points)
+    step.host_bytes += vocab * (48.0 * clean + 64.0 * points)
+
+
+def repeat(step, times):
+    for call in step.calls:
+        step.calls[call] *= times
+    for name in ("synchronisations", "transferred", "host_bytes", "host_flops"):
+        setattr(step, name, getattr(step, name) * times)
+
+
+def mask(m, factor=1):
+    """One step on a weight for each head that mixes attention patterns: tails on cached prefixes,
+    the log-probability of the continuation, Adam. Multiplied back to one batch of 64 texts."""
+    step = Step(m)
+    batch = k.Batch(factor * MASK_TEXTS, MASK_OWN, MASK_PREFIX)
+    forward(step, batch, batch.rows, mixed=True)
+    logits = batch.rows * m.vocab
+    step.run(k.cross_entropy_fwd(logits), k.cross_entropy_bwd(logits))
+    step.download(batch.rows)
+    step.upload(batch.rows)
+    backward(step, batch, batch.rows, mixed=True)
+    step.run(k.adam_step(m.layers * m.heads))
+    repeat(step, 1 / factor)
+    return step
+
+
+def das(m, factor=1):
+    """One step on a rotation of the residual stream in the middle of the model: tails on cached
+    prefixes through the upper half, then the tangent step and two Newton-Schulz corrections.
+    Multiplied back to 64 examples."""
+    step = Step(m)
+    d, square = m.width, m.width * m.width
+    batch = k.Batch(factor * DAS_EXAMPLES, DAS_OWN, DAS_PREFIX)
+    rows, upper = batch.sequences, m.layers // 2
+    site = rows * d
+    step.run(k.add(site), k.multiply(site), k.matmul(rows, d, d), k.matmul(rows, d, d),
+             k.scatter_add(site))
+    forward(step, batch, rows, upper, embed=False)
+    step.run(k.cross_entropy_fwd(rows * m.vocab), k.cross_entropy_bwd(rows * m.vocab))
+    step.download(rows)
+    backward(step, batch, rows, layers=upper)
+    step.run(k.gather(site), k.matmul(rows, d, d), k.multiply(site), k.column_sums(site))
+    step.run(k.matmul(d, d, rows), k.matmul(d, d, rows, accumulate=True))  # y^T z + z^T y
+    step.run(k.multiply(square), times=2)  # by the differences of the mask
+    step.run(k.add(square), k.adam_step(square))
+    step.run(k.matmul(d, d, d), k.add(square))  # R - R U
+    step.run(k.matmul(d, d, d), times=4)  # twice 3/2 Y - 1/2 Y (Y^T Y)
+    step.run(k.copy(square), times=2)
+    repeat(step, 1 / factor)
+    return step
+
+
+EAP_DATA = {"gpt2": (1000, 13), "1b": (500, 20), "8b": (500, 20)}  # pairs, tokens of a prompt
+
+
+def eap_full(key, factor=1):
+    pairs, own = EAP_DATA[key]
+    most = factor * DEFAULT_ROWS // (EAP_POINTS * own)
+    return eap(k.MODELS[key], pairs, own, most)
+
+
+def eap_single(key, factor=1):
+    return eap(k.MODELS[key], *EAP_DATA[key], factor)
+
+
+METHODS = {
+    "Fisher, rank 8": lambda key, factor=1: fisher(k.MODELS[key], factor),
+    "EAP-IG, m = 5": eap_full,
+    "EAP-IG, pair by pair": eap_single,
+    "mask step, heads": lambda key, factor=1: mask(k.MODELS[key], factor),
+    "DAS step": lambda key, factor=1: das(k.MODELS[key], factor),
+}
