@@ -27,6 +27,11 @@ static const ca_option options[] = {
     {"method.rank", CA_OPTION_INT, "1", "1..", "full",
      "eigenpairs of the Fisher information that the fisher scope keeps; full: all, the exact "
      "trace"},
+    {"method.fisher.estimator", CA_OPTION_CHOICE, "eigen", NULL, "eigen|hutchinson",
+     "fisher scope from the largest eigenpairs, or the full trace without bias from random probes "
+     "with a standard error"},
+    {"method.fisher.probes", CA_OPTION_INT, "16", "2..", NULL,
+     "probes of the hutchinson estimator: its error falls as 1 / sqrt(probes)"},
     {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
     {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
@@ -52,6 +57,9 @@ static const char *const conventions[] = {
     "stream at method.layer; unsigned, not normalised",
     "signed: gradient . input, the dot product of the gradient and the leaf's value (of GPT-2 the "
     "token embedding without its position)",
+    "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
+    "mu); "
+    "standard_error: sample standard deviation over the probes / sqrt(probes)",
     "tokens after the position that is read score exactly 0; a BOS token is scored like any other",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
@@ -110,8 +118,10 @@ static ca_status check_path(const ca_job *job, jacobian *j) {
     return CA_OK;
 }
 
-/* Eigenpairs asked for; more than the width of the model are refused. */
+/* Probes, or eigenpairs; of these more than the width of the model are refused. */
 static ca_status choose_rank(const ca_job *job, jacobian *j) {
+    if (strcmp(ca_config_text(job->config, "method.fisher.estimator"), "hutchinson") == 0)
+        j->probes = ca_config_int(job->config, "method.fisher.probes");
     j->rank = job->arch->width;
     if (ca_config_is_word(job->config, "method.rank")) return CA_OK;
     j->rank = ca_config_int(job->config, "method.rank");
@@ -128,8 +138,16 @@ static bool has_fisher(const jacobian *j) {
 }
 
 static int64_t fisher_bytes(const jacobian *j, const ca_job *job) {
-    return has_fisher(j) ? ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank)
-                         : 0;
+    if (!has_fisher(j)) return 0;
+    if (j->probes)
+        return ca_jacobian_hutchinson_bytes(job->arch, job->dtype, j->most_reads, j->probes);
+    return ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank);
+}
+
+static double fisher_flops(const jacobian *j, const ca_job *job) {
+    if (!has_fisher(j)) return 0;
+    if (j->probes) return 2.0 * (double)(j->probes * job->arch->vocab * job->arch->width);
+    return ca_jacobian_fisher_flops(job->arch, j->rank);
 }
 
 static ca_status choose_layer(const ca_job *job, jacobian *j) {
@@ -222,8 +240,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                   ca_flops_head(job->arch, j->reads.start[count]) +
                   ca_flops_backward(job->arch, tokens, j->packing.keys,
                                     job->arch->layers - j->layer, all, j->packing.limits.keep);
-    if (has_fisher(j))
-        plan->flops += (double)j->reads.start[count] * ca_jacobian_fisher_flops(job->arch, j->rank);
+    plan->flops += (double)j->reads.start[count] * fisher_flops(j, job);
     for (int64_t c = 0; c < j->columns; c++) {
         if (!j->column[c].scope->path) continue;
         double forward = ca_flops_forward(job->arch, tokens, j->packing.keys, job->arch->layers) +
@@ -250,11 +267,14 @@ static void release(void *state) {
     for (int64_t c = 0; c < j->columns; c++) {
         free(j->column[c].score);
         free(j->column[c].signed_score);
+        free(j->column[c].squares);
     }
     free(j->score_start);
     free(j->staging);
     free(j->numbers);
     ca_jacobian_fisher_free(j->fisher);
+    ca_jacobian_hutchinson_free(j->hutchinson);
+    free(j->keys);
     free(j->eigenvalues);
     free(j->residual);
     free(j->row_host);
@@ -285,6 +305,35 @@ out:
 
 /* ---- run ---- */
 
+static ca_status create_fisher(ca_job *job, jacobian *j) {
+    ca_status st = CA_OK;
+    size_t reads = (size_t)j->most_reads;
+    if (!has_fisher(j)) return CA_OK;
+    if (j->probes) {
+        CA_TRY(ca_jacobian_hutchinson_create(job->model, j->most_reads, j->probes, &j->hutchinson));
+        CA_TRY(ca_calloc(reads, sizeof *j->keys, &j->keys));
+    } else {
+        CA_TRY(ca_jacobian_fisher_create(job->model, j->most_reads, j->rank, &j->fisher));
+        CA_TRY(ca_calloc(reads * (size_t)j->rank, sizeof(double), &j->eigenvalues));
+    }
+out:
+    return st;
+}
+
+static ca_status create_scores(jacobian *j) {
+    ca_status st = CA_OK;
+    size_t most = (size_t)j->most_scores;
+    for (int64_t c = 0; c < j->columns; c++) {
+        jacobian_column *column = &j->column[c];
+        CA_TRY(ca_calloc(most, sizeof *column->score, &column->score));
+        CA_TRY(ca_calloc(most, sizeof *column->signed_score, &column->signed_score));
+        if (j->probes && column->scope->combine == COMBINE_SUM_SQUARES)
+            CA_TRY(ca_calloc(most, sizeof *column->squares, &column->squares));
+    }
+out:
+    return st;
+}
+
 static ca_status create_buffers(ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
     const ca_pass_limits *l = &j->packing.limits;
@@ -297,17 +346,11 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     take_tensors(j, job, &j->buffers);
     CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
     CA_TRY(ca_calloc((size_t)most, sizeof *j->numbers, &j->numbers));
-    if (has_fisher(j)) {
-        CA_TRY(ca_jacobian_fisher_create(job->model, j->most_reads, j->rank, &j->fisher));
-        CA_TRY(ca_calloc((size_t)(j->most_reads * j->rank), sizeof(double), &j->eigenvalues));
-    }
+    CA_TRY(create_fisher(job, j));
     CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));
-    for (int64_t c = 0; c < j->columns; c++) {
-        CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].score));
-        CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].signed_score));
-    }
+    CA_TRY(create_scores(j));
     CA_TRY(ca_jacobian_evaluation_create(j));
 out:
     return st;
@@ -334,6 +377,7 @@ static ca_status step(void *context, int64_t first, int64_t last) {
     for (int64_t c = 0; c < j->columns; c++) {
         memset(j->column[c].score, 0, scores * sizeof(float));
         memset(j->column[c].signed_score, 0, scores * sizeof(float));
+        if (j->column[c].squares) memset(j->column[c].squares, 0, scores * sizeof(double));
     }
     CA_TRY(make_batch(j));
     ca_forward forward = ca_forward_all(j->job->model, j->batch);

@@ -19,6 +19,7 @@
 #include "causa/method.h"
 #include "common.h"
 #include "fisher.h"
+#include "hutchinson.h"
 
 /* What is explained at a read: the logit of `id`, or logit(id) - logit(other). */
 typedef struct jacobian_read {
@@ -73,6 +74,7 @@ typedef struct jacobian_column {
     int64_t lanes;               /* per slot */
     int64_t first_lane;          /* in `vectors` */
     float *score, *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end */
+    double *squares;             /* the same: sums over lanes of |g_t|^4; NULL without probes */
 } jacobian_column;
 
 enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16 };
@@ -86,6 +88,7 @@ typedef struct jacobian {
     int64_t top;                            /* predictions kept */
     int64_t layer;                          /* leaf: the input of this block */
     int64_t rank;                           /* eigenpairs of the Fisher scope */
+    int64_t probes;                         /* of its Hutchinson estimator; 0: eigenpairs */
     int64_t steps;                          /* nodes of a path */
     bool compat;                            /* paths as in the published implementation */
     struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
@@ -103,13 +106,15 @@ typedef struct jacobian {
     ca_tensor ids, others, slot_rows, direction, vectors, slot_vectors, cotangents, leaf, product;
     ca_tensor path_sum, probability;
     ca_tensor norms, dots, values, lse, top_values, top_ids;
-    void *staging;           /* the largest download */
-    double *numbers;         /* the same as float64 */
-    jacobian_fisher *fisher; /* NULL without that scope */
-    double *eigenvalues;     /* [n, rank] */
-    double *residual;        /* [examples] of the path scope run last */
-    int64_t *row_host;       /* [n] */
-    int32_t *id_host;        /* [n] */
+    void *staging;                   /* the largest download */
+    double *numbers;                 /* the same as float64 */
+    jacobian_fisher *fisher;         /* NULL without that scope, or with probes */
+    double *eigenvalues;             /* [n, rank] */
+    jacobian_hutchinson *hutchinson; /* NULL without probes */
+    ca_philox_key *keys;             /* [n] */
+    double *residual;                /* [examples] of the path scope run last */
+    int64_t *row_host;               /* [n] */
+    int32_t *id_host;                /* [n] */
 } jacobian;
 
 /* The read of a micro-batch that is slot s of example i, or -1. */

@@ -79,6 +79,7 @@ static void combine(jacobian *j, int64_t column, int64_t slot, const double *nor
                 c->score[at + t] += (float)(value * value);
             else
                 c->score[at + t] = (float)value;
+            if (c->squares) c->squares[at + t] += value * value * value * value;
             if (c->scope->has_signed) c->signed_score[at + t] = (float)dot[row + t];
         }
     }
