@@ -20,10 +20,13 @@ static const ca_option options[] = {
      "scopes to compute; the first four all from one forward and one backward"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
-     "as text or #id, A:B for a difference of logits"},
+     "as text or #id, A:B for a difference of logits, answer_text (all tokens of the row's "
+     "continuation, as one span behind the prompt)"},
     {"method.position", CA_OPTION_ANY, "last", NULL, NULL,
      "tokens whose prediction is read: last, all, an index or a list of indices (negative from the "
      "end), subject, {after: \"text\"}; several give a matrix of targets and sources"},
+    {"method.span", CA_OPTION_BOOL, "false", NULL, NULL,
+     "explain the sum over all positions of a prompt, from one backward, in place of a matrix"},
     {"method.rank", CA_OPTION_INT, "1", "1..", "full",
      "eigenpairs of the Fisher information that the fisher scope keeps; full: all, the exact "
      "trace"},
@@ -61,6 +64,10 @@ static const char *const conventions[] = {
     "mu); "
     "standard_error: sample standard deviation over the probes / sqrt(probes)",
     "tokens after the position that is read score exactly 0; a BOS token is scored like any other",
+    "a span: the target is the sum over its positions of their targets' logits "
+    "(integrated_gradients: "
+    "log-probabilities); target answer_text: the continuation's tokens follow the prompt in "
+    "/data/tokens and are scored as inputs too",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
     "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
@@ -95,6 +102,16 @@ static ca_status choose_scopes(const ca_job *job, jacobian *j) {
         j->lanes += lanes;
     }
     if (j->columns == 0) return ca_config_fail(job->config, path, "expected at least one scope");
+    return CA_OK;
+}
+
+/* A sum over positions needs something to be summed. */
+static ca_status check_span(const ca_job *job, const jacobian *j) {
+    for (int64_t c = 0; j->reads.span && c < j->columns; c++)
+        if (!j->column[c].scope->of_target)
+            return ca_config_fail(job->config, "method.scopes",
+                                  "expected scopes that explain a target with a span, got %s",
+                                  j->column[c].scope->name);
     return CA_OK;
 }
 
@@ -202,10 +219,10 @@ static ca_status count_rows(const ca_job *job, jacobian *j, int64_t **lengths, i
     CA_TRY(ca_calloc((size_t)count + 1, sizeof **lengths, lengths));
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *j->score_start, &j->score_start));
     for (int64_t i = 0; i < count; i++) {
-        int64_t reads = j->reads.start[i + 1] - j->reads.start[i];
+        int64_t rows = ca_jacobian_slots_of(j, i);
         (*lengths)[i] = j->reads.read[j->reads.start[i + 1] - 1].position + 1;
         *tokens += (*lengths)[i];
-        j->score_start[i + 1] = j->score_start[i] + reads * job->data->examples[i].clean.count;
+        j->score_start[i + 1] = j->score_start[i] + rows * job->data->examples[i].clean.count;
     }
 out:
     return st;
@@ -213,16 +230,16 @@ out:
 
 static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     ca_status st = CA_OK;
-    int64_t count = job->data->count, *lengths = NULL, tokens = 0, slots = j->reads.slots;
-    int64_t all = j->lanes * slots, batch = job->batch;
+    int64_t count = job->data->count, *lengths = NULL, tokens = 0;
+    int64_t all = j->lanes * j->slots, batch = job->batch;
     j->tile = all < 1 ? 1 : all < JACOBIAN_TILE ? all : JACOBIAN_TILE;
     ca_pass_limits limits = {.lanes = j->tile, .logits = true, .key_values = j->evaluation != NULL};
     ca_hook hook = ca_jacobian_path_hook(NULL);
     if (has_path(j)) ca_pass_limits_add_hooks(&limits, &hook, 1);
     CA_TRY(count_rows(job, j, &lengths, &tokens));
     for (;;) { /* fewer rows until pass, batch and the method's tensors fit together */
-        CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, slots, batch,
-                               job->memory, &j->packing));
+        CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, j->reads.most,
+                               batch, job->memory, &j->packing));
         measure_batches(j);
         int64_t bytes = j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) +
                         ca_jacobian_evaluation_bytes(j, job);
@@ -290,9 +307,12 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     CA_TRY(choose_scopes(job, j));
     CA_TRY(choose_layer(job, j));
     j->top = job->arch->vocab < TOP ? job->arch->vocab : TOP;
-    j->gold = strcmp(ca_config_text(job->config, "method.target"), "gold") == 0;
+    const char *target = ca_config_text(job->config, "method.target");
+    j->gold = strcmp(target, "gold") == 0 || strcmp(target, "answer_text") == 0;
     CA_TRY(ca_jacobian_reads(job, &j->reads));
-    j->matrix = j->reads.slots > 1;
+    j->slots = j->reads.span ? 1 : j->reads.most;
+    j->matrix = j->slots > 1;
+    CA_TRY(check_span(job, j));
     CA_TRY(check_path(job, j));
     CA_TRY(ca_jacobian_evaluation_prepare(job, j));
     CA_TRY(plan_batches(job, j, plan));

@@ -9,7 +9,8 @@
  * Vocabulary of this folder: a *read* is a (prompt, position) pair whose prediction is explained;
  * the s-th read of a prompt is its *slot* s. A *lane* is one vector of one scope for one slot: it
  * serves that slot of all prompts of a micro-batch at once. The lanes of all scopes and slots share
- * one forward and go through the backward in tiles.
+ * one forward and go through the backward in tiles. The reads of a *span* are explained by their
+ * sum: they are one slot, whose lanes hold the vectors of all of them.
  *
  * Source: "Jacobian Scopes", arXiv 2601.16407.
  */
@@ -32,7 +33,8 @@ typedef struct jacobian_read {
 typedef struct jacobian_reads {
     jacobian_read *read;
     int64_t *start; /* [N + 1] */
-    int64_t slots;  /* most reads of one prompt */
+    int64_t most;   /* reads of one prompt */
+    bool span;      /* the reads of a prompt are explained together */
 } jacobian_reads;
 
 /* target.c. Errors name the config place or the data row. */
@@ -58,6 +60,7 @@ typedef struct jacobian_scope {
     const char *units;
     jacobian_combine combine;
     bool has_signed; /* also g_t . x_t */
+    bool of_target;  /* explains the target, which of a span is a sum */
     jacobian_path path;
     /* Vectors per read. */
     int64_t (*lanes)(const struct jacobian *j);
@@ -92,7 +95,8 @@ typedef struct jacobian {
     int64_t steps;                          /* nodes of a path */
     bool compat;                            /* paths as in the published implementation */
     struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
-    bool gold, matrix;                      /* matrix: several positions may be read per prompt */
+    int64_t slots;                          /* most slots of one prompt */
+    bool gold, matrix;                      /* matrix: several slots per prompt */
     int64_t *score_start; /* [N + 1] first score of each prompt in the flat arrays */
     ca_packing packing;
     int64_t most_reads, most_scores; /* of one micro-batch */
@@ -117,6 +121,8 @@ typedef struct jacobian {
     int32_t *id_host;                /* [n] */
 } jacobian;
 
+/* Slots of an example. */
+int64_t ca_jacobian_slots_of(const jacobian *j, int64_t example);
 /* The read of a micro-batch that is slot s of example i, or -1. */
 int64_t ca_jacobian_read_of(const jacobian *j, int64_t example, int64_t slot);
 

@@ -4,7 +4,8 @@
  *
  * With one position per prompt /attribution/<scope>/score has a value per token of /data/tokens.
  * With several it is a matrix: `matrix` holds a block [positions, tokens] per prompt, flat, with
- * `matrix_offsets` [N + 1]; /attribution/positions and position_offsets say which positions.
+ * `matrix_offsets` [N + 1]; /attribution/positions and position_offsets say which positions. A span
+ * has these too, but one score per token.
  */
 #include "jacobian.h"
 
@@ -88,7 +89,8 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     ca_status st = CA_OK;
     ca_result *r = j->job->result;
     int64_t reads = j->reads.start[j->job->data->count];
-    const char *axis = j->matrix ? "position" : "example";
+    bool several = j->matrix || j->reads.span;
+    const char *axis = several ? "position" : "example";
     ca_result_shape each = {1, {reads}, {axis}}, top = {2, {reads, j->top}, {axis, "rank"}};
     CA_TRY(ca_result_reserve(r, "/data/position", CA_RESULT_I64, each));
     CA_TRY(ca_result_reserve(r, "/data/target", CA_RESULT_I32, each));
@@ -99,7 +101,7 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     CA_TRY(ca_result_reserve(r, "/predictions/pieces", CA_RESULT_TEXT, top));
     CA_TRY(ca_result_reserve(r, "/predictions/probability", CA_RESULT_F32, top));
     for (int64_t c = 0; c < j->columns; c++) CA_TRY(reserve_scope(j, &j->column[c]));
-    if (j->matrix) CA_TRY(put_positions(j));
+    if (several) CA_TRY(put_positions(j));
 out:
     return st;
 }
