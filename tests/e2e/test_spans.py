@@ -125,3 +125,37 @@ def test_bad_spans(run_ids, tmp_path, row, more, code, message):
     done = run_ids(rows, method(**more), check=False)
     assert done.returncode == code and message in done.stderr, done.stderr
     assert not list(tmp_path.glob("*.h5*"))
+
+
+TEXTS = [{"clean": "Mary and John's cat\n went to Wonderland", "answer_text": " unbelievably late"},
+         {"clean": "x", "answer_text": " y z"}]
+
+
+@pytest.mark.parametrize("rule", [None, "sum", "max", "mean"])
+def test_words(causa, text_model, tmp_path, rule):
+    """Boundaries by white space in the text of the pieces; a BOS stands alone."""
+    words = {} if rule is None else {"words": rule}
+    config = files.write_config(tmp_path / "w.yaml", method(target="answer_text", **words), TEXTS,
+                                model=text_model, backend="ref")
+    path = tmp_path / "w.h5"
+    causa("run", config, f"output={path}", "data.bos=0")
+    combine = {"max": np.max, "mean": np.mean}.get(rule, np.sum)
+    with h5py.File(path) as file:
+        pieces, offsets = file["data/pieces"].asstr()[:].tolist(), file["data/word_offsets"][:]
+        spans = list(zip(offsets[:-1], offsets[1:]))
+        assert offsets[0] == 0 and offsets[-1] == len(pieces) and np.all(np.diff(offsets) > 0)
+        assert set(file["data/offsets"][:]) <= set(offsets)
+        got = ["".join(pieces[a:b]) for a, b in spans if file["data/tokens"][a] != 0]
+        assert got == ["Mary", " and", " John's", " cat", "\n", " went", " to", " Wonderland",
+                       " unbelievably", " late", "x", " y", " z"]
+        assert max(b - a for a, b in spans) > 2
+        for scope in SCOPES:
+            score = file[f"attribution/{scope}/score"][:].astype(float)
+            near(file[f"attribution/{scope}/word_score"][:],
+                 np.array([combine(score[a:b]) for a, b in spans]))
+            assert file[f"attribution/{scope}/word_score"].attrs["aggregate"] == rule or rule is None
+
+
+def test_words_need_text(run_ids):
+    with h5py.File(run_ids(PROMPTS, method(), *F64)) as file:
+        assert "word_offsets" not in file["data"] and "word_score" not in file["attribution/semantic"]

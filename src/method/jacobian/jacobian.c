@@ -37,6 +37,8 @@ static const ca_option options[] = {
      "probes of the hutchinson estimator: its error falls as 1 / sqrt(probes)"},
     {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
+    {"method.words", CA_OPTION_CHOICE, "sum", NULL, "sum|max|mean",
+     "how the scores of a word's tokens become one score of the word"},
     {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
      "nodes of integrated_gradients and path_semantic"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
@@ -68,6 +70,8 @@ static const char *const conventions[] = {
     "(integrated_gradients: "
     "log-probabilities); target answer_text: the continuation's tokens follow the prompt in "
     "/data/tokens and are scored as inputs too",
+    "word_score: sum, largest or mean (method.words) of the scores of the tokens of a word; a word "
+    "holds the white space before it; the sum of norms is at least the norm of the sum",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
     "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
@@ -281,6 +285,7 @@ static void release(void *state) {
     ca_method_buffers_free(&j->buffers);
     ca_packing_free(&j->packing);
     ca_jacobian_reads_free(&j->reads);
+    ca_jacobian_words_free(&j->words);
     for (int64_t c = 0; c < j->columns; c++) {
         free(j->column[c].score);
         free(j->column[c].signed_score);
@@ -411,6 +416,7 @@ static ca_status step(void *context, int64_t first, int64_t last) {
         CA_TRY(ca_jacobian_write_residual(j, c));
     }
     CA_TRY(ca_jacobian_write_scores(j));
+    CA_TRY(ca_jacobian_write_words(j));
     CA_TRY(ca_jacobian_evaluate(j));
 out:
     return st;
@@ -420,9 +426,11 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     ca_status st = CA_OK;
     jacobian *j = state;
     j->job = job;
+    CA_TRY(ca_jacobian_find_words(job, &j->words));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_jacobian_reserve(j));
+        CA_TRY(ca_jacobian_words_reserve(j));
         CA_TRY(ca_jacobian_evaluation_reserve(j));
     }
     CA_TRY(create_buffers(job, j));

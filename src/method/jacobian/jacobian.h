@@ -37,6 +37,12 @@ typedef struct jacobian_reads {
     bool span;      /* the reads of a prompt are explained together */
 } jacobian_reads;
 
+/* Words of all prompts, end to end; offsets == NULL without a tokenizer. */
+typedef struct jacobian_words {
+    int64_t *offsets; /* [words + 1] first token of each, of the tokens of all prompts */
+    int64_t *first;   /* [N + 1] first word of each prompt */
+} jacobian_words;
+
 /* target.c. Errors name the config place or the data row. */
 ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) CA_MUST_USE;
 void ca_jacobian_reads_free(jacobian_reads *reads);
@@ -84,6 +90,7 @@ enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16 };
 
 typedef struct jacobian {
     jacobian_reads reads;
+    jacobian_words words;
     jacobian_column column[JACOBIAN_MOST_SCOPES];
     int64_t columns;
     int64_t lanes;                          /* vectors per slot, over the scopes of one backward */
@@ -151,6 +158,12 @@ ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
 /* Completeness residual f(x) - f(0) - sum of signed scores of a path, per prompt. */
 ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) CA_MUST_USE;
 ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
+
+/* words.c: scores of words, where there is one score per token. */
+ca_status ca_jacobian_find_words(const ca_job *job, jacobian_words *out) CA_MUST_USE;
+void ca_jacobian_words_free(jacobian_words *words);
+ca_status ca_jacobian_words_reserve(jacobian *j) CA_MUST_USE;
+ca_status ca_jacobian_write_words(jacobian *j) CA_MUST_USE;
 
 /* evaluate.c: what happens to the prediction without the tokens that the scopes score highest. */
 ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) CA_MUST_USE;
