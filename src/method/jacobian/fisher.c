@@ -406,11 +406,13 @@ out:
     return st;
 }
 
+/* What has converged stays as it is, so that a read's pairs do not depend on the reads beside it.
+ */
 static ca_status solve_all(jacobian_fisher *f, int64_t n, bool *done) {
     ca_status st = CA_OK;
     *done = true;
     for (int64_t i = 0; i < n; i++) {
-        CA_TRY(solve(f, &f->bases[i]));
+        if (!f->bases[i].done) CA_TRY(solve(f, &f->bases[i]));
         *done = *done && f->bases[i].done;
     }
 out:

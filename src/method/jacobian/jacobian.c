@@ -6,6 +6,7 @@
  * the vectors of all scopes and positions as lanes of the backward, one reduction per lane.
  */
 #include "jacobian.h"
+#include "randomise.h"
 
 #include "causa/ops.h"
 
@@ -50,6 +51,9 @@ static const ca_option options[] = {
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
      "token that ablation pad puts in, as text or #id"},
+    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "", "0..1", NULL,
+     "rising fractions of the blocks, from the top, that get random weights: how far the scores "
+     "then agree with the model's"},
     {"method.evaluate.loo", CA_OPTION_ANY, "false", NULL, NULL,
      "true or {}: zero each token alone and compare the change of the distribution with the "
      "scores"},
@@ -85,6 +89,9 @@ static const char *const conventions[] = {
     "loo: sum P (log P - log Q) in nats, P clean, Q with the embedding of one token zero; spearman "
     "and kendall (tau-b) over the same tokens without the target's slot; top1_percentile: 100 R / "
     "n, R tokens have a larger divergence than the best-scored one",
+    "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
+    "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
+    "final norm, unembedding and target unchanged",
     NULL,
 };
 static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_mean", NULL};
@@ -246,13 +253,14 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                                batch, job->memory, &j->packing));
         measure_batches(j);
         int64_t bytes = j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) +
-                        ca_jacobian_evaluation_bytes(j, job);
+                        ca_jacobian_evaluation_bytes(j, job) + ca_jacobian_randomise_bytes(j, job);
         if (bytes <= job->memory || job->batch || j->packing.batches == count) break;
         batch = j->packing.limits.rows / 2 > 1 ? j->packing.limits.rows / 2 : 1;
         ca_packing_free(&j->packing);
     }
     ca_method_plan_packing(&j->packing, plan);
-    plan->work_bytes += take_tensors(j, job, NULL) + fisher_bytes(j, job);
+    plan->work_bytes +=
+        take_tensors(j, job, NULL) + fisher_bytes(j, job) + ca_jacobian_randomise_bytes(j, job);
     plan->host_bytes += j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
     plan->examples = count;
     plan->tokens = tokens;
@@ -270,6 +278,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                                             1, j->packing.limits.keep);
         plan->flops += (double)j->steps * (forward + backward) + 2 * forward; /* and the residual */
     }
+    plan->flops *= (double)ca_jacobian_randomise_runs(j);
     ca_jacobian_evaluation_plan(j, job, plan);
 out:
     free(lengths);
@@ -280,6 +289,7 @@ static void release(void *state) {
     jacobian *j = state;
     if (!j) return;
     ca_jacobian_evaluation_free(j->evaluation);
+    ca_jacobian_randomise_free(j->randomisation);
     ca_pass_free(j->pass);
     ca_batch_free(j->batch);
     ca_method_buffers_free(&j->buffers);
@@ -320,6 +330,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     CA_TRY(check_span(job, j));
     CA_TRY(check_path(job, j));
     CA_TRY(ca_jacobian_evaluation_prepare(job, j));
+    CA_TRY(ca_jacobian_randomise_prepare(job, j));
     CA_TRY(plan_batches(job, j, plan));
     *state = j;
     return CA_OK;
@@ -366,7 +377,9 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
         2 * l->rows > j->most_reads * (j->top + 1) ? 2 * l->rows : j->most_reads * (j->top + 1);
     CA_TRY(
         ca_batch_create(job->backend, j->packing.max_sequences, l->rows, j->most_reads, &j->batch));
-    CA_TRY(ca_pass_create(job->model, l, &j->pass));
+    const ca_model *model;
+    CA_TRY(ca_jacobian_randomise_create(j, &model));
+    CA_TRY(ca_pass_create(model, l, &j->pass));
     CA_TRY(ca_method_buffers_create(job->backend, (size_t)take_tensors(j, job, NULL), &j->buffers));
     take_tensors(j, job, &j->buffers);
     CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
@@ -392,7 +405,8 @@ static ca_status make_batch(jacobian *j) {
     return ca_batch_upload(j->batch);
 }
 
-static ca_status step(void *context, int64_t first, int64_t last) {
+/* Scores of a micro-batch. */
+static ca_status score(void *context, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     jacobian *j = context;
     size_t scores = (size_t)(j->score_start[last] - j->score_start[first]);
@@ -415,6 +429,14 @@ static ca_status step(void *context, int64_t first, int64_t last) {
         CA_TRY(ca_jacobian_path(j, c));
         CA_TRY(ca_jacobian_write_residual(j, c));
     }
+out:
+    return st;
+}
+
+static ca_status step(void *context, int64_t first, int64_t last) {
+    ca_status st = CA_OK;
+    jacobian *j = context;
+    CA_TRY(score(j, first, last));
     CA_TRY(ca_jacobian_write_scores(j));
     CA_TRY(ca_jacobian_write_words(j));
     CA_TRY(ca_jacobian_evaluate(j));
@@ -437,6 +459,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     CA_TRY(ca_method_run_batches(job, &j->packing, "jacobian", step, j, done));
     CA_TRY(ca_jacobian_write_summary(j));
     CA_TRY(ca_jacobian_evaluation_summary(j));
+    CA_TRY(ca_jacobian_randomise(j, score));
 out:
     return st;
 }

@@ -102,12 +102,14 @@ typedef struct jacobian {
     int64_t steps;                          /* nodes of a path */
     bool compat;                            /* paths as in the published implementation */
     struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
-    int64_t slots;                          /* most slots of one prompt */
-    bool gold, matrix;                      /* matrix: several slots per prompt */
+    struct jacobian_randomisation *randomisation; /* the same */
+    int64_t slots;                                /* most slots of one prompt */
+    bool gold, matrix;                            /* matrix: several slots per prompt */
     int64_t *score_start; /* [N + 1] first score of each prompt in the flat arrays */
     ca_packing packing;
     int64_t most_reads, most_scores; /* of one micro-batch */
     /* while running */
+    bool control; /* the weights are not the model's: only scores are wanted */
     ca_job *job;
     ca_batch *batch;
     ca_pass *pass;
@@ -153,6 +155,10 @@ ca_hook ca_jacobian_path_hook(double *alpha);
 ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
 
 /* output.c: the datasets of the method. */
+
+/* ca_result_write, but for a control. */
+ca_status ca_jacobian_write(jacobian *j, const char *dataset, int64_t first, int64_t count,
+                            const void *data) CA_MUST_USE;
 ca_status ca_jacobian_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
 /* Completeness residual f(x) - f(0) - sum of signed scores of a path, per prompt. */

@@ -12,6 +12,11 @@
 #include <math.h>
 #include <stdlib.h>
 
+ca_status ca_jacobian_write(jacobian *j, const char *dataset, int64_t first, int64_t count,
+                            const void *data) {
+    return j->control ? CA_OK : ca_result_write(j->job->result, dataset, first, count, data);
+}
+
 static const char *score_name(const jacobian *j) { return j->matrix ? "matrix" : "score"; }
 
 static ca_status reserve_fisher(jacobian *j, ca_result_shape scores) {
@@ -154,7 +159,7 @@ out:
 ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
     char path[96];
     snprintf(path, sizeof path, "/attribution/%s/residual", j->column[column].scope->name);
-    return ca_result_write(j->job->result, path, j->first, j->last - j->first, j->residual);
+    return ca_jacobian_write(j, path, j->first, j->last - j->first, j->residual);
 }
 
 /* Means over all reads, those of an earlier, interrupted run included. */

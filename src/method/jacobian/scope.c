@@ -58,12 +58,11 @@ static ca_status fisher_probes(jacobian *j, ca_tensor vectors) {
 static ca_status fisher(jacobian *j, ca_tensor vectors) {
     if (j->probes) return fisher_probes(j, vectors);
     ca_status st = CA_OK;
-    ca_result *r = j->job->result;
     int64_t first = j->reads.start[j->first];
     CA_TRY(ca_jacobian_fisher_eigenpairs(j->fisher, ca_pass_logits(j->pass), vectors,
                                          j->eigenvalues, j->numbers));
-    CA_TRY(ca_result_write(r, "/attribution/fisher/eigenvalues", first, j->n, j->eigenvalues));
-    CA_TRY(ca_result_write(r, "/attribution/fisher/trace", first, j->n, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/attribution/fisher/eigenvalues", first, j->n, j->eigenvalues));
+    CA_TRY(ca_jacobian_write(j, "/attribution/fisher/trace", first, j->n, j->numbers));
 out:
     return st;
 }
