@@ -56,12 +56,22 @@ def score_maps(result):
         if result.has_in(folder, "score"):
             about = result.attributes(folder)
             about = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
+            about += probes(result, folder)
             maps.append(Map(scope, result.array(f"{folder}/score"),
                             result.array(f"{folder}/word_score"), about))
     reference = result.array("/evaluation/loo/kl")
     if maps and reference is not None:
         maps.append(Map(LEAVE_ONE_OUT, reference, None, ["KL divergence when the token is ablated"]))
     return maps
+
+
+def probes(result, folder):
+    """How exact an estimate from random probes is, for the caption."""
+    score, error = result.array(f"{folder}/score"), result.array(f"{folder}/standard_error")
+    if error is None or not np.nansum(score) > 0:
+        return []
+    count, share = result.attributes(folder).get("probes"), np.nansum(error) / np.nansum(score)
+    return [f"{count} probes, standard error {100 * share:.0f} % of the scores"]
 
 
 class Prompts:
