@@ -235,7 +235,7 @@ fuzz-run: $(fuzzers)
 	done
 
 bench: $(benches) ## measure passes, operations and the tokenizer beside the machine's own peak
-	@for program in executor ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
+	@export GOMP_SPINCOUNT=3000; for program in executor ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
 
 # ---- upkeep ----------------------------------------------------------------------------------
 

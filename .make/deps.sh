@@ -18,6 +18,7 @@ pcre2     pcre2.h              libpcre2-8        -lpcre2-8   libpcre2-dev
 utf8proc  utf8proc.h           libutf8proc       -lutf8proc  libutf8proc-dev
 crypto    openssl/evp.h        libcrypto         -lcrypto    libssl-dev
 openblas  cblas.h              openblas          -lopenblas  libopenblas-dev
+lapacke   lapacke.h            lapacke           -llapacke   liblapacke-dev
 onednn    oneapi/dnnl/dnnl.h   dnnl              -ldnnl      libdnnl-dev
 cmocka    cmocka.h             cmocka            -lcmocka    libcmocka-dev
 '

@@ -92,6 +92,7 @@ typedef struct ca_backend_ops {
                         bool accumulate);
     ca_status (*scatter_add)(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
     ca_status (*add)(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
+    ca_status (*multiply)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
     ca_status (*sum_heads)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
     /* norm */
     ca_status (*norm_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor gain, ca_tensor bias,
@@ -128,6 +129,7 @@ typedef struct ca_backend_ops {
     ca_status (*soft_cap_fwd)(ca_backend *be, ca_tensor y, ca_tensor x, double cap);
     ca_status (*soft_cap_bwd)(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
     ca_status (*log_sum_exp)(ca_backend *be, ca_tensor y, ca_tensor x);
+    ca_status (*softmax)(ca_backend *be, ca_tensor y, ca_tensor x);
     ca_status (*top_k)(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
     /* reduce */
     ca_status (*row_norms)(ca_backend *be, ca_tensor y, ca_tensor x);

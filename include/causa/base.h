@@ -94,6 +94,9 @@ ca_status ca_string_append(ca_string *s, const char *bytes, size_t count) CA_MUS
 ca_status ca_string_printf(ca_string *s, const char *format, ...) CA_PRINTF(2, 3) CA_MUST_USE;
 void ca_string_free(ca_string *s);
 
+/* "1.5 GiB" into `text`, which is returned. */
+const char *ca_bytes_text(int64_t bytes, char text[32]);
+
 /* Levenshtein distance; used for "did you mean" hints. */
 int ca_edit_distance(const char *a, const char *b);
 /* The nearest of `names` to `word` when it is near enough to be a typing error, else NULL. */
@@ -156,8 +159,12 @@ double ca_seconds(void);          /* monotonic */
 int64_t ca_peak_host_bytes(void); /* peak resident set of this process */
 int64_t ca_host_bytes(void);      /* resident set now */
 
-/* Set by SIGTERM and SIGUSR1 (stop at the next step, write a checkpoint) and SIGINT. 0 = none. */
+/* From here on SIGTERM and SIGUSR1 (stop at the next step, write a checkpoint) and SIGINT only set
+ * what ca_signal_received gives; a second SIGINT ends the process. Call before any other thread is
+ * started: later threads inherit that these signals are blocked. Files that grow beyond a limit
+ * become an error of write instead of SIGXFSZ. */
 void ca_signals_install(void);
+/* The first signal received, 0 = none. */
 int ca_signal_received(void);
 /* CA_OK, or the status with which a run that noticed the signal ends. */
 ca_status ca_signal_status(void) CA_MUST_USE;

@@ -48,7 +48,8 @@ typedef struct ca_dataset {
     ca_example *examples;
     int64_t excluded_count;
     char **excluded; /* "row 7: clean has 12 tokens, corrupted 13" */
-    bool pairs;      /* every example has `corrupted` */
+    int64_t unanswered; /* examples without `answer` */
+    bool pairs;      /* every example has `corrupted`, as long as `clean` */
     int32_t bos;     /* id put first, -1 for none */
     char sha256[65]; /* of the file */
 } ca_dataset;

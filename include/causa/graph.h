@@ -172,8 +172,8 @@ typedef struct ca_packing {
  * template  lanes, logits, sites ... of the pass; rows, reads, pattern and keep are filled in
  * tokens    rows per micro-batch; 0 = as many as are of use and fit. A longer sequence is a
  *           micro-batch of its own
- * budget    bytes for batch and pass
- * Errors: CA_E_MEMORY saying how much is needed when the longest sequence does not fit. */
+ * budget    bytes for batch and pass. When nothing fits, the smallest packing is given, with `bytes`
+ *           above the budget: whoever knows the whole need compares and says it */
 ca_status ca_plan_packing(const ca_arch *arch, ca_dtype dtype, const ca_pass_limits *template,
                           const int64_t *lengths, const int64_t *prefix, int64_t count,
                           int64_t reads, int64_t tokens, int64_t budget, ca_packing *out) CA_MUST_USE;

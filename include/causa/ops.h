@@ -23,6 +23,8 @@ void ca_release(ca_backend *be, void *data);
 ca_status ca_upload(ca_backend *be, ca_tensor dst, const void *host) CA_MUST_USE;
 /* src -> host, waits. src contiguous. */
 ca_status ca_download(ca_backend *be, void *host, ca_tensor src) CA_MUST_USE;
+/* A floating tensor -> host as float64, waits. staging: room for its values as they are stored. */
+ca_status ca_download_f64(ca_backend *be, ca_tensor src, void *staging, double *host) CA_MUST_USE;
 /* dst = src, same shape; floating dtypes may differ (round to nearest even). */
 ca_status ca_copy(ca_backend *be, ca_tensor dst, ca_tensor src) CA_MUST_USE;
 ca_status ca_fill(ca_backend *be, ca_tensor dst, double value) CA_MUST_USE;
@@ -39,7 +41,8 @@ ca_status ca_memory_info(ca_backend *be, size_t *available, size_t *total) CA_MU
 ca_status ca_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                     ca_matmul_options options) CA_MUST_USE;
 /* y [T, out] = x [T, in] w^T + bias; w [out, in] as Hugging Face stores it. */
-ca_status ca_linear_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w, ca_tensor bias) CA_MUST_USE;
+ca_status ca_linear_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w,
+                        ca_tensor bias) CA_MUST_USE;
 /* dx [..., in] = dy [..., out] w; both contiguous (lanes are more rows). */
 ca_status ca_linear_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor w) CA_MUST_USE;
 
@@ -53,6 +56,8 @@ ca_status ca_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, d
 ca_status ca_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x) CA_MUST_USE;
 /* y += alpha x, same shape. */
 ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) CA_MUST_USE;
+/* y = x * w, elementwise, same shape; y == x is allowed. */
+ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
 /* y [T, D] = sum over h of x [T, H, D] in the order of h, + bias [D] or absent. */
 ca_status ca_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) CA_MUST_USE;
 
@@ -71,8 +76,8 @@ ca_status ca_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, c
 /* Rotates halves (i, i + n/2) of the first n of the Dh values of each head, in place.
  * x [T, H, Dh] or [R, T, H, Dh]; cosine, sine [P, n / 2], n <= Dh; positions [T] i32 in [0, P).
  * inverse: rotates back, which is also the gradient. */
-ca_status ca_rope(ca_backend *be, ca_tensor x, ca_tensor cosine, ca_tensor sine, ca_tensor positions,
-                  bool inverse) CA_MUST_USE;
+ca_status ca_rope(ca_backend *be, ca_tensor x, ca_tensor cosine, ca_tensor sine,
+                  ca_tensor positions, bool inverse) CA_MUST_USE;
 
 /* o = softmax(mask(cap(scale q k^T))) v without storing the probabilities.
  * o, q [T, H, Dh]; k, v [T, K, Dh]; H a multiple of K; lse [T, H]: log of the sum of exp(score);
@@ -92,7 +97,8 @@ ca_status ca_attention_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor
  * pattern [H * pattern_start[count]] flat, see ca_sequences; d_pattern [R, the same]. Elements of
  * invisible keys are written as 0 and never read. */
 ca_status ca_pattern_fwd(ca_backend *be, ca_tensor pattern, ca_tensor q, ca_tensor k,
-                         ca_tensor prefix_k, const ca_sequences *sequences, ca_attention attention) CA_MUST_USE;
+                         ca_tensor prefix_k, const ca_sequences *sequences,
+                         ca_attention attention) CA_MUST_USE;
 ca_status ca_pattern_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor d_pattern,
                          ca_tensor pattern, ca_tensor q, ca_tensor k, ca_tensor prefix_k,
                          const ca_sequences *sequences, ca_attention attention) CA_MUST_USE;
@@ -106,7 +112,8 @@ ca_status ca_pattern_apply_bwd(ca_backend *be, ca_tensor d_pattern, ca_tensor dv
 /* ---- mlp */
 
 /* plain: y [..., F] = act(x [..., F]).  gated: y = act(x[..., :F]) * x[..., F:], x [..., 2 F]. */
-ca_status ca_act_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind, bool gated) CA_MUST_USE;
+ca_status ca_act_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_activation kind,
+                     bool gated) CA_MUST_USE;
 /* dx as x; dy [..., F]; repeat x for lanes. */
 ca_status ca_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_activation kind,
                      bool gated) CA_MUST_USE;
@@ -116,9 +123,12 @@ ca_status ca_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca
 /* y = cap tanh(x / cap); y == x is allowed. */
 ca_status ca_soft_cap_fwd(ca_backend *be, ca_tensor y, ca_tensor x, double cap) CA_MUST_USE;
 /* dx = dy (1 - (y / cap)^2), y as the forward left it; dx == dy is allowed. */
-ca_status ca_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap) CA_MUST_USE;
+ca_status ca_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y,
+                          double cap) CA_MUST_USE;
 /* y [n] = log sum exp over the last axis of x [n, V]. */
 ca_status ca_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
+/* y = softmax over the last axis of x [..., V]; y == x is allowed. */
+ca_status ca_softmax(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
 /* The k largest of each row of x [n, V], falling; ties by rising index. NaN sorts first.
  * values [n, k], indices [n, k] i32, k <= V. */
 ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x) CA_MUST_USE;

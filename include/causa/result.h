@@ -83,7 +83,8 @@ bool ca_result_reader_float(ca_result_reader *reader, const char *object, const 
 typedef struct ca_result_entry {
     const char *path;
     bool group;
-    const char *type; /* "f32", "i64", "text", "bool"; "" for groups */
+    const char *type; /* "f32", "i64", "text", "bool"; "" for groups; "link" for links */
+    const char *target; /* of a link: the file or object that it names; else NULL */
     ca_result_shape shape;
 } ca_result_entry;
 typedef ca_status (*ca_result_visitor)(void *context, const ca_result_entry *entry);

@@ -59,6 +59,13 @@ ca_status ca_download(ca_backend *be, void *host, ca_tensor src) {
     CHECK_AND_CALL(download, &dims, arguments, host, src);
 }
 
+ca_status ca_download_f64(ca_backend *be, ca_tensor src, void *staging, double *host) {
+    ca_status st = ca_download(be, staging, src);
+    for (int64_t i = 0, n = ca_tensor_count(&src); st == CA_OK && i < n; i++)
+        host[i] = src.dtype == CA_F64 ? ((double *)staging)[i] : (double)((float *)staging)[i];
+    return st;
+}
+
 ca_status ca_copy(ca_backend *be, ca_tensor dst, ca_tensor src) {
     const ca_argument arguments[] = {{"dst", &dst, "*", OUT | CA_ANY_DTYPE, NULL},
                                      {"src", &src, "*", CA_ANY_DTYPE, NULL}};
@@ -141,6 +148,13 @@ ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
     const ca_argument arguments[] = {{"y", &y, "*", OUT, NULL}, {"x", &x, "*", CA_IN, NULL}};
     ca_dims dims = {0};
     CHECK_AND_CALL(add, &dims, arguments, y, x, alpha);
+}
+
+ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
+    const ca_argument arguments[] = {
+        {"y", &y, "*", OUT, &x}, {"x", &x, "*", CA_IN, NULL}, {"w", &w, "*", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(multiply, &dims, arguments, y, x, w);
 }
 
 ca_status ca_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) {
@@ -350,6 +364,12 @@ ca_status ca_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) {
     const ca_argument arguments[] = {{"y", &y, "I", OUT, NULL}, {"x", &x, "IV", CA_IN, NULL}};
     ca_dims dims = {0};
     CHECK_AND_CALL(log_sum_exp, &dims, arguments, y, x);
+}
+
+ca_status ca_softmax(ca_backend *be, ca_tensor y, ca_tensor x) {
+    const ca_argument arguments[] = {{"y", &y, "*", OUT, &x}, {"x", &x, "*", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(softmax, &dims, arguments, y, x);
 }
 
 ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x) {

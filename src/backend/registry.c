@@ -59,7 +59,8 @@ static ca_status open_best(int threads, ca_backend **out) {
             ca_error_clear();
             return CA_OK;
         }
-        ca_log(CA_LOG_INFO, "backend auto: passing over %s: %s", entries[i]->name, ca_error_text());
+        ca_log(entries[i]->libraries ? CA_LOG_WARNING : CA_LOG_DEBUG,
+               "backend auto: passing over %s: %s", entries[i]->name, ca_error_text());
     }
     return st;
 }
@@ -75,8 +76,7 @@ static bool parse_device(const char *text, int *device) {
 static ca_status unknown_name(const char *name) {
     const char *names[ENTRY_COUNT + 1] = {"auto"};
     for (int i = 0; i < ENTRY_COUNT; i++) names[i + 1] = entries[i]->name;
-    ca_status st =
-        ca_fail(CA_E_CONFIG, "backend: expected auto, ref, cpu, cuda or cuda:N, got '%s'", name);
+    ca_status st = ca_fail(CA_E_CONFIG, "expected auto, ref, cpu, cuda or cuda:N, got '%s'", name);
     const char *near = ca_nearest_name(name, names, ENTRY_COUNT + 1);
     if (near) ca_hint("did you mean '%s'?", near);
     return st;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Growing text, "did you mean" and the check for well-formed UTF-8.
+ * Growing text, sizes as people read them, "did you mean" and the check for well-formed UTF-8.
  */
 #include "causa/base.h"
 
@@ -48,6 +48,15 @@ ca_status ca_string_printf(ca_string *s, const char *format, ...) {
 void ca_string_free(ca_string *s) {
     free(s->text);
     *s = (ca_string){0};
+}
+
+const char *ca_bytes_text(int64_t bytes, char text[32]) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    int unit = 0;
+    for (; value >= 1024 && unit < 4; unit++) value /= 1024;
+    snprintf(text, 32, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    return text;
 }
 
 /* ---- did you mean ------------------------------------------------------------------------ */

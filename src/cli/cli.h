@@ -8,6 +8,8 @@
 #include "causa/job.h"
 #include "causa/method.h"
 
+#include <jansson.h>
+
 /* Parsed arguments. Options that a command does not take are refused before it runs. */
 typedef struct cli_arguments {
     const char *const *words; /* positional arguments after the command */
@@ -25,12 +27,13 @@ typedef enum cli_option_set {
     CLI_THREADS = 4,
     CLI_OUTPUT = 8,
     CLI_DOCTOR = 16,
-    CLI_TOKENS = 32
+    CLI_TOKENS = 32,
+    CLI_VERSION = 64
 } cli_option_set;
 
 typedef struct cli_command {
     const char *name;
-    const char *usage; /* what follows the name */
+    const char *usage; /* words behind the name */
     const char *summary;
     unsigned options;
     ca_status (*run)(const cli_arguments *arguments);
@@ -47,8 +50,11 @@ typedef struct cli_command {
       CLI_JSON | CLI_THREADS | CLI_DOCTOR)                                                         \
     X(tokens, "MODEL [TEXT ...]", "show ids, pieces and byte offsets of texts",                    \
       CLI_JSON | CLI_TOKENS)                                                                       \
-    X(report, "RESULT.h5 [-o DIR]", "make a self-contained HTML page with plots", CLI_OUTPUT)      \
-    X(help, "[COMMAND | config]", "explain a command or the configuration", 0)
+    X(report, "RESULT.h5 [-o DIR]",                                                                \
+      "make a self-contained HTML page with plots, DIR/<name>.html, and the plots alone as "       \
+      "DIR/<name>/*.png",                                                                          \
+      CLI_OUTPUT)                                                                                  \
+    X(help, "[COMMAND | config]", "explain a command or the configuration", CLI_VERSION)
 
 #define CLI_DECLARE(name, usage, summary, options)                                                 \
     ca_status ca_cli_##name(const cli_arguments *arguments) CA_MUST_USE;
@@ -61,9 +67,9 @@ const cli_command *ca_cli_command_find(const char *name);
 /* arguments.c. Errors: CA_E_USAGE. words points into argv. */
 ca_status ca_cli_parse(int argc, char **argv, const cli_command **command,
                        cli_arguments *out) CA_MUST_USE;
-/* Text of the options of a set, for help. */
+/* Prints the options that every command takes and those of a set, a line each. */
 void ca_cli_print_options(unsigned options);
-/* "3:7" or "1/4", the value of an option */
+/* Two numbers with a separator between them, the value of an option: "3:7", "1/4". */
 ca_status ca_cli_parse_range(const char *option, const char *text, char separator, int64_t *a,
                              int64_t *b) CA_MUST_USE;
 
@@ -90,14 +96,27 @@ ca_status ca_cli_session_point(cli_session *session, int64_t point) CA_MUST_USE;
 /* Loads the weights for the prepared point. */
 ca_status ca_cli_session_load(cli_session *session) CA_MUST_USE;
 void ca_cli_session_close(cli_session *session);
-/* Path of the result file of a point, owned by the caller; a sweep puts them into a folder. */
-ca_status ca_cli_session_output(const cli_session *session, int64_t point, char **path) CA_MUST_USE;
-/* Folder of a sweep's results, or NULL text when there is one point only. */
-ca_status ca_cli_session_folder(const cli_session *session, char **path) CA_MUST_USE;
 /* Tokenizer of a model file; NULL and CA_OK when the model has none. */
 ca_status ca_cli_open_tokenizer(const char *model, ca_tokenizer **out) CA_MUST_USE;
 /* The tables of options for a method kind (NULL or unknown: all methods); `tables` [8]. */
 void ca_cli_option_tables(const ca_method *method, const ca_option **tables);
+
+/* output.c. Path of the result file of a point, owned by the caller; a sweep puts them into a
+ * folder. */
+ca_status ca_cli_session_output(const cli_session *session, int64_t point, char **path) CA_MUST_USE;
+/* Folder of a sweep's results, owned by the caller; NULL without a sweep. */
+ca_status ca_cli_session_folder(const cli_session *session, char **path) CA_MUST_USE;
+
+/* Before anything runs: is there a folder for this file, or one in which it can be made? A folder
+ * that the user named for a single file must exist: a typing error should not make a tree.
+ * Errors: CA_E_USAGE. */
+ca_status ca_cli_check_folder(const cli_session *session, const char *path) CA_MUST_USE;
+/* Makes results/ or the folder of a sweep. */
+ca_status ca_cli_make_folder(const cli_session *session) CA_MUST_USE;
+
+/* plan.c: the plan of the prepared point as JSON, owned by the caller. */
+ca_status ca_cli_plan_json(const cli_session *session, int64_t points, const char *output,
+                           json_t **out) CA_MUST_USE;
 
 /* provenance.c: root attributes before a run, /run after it. */
 ca_status ca_cli_write_provenance(const cli_session *session, ca_result *result) CA_MUST_USE;
@@ -107,11 +126,11 @@ ca_status ca_cli_write_run(const cli_session *session, cli_run_log *log,
                            ca_result *result) CA_MUST_USE;
 void ca_cli_run_log_stop(cli_run_log *log);
 
-/* index.c: index.h5 of a sweep whose points are all complete. */
-ca_status ca_cli_write_index(cli_session *session) CA_MUST_USE;
+/* index.c: index.h5 of a sweep of which every point has a file or is marked in `failed` [points];
+ * while other calls are still at work on some points, nothing is written. */
+ca_status ca_cli_write_index(const cli_session *session, const bool *failed) CA_MUST_USE;
 
-/* format.c: "1.5 GiB", "12.3 GFLOP" into `text`. */
-const char *ca_cli_bytes(int64_t bytes, char text[32]);
+/* format.c: "12.3 GFLOP" into `text`. */
 const char *ca_cli_flops(double flops, char text[32]);
 
 #endif

@@ -22,6 +22,8 @@
  * times that. A float32 reference (made by most tools) agrees to about 1e-5. */
 static const double VALUE_LIMIT = 1e-4, GRADIENT_LIMIT = 3e-4;
 
+static const char FAST[] = "cpu"; /* the backend that is examined, in float32 */
+
 /* All values of one run. */
 typedef struct trace {
     int64_t layers, rows, width, vocab;
@@ -38,6 +40,17 @@ typedef struct examination {
     int64_t compared, failed;
 } examination;
 
+static ca_status trace_create(const ca_arch *a, int64_t rows, trace *out) {
+    ca_status st = CA_OK;
+    int64_t values = rows * a->width;
+    *out = (trace){.layers = a->layers, .rows = rows, .width = a->width, .vocab = a->vocab};
+    CA_TRY(ca_calloc((size_t)((a->layers + 1) * values), sizeof(double), &out->resid));
+    CA_TRY(ca_calloc((size_t)(a->layers * values), sizeof(double), &out->gradient));
+    CA_TRY(ca_calloc((size_t)(rows * a->vocab), sizeof(double), &out->logits));
+out:
+    return st; /* what was made is freed by trace_free */
+}
+
 static void trace_free(trace *t) {
     free(t->resid);
     free(t->gradient);
@@ -50,22 +63,13 @@ static void trace_free(trace *t) {
 typedef struct gradient_tap {
     trace *trace;
     void *staging;
-    const ca_arch *arch;
 } gradient_tap;
-
-static ca_status download(ca_backend *be, ca_tensor t, void *staging, double *out) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_download(be, staging, t));
-    for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
-        out[i] = t.dtype == CA_F64 ? ((double *)staging)[i] : (double)((float *)staging)[i];
-out:
-    return st;
-}
 
 static ca_status keep_gradient(void *context, const ca_hook_call *call, ca_tensor gradient) {
     gradient_tap *tap = context;
-    return download(call->backend, gradient, tap->staging,
-                    tap->trace->gradient + call->layer * tap->trace->rows * tap->trace->width);
+    return ca_download_f64(call->backend, gradient, tap->staging,
+                           tap->trace->gradient +
+                               call->layer * tap->trace->rows * tap->trace->width);
 }
 
 /* Cotangent of logits[last, a] - logits[last, b] at the final norm of every read row. */
@@ -86,6 +90,17 @@ out:
     return st;
 }
 
+/* Residual streams and logits of a pass that ran forward. */
+static ca_status keep_values(ca_backend *be, const ca_pass *pass, void *staging, trace *out) {
+    ca_status st = CA_OK;
+    for (int64_t l = 0; l <= out->layers; l++)
+        CA_TRY(ca_download_f64(be, ca_pass_resid(pass, l), staging,
+                               out->resid + l * out->rows * out->width));
+    CA_TRY(ca_download_f64(be, ca_pass_logits(pass), staging, out->logits));
+out:
+    return st;
+}
+
 static ca_status run_model(const ca_model *m, const int32_t *ids, int64_t rows, int32_t a,
                            int32_t b, trace *out) {
     ca_status st = CA_OK;
@@ -96,13 +111,9 @@ static ca_status run_model(const ca_model *m, const int32_t *ids, int64_t rows, 
     int64_t values = rows * arch->width,
             largest = rows * (arch->vocab > arch->width ? arch->vocab : arch->width);
     ca_tensor cotangent, gradient;
-    *out =
-        (trace){.layers = arch->layers, .rows = rows, .width = arch->width, .vocab = arch->vocab};
+    CA_TRY(trace_create(arch, rows, out));
     CA_TRY(ca_calloc((size_t)largest, sizeof(double), &staging));
-    CA_TRY(ca_calloc((size_t)((arch->layers + 1) * values), sizeof(double), &out->resid));
-    CA_TRY(ca_calloc((size_t)(arch->layers * values), sizeof(double), &out->gradient));
-    CA_TRY(ca_calloc((size_t)(rows * arch->vocab), sizeof(double), &out->logits));
-    gradient_tap tap = {out, staging, arch};
+    gradient_tap tap = {out, staging};
     ca_hook hook = {.site = CA_SITE_RESID_PRE,
                     .last_layer = arch->layers - 1,
                     .backward = keep_gradient,
@@ -119,9 +130,7 @@ static ca_status run_model(const ca_model *m, const int32_t *ids, int64_t rows, 
     forward.hooks = &hook;
     forward.hook_count = 1;
     CA_TRY(ca_pass_forward(pass, &forward));
-    for (int64_t l = 0; l <= arch->layers; l++)
-        CA_TRY(download(m->backend, ca_pass_resid(pass, l), staging, out->resid + l * values));
-    CA_TRY(download(m->backend, ca_pass_logits(pass), staging, out->logits));
+    CA_TRY(keep_values(m->backend, pass, staging, out));
     CA_TRY(set_cotangent(m, rows, a, b, memory, &cotangent));
     ca_backward backward = {.lanes = 1, .d_final_norm = cotangent};
     CA_TRY(ca_pass_backward(pass, &backward, &gradient));
@@ -225,7 +234,7 @@ static ca_status check_parity(examination *x, const int32_t *ids, int64_t rows) 
     trace fast = {0}, definition = {0};
     const ca_arch *a = ca_model_file_arch(x->file);
     int32_t first = (int32_t)(a->vocab / 3), second = (int32_t)(a->vocab / 2);
-    CA_TRY(run_backend(x, "cpu", CA_F32, ids, rows, first, second, &fast));
+    CA_TRY(run_backend(x, FAST, CA_F32, ids, rows, first, second, &fast));
     for (int64_t i = 0; i < rows * a->vocab; i++)
         if (!isfinite(fast.logits[i]))
             CA_TRY(ca_fail(CA_E_NUMERIC, "%s: the logits are not finite",
@@ -271,7 +280,8 @@ static ca_status check_reference_prompt(examination *x, ca_result_reader *r, con
         ids[i] = (int32_t)ids_read[i];
     }
     if (rows < 1 || rows > arch->max_positions)
-        CA_TRY(ca_fail(CA_E_DATA, "%s: %lld tokens", path, (long long)rows));
+        CA_TRY(ca_fail(CA_E_DATA, "%s: expected 1 to %lld tokens, got %lld", path,
+                       (long long)arch->max_positions, (long long)rows));
     bool gradients =
         ca_result_reader_int(r, group, "a", &a) && ca_result_reader_int(r, group, "b", &b);
     if (a < 0 || b < 0 || a >= arch->vocab || b >= arch->vocab)
@@ -281,8 +291,8 @@ static ca_status check_reference_prompt(examination *x, ca_result_reader *r, con
     CA_TRY(read_reference(r, group, "resid", (arch->layers + 1) * values, &expected.resid));
     if (gradients)
         CA_TRY(read_reference(r, group, "grad_resid", arch->layers * values, &expected.gradient));
-    CA_TRY(run_backend(x, "cpu", CA_F32, ids, rows, (int32_t)a, (int32_t)b, &got));
-    if (!x->rows) printf("%s: %lld tokens\n", group, (long long)rows);
+    CA_TRY(run_backend(x, FAST, CA_F32, ids, rows, (int32_t)a, (int32_t)b, &got));
+    if (!x->rows) printf("%s, tokens: %lld\n", group, (long long)rows);
     compare_traces(x, &got, &expected, "reference");
 out:
     free(ids_read);
@@ -359,7 +369,7 @@ ca_status ca_cli_doctor(const cli_arguments *arguments) {
     if (!x.rows) printf("model         %s\n", arguments->words[0]);
     CA_TRY(check_round_trip(&x));
     CA_TRY(choose_prompt(&x, &ids, &rows));
-    if (!x.rows) printf("cpu f32 on %lld tokens\n", (long long)rows);
+    if (!x.rows) printf("%s f32, tokens: %lld\n", FAST, (long long)rows);
     CA_TRY(check_parity(&x, ids, rows));
     if (arguments->reference) CA_TRY(check_reference(&x, arguments->reference));
     if (root) {
@@ -367,7 +377,7 @@ ca_status ca_cli_doctor(const cli_arguments *arguments) {
         json_dumpf(root, stdout, JSON_INDENT(2));
         printf("\n");
     } else {
-        printf("%lld comparisons, %lld failed\n", (long long)x.compared, (long long)x.failed);
+        printf("comparisons: %lld, failed: %lld\n", (long long)x.compared, (long long)x.failed);
     }
     if (x.failed)
         st = ca_fail(CA_E_NUMERIC, "%s: %lld of %lld checks are out of tolerance",

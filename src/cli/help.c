@@ -29,8 +29,8 @@ static void print_version(void) {
 }
 
 static void print_overview(void) {
-    printf("causa: traces causes inside language models\n\nusage: causa COMMAND ... "
-           "[options]\n\ncommands:\n");
+    printf("causa: traces causes inside language models\n\nusage: causa COMMAND ... [options]\n"
+           "       causa --version\n\ncommands:\n");
     for (const cli_command *c = ca_cli_commands; c->name; c++)
         printf("  %-8s %s\n", c->name, c->summary);
     printf("\nmethods (method.kind):\n");
@@ -38,6 +38,9 @@ static void print_overview(void) {
         printf("  %-8s %s\n", (*m)->kind, (*m)->summary);
     printf("\nmodel types: %s\n\noptions of every command:\n", ca_family_names());
     ca_cli_print_options(0);
+    printf("\nexit codes: 0 ok, 1 the run failed, 2 usage or configuration, 3 data or model, 4 "
+           "numbers not\nfinite or different, 5 out of memory, 6 some sweep points failed, 75 "
+           "stopped on request and a\ncheckpoint written, 130 and 143 by signal\n");
     printf("\n`causa help COMMAND` explains a command, `causa help config` the configuration.\n");
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * index.h5 of a sweep: the points, the swept values, the headline numbers, links to the files.
+ * index.h5 of a sweep: the points and what became of them, the swept values, the headline numbers,
+ * links to the files.
  */
 #include "cli.h"
 
@@ -33,7 +34,7 @@ out:
     return st;
 }
 
-/* Headlines are "object@attribute"; a point's method may lack one, which is NaN then. */
+/* Headlines are "object@attribute"; NaN where a point failed or its method lacks it. */
 static ca_status put_headline(ca_result *r, char **files, int64_t points, const char *headline) {
     ca_status st = CA_OK;
     const char *at = strchr(headline, '@');
@@ -44,8 +45,10 @@ static ca_status put_headline(ca_result *r, char **files, int64_t points, const 
     CA_TRY(ca_calloc((size_t)points, sizeof *values, &values));
     for (int64_t p = 0; p < points; p++) {
         ca_result_reader *reader;
+        values[p] = NAN;
+        if (!files[p]) continue;
         CA_TRY(ca_result_reader_open(files[p], &reader));
-        if (!ca_result_reader_float(reader, object, at + 1, &values[p])) values[p] = NAN;
+        (void)ca_result_reader_float(reader, object, at + 1, &values[p]);
         ca_result_reader_close(reader);
     }
     CA_TRY(
@@ -55,39 +58,46 @@ out:
     return st;
 }
 
-static ca_status put_points(ca_result *r, int64_t points) {
+static ca_status put_points(ca_result *r, char **files, int64_t points) {
     ca_status st = CA_OK;
     char(*names)[32] = NULL, link[48], file[48];
-    const char **texts = NULL;
+    const char **texts = NULL, **status = NULL;
+    ca_result_shape shape = {1, {points}, {"point"}};
     CA_TRY(ca_calloc((size_t)points, sizeof *names, &names));
     CA_TRY(ca_calloc((size_t)points, sizeof *texts, &texts));
+    CA_TRY(ca_calloc((size_t)points, sizeof *status, &status));
     for (int64_t p = 0; p < points; p++) {
         snprintf(names[p], sizeof names[p], "point-%05lld", (long long)p);
         texts[p] = names[p];
+        status[p] = files[p] ? "complete" : "failed";
+        if (!files[p]) continue;
         snprintf(link, sizeof link, "/%s", names[p]);
         snprintf(file, sizeof file, "%s.h5", names[p]);
         CA_TRY(ca_result_link(r, link, file));
     }
-    CA_TRY(ca_result_put(r, "/point", CA_RESULT_TEXT, (ca_result_shape){1, {points}, {"point"}},
-                         texts));
+    CA_TRY(ca_result_put(r, "/point", CA_RESULT_TEXT, shape, texts));
+    CA_TRY(ca_result_put(r, "/status", CA_RESULT_TEXT, shape, status));
 out:
     free(names);
     free(texts);
+    free(status);
     return st;
 }
 
-ca_status ca_cli_write_index(cli_session *s) {
+ca_status ca_cli_write_index(const cli_session *s, const bool *failed) {
     ca_status st = CA_OK;
     int64_t points = ca_document_points(s->document), missing = 0;
-    char **files = NULL, *folder = NULL, *path = NULL;
+    char **files = NULL; /* [points], NULL where a point failed */
+    char *folder = NULL, *path = NULL;
     ca_result *r = NULL;
     CA_TRY(ca_calloc((size_t)points, sizeof *files, &files));
     for (int64_t p = 0; p < points; p++) {
+        if (failed[p]) continue;
         CA_TRY(ca_cli_session_output(s, p, &files[p]));
         missing += !ca_file_exists(files[p]);
     }
     if (missing) { /* other calls (--points, --shard) are still at work */
-        ca_log(CA_LOG_INFO, "%lld of %lld points are not there yet: no index.h5 written",
+        ca_log(CA_LOG_INFO, "no index.h5 written: points not there yet: %lld of %lld",
                (long long)missing, (long long)points);
         goto out;
     }
@@ -95,7 +105,7 @@ ca_status ca_cli_write_index(cli_session *s) {
     CA_TRY(ca_path_join(folder, "index.h5", &path));
     CA_TRY(ca_result_create(path, &r));
     CA_TRY(ca_result_attribute_text(r, "/", "method", "sweep"));
-    CA_TRY(put_points(r, points));
+    CA_TRY(put_points(r, files, points));
     for (int64_t k = 0; k < ca_document_sweep_keys(s->document); k++)
         CA_TRY(put_key(s, r, k, points));
     for (const char *const *h = s->method->headlines; *h; h++)

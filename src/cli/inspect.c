@@ -6,7 +6,6 @@
 
 #include "causa/gguf.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,8 +58,8 @@ static void print_model(const ca_model_file *f, const ca_tokenizer *t) {
     printf("norm          %s, epsilon %g\n", norm_text(a), a->norm.epsilon);
     printf("graph         %lld nodes, %lld edges\n", (long long)nodes, (long long)edges);
     printf("tokenizer     %s\n", t ? ca_tokenizer_description(t) : "none: give prompts as ids");
-    printf("memory        %s as f32, ", ca_cli_bytes(ca_model_file_bytes(f, CA_F32), bytes));
-    printf("%s as f64\n", ca_cli_bytes(ca_model_file_bytes(f, CA_F64), bytes));
+    printf("memory        %s as f32, ", ca_bytes_text(ca_model_file_bytes(f, CA_F32), bytes));
+    printf("%s as f64\n", ca_bytes_text(ca_model_file_bytes(f, CA_F64), bytes));
     printf("sites        ");
     for (int k = 0; k < CA_SITE_COUNT; k++) {
         if (k == CA_SITE_RESID_MID && a->parallel) continue;
@@ -151,10 +150,39 @@ static ca_status list_attribute(void *context, const char *name, const char *val
     return CA_OK;
 }
 
+/* Another file, such as a point of a sweep: named, and to be inspected by itself. */
+static ca_status list_link(result_listing *l, const ca_result_entry *e) {
+    if (l->objects)
+        json_array_append_new(l->objects, json_pack("{s:s, s:s, s:s}", "path", e->path, "type",
+                                                    e->type, "target", e->target));
+    else
+        printf("%-44s link  %s\n", e->path, e->target);
+    return CA_OK;
+}
+
+/* The headline numbers of the method that made the file, before everything else. */
+static void list_headlines(const result_listing *l, json_t *json) {
+    const char *kind = NULL;
+    const ca_method *method =
+        ca_result_reader_text(l->reader, "/", "method", &kind) ? ca_method_find(kind) : NULL;
+    for (const char *const *h = method ? method->headlines : NULL; h && *h; h++) {
+        char object[128];
+        const char *at = strchr(*h, '@');
+        double value;
+        snprintf(object, sizeof object, "%.*s", (int)(at - *h), *h);
+        if (!ca_result_reader_float(l->reader, object, at + 1, &value)) continue;
+        if (json)
+            json_object_set_new(json, at + 1, json_real(value));
+        else
+            printf("%-13s %.6g\n", at + 1, value);
+    }
+}
+
 static ca_status list_entry(void *context, const ca_result_entry *e) {
     result_listing *l = context;
     char shape[256];
     shape_text(e, shape, sizeof shape);
+    if (e->target) return list_link(l, e);
     if (l->objects) {
         json_t *sizes = json_array(), *attributes = json_object();
         for (int i = 0; i < e->shape.rank; i++)
@@ -173,18 +201,20 @@ static ca_status list_entry(void *context, const ca_result_entry *e) {
 
 static ca_status inspect_result(const cli_arguments *arguments, const char *path) {
     ca_status st = CA_OK;
-    json_t *root = NULL;
+    json_t *root = NULL, *headlines = NULL;
     result_listing l = {.indent = ""};
     CA_TRY(ca_result_reader_open(path, &l.reader));
     if (arguments->json) {
         l.objects = json_array();
         l.attributes = json_object();
-        root = json_pack("{s:s, s:o, s:o}", "path", path, "attributes", l.attributes, "objects",
-                         l.objects);
+        headlines = json_object();
+        root = json_pack("{s:s, s:o, s:o, s:o}", "path", path, "headlines", headlines, "attributes",
+                         l.attributes, "objects", l.objects);
         if (!root) CA_TRY(ca_fail(CA_E_MEMORY, "no memory for the output"));
     } else {
         printf("result        %s\n", path);
     }
+    list_headlines(&l, headlines);
     CA_TRY(ca_result_reader_attributes(l.reader, "/", list_attribute, &l));
     CA_TRY(ca_result_reader_visit(l.reader, list_entry, &l));
     if (root) {

@@ -40,8 +40,11 @@ void ca_cli_option_tables(const ca_method *method, const ca_option **tables) {
     tables[n++] = ca_job_options;
     tables[n++] = ca_data_options;
     tables[n++] = kind_options;
-    for (const ca_method *const *m = ca_methods(); *m; m++)
-        if (!method || *m == method) tables[n++] = (*m)->options;
+    for (const ca_method *const *m = ca_methods(); *m; m++) {
+        if (method && *m != method) continue;
+        assert(n < COMMON_TABLES + MOST_METHODS);
+        tables[n++] = (*m)->options;
+    }
     tables[n] = NULL;
 }
 
@@ -151,6 +154,10 @@ out:
     return st;
 }
 
+static ca_dtype chosen_dtype(const ca_config *config) {
+    return strcmp(ca_config_text(config, "precision"), "f64") == 0 ? CA_F64 : CA_F32;
+}
+
 /* Backend, model headers and tokenizer; kept from the point before when they are the same. */
 static ca_status open_model(cli_session *s) {
     ca_status st = CA_OK;
@@ -166,8 +173,7 @@ static ca_status open_model(cli_session *s) {
         st = ca_context(st, "%s", ca_config_where(s->config, "backend"));
         goto out;
     }
-    s->job.dtype = strcmp(precision, "f64") == 0 ? CA_F64 : CA_F32;
-    if (s->job.dtype == CA_F64 && !s->backend->float64) {
+    if (chosen_dtype(s->config) == CA_F64 && !s->backend->float64) {
         st = ca_config_fail(s->config, "precision", "f64 needs backend=ref, got %s",
                             s->backend->name);
         goto out;
@@ -186,25 +192,32 @@ out:
     return st;
 }
 
-/* Bytes that are left for batches, passes and arrays beside the weights. */
-static ca_status memory_left(const cli_session *s, int64_t weights, int64_t *left) {
+/* Bytes for everything: what the user allows, or most of what is free. */
+static ca_status memory_limit(const cli_session *s, int64_t *limit) {
     ca_status st = CA_OK;
     size_t available, total;
-    char limit_text[32], weight_text[32];
-    int64_t limit;
+    *limit = ca_config_bytes(s->config, "memory");
     if (ca_config_is_word(s->config, "memory")) {
         CA_TRY(ca_memory_info(s->backend, &available, &total));
-        limit = (int64_t)((double)available * 0.8) + (s->model ? s->model->bytes : 0);
-    } else {
-        limit = ca_config_bytes(s->config, "memory");
+        *limit = (int64_t)((double)available * 0.8) + (s->model ? s->model->bytes : 0);
     }
-    *left = limit - weights;
-    if (*left <= 0)
-        return ca_fail(CA_E_MEMORY, "%s: the weights need %s, but the limit is %s",
-                       ca_config_where(s->config, "memory"), ca_cli_bytes(weights, weight_text),
-                       ca_cli_bytes(limit, limit_text));
 out:
     return st;
+}
+
+/* Methods plan the smallest work when the memory is too little for any. */
+static ca_status check_memory(const cli_session *s, int64_t limit) {
+    const ca_plan *p = &s->job.plan;
+    char total[32], weights[32], work[32], most[32];
+    if (p->weight_bytes + p->work_bytes <= limit) return CA_OK;
+    if (s->job.batch) ca_hint("a smaller batch needs less");
+    return ca_fail(CA_E_MEMORY,
+                   "%s: needs %s (weights %s, work %s for micro-batches of up to %lld rows), but "
+                   "the limit is %s",
+                   ca_config_where(s->config, "memory"),
+                   ca_bytes_text(p->weight_bytes + p->work_bytes, total),
+                   ca_bytes_text(p->weight_bytes, weights), ca_bytes_text(p->work_bytes, work),
+                   (long long)p->batch_rows, ca_bytes_text(limit, most));
 }
 
 ca_status ca_cli_session_point(cli_session *s, int64_t point) {
@@ -213,6 +226,7 @@ ca_status ca_cli_session_point(cli_session *s, int64_t point) {
     CA_TRY(resolve(s, point));
     CA_TRY(open_model(s));
     const ca_arch *arch = ca_model_file_arch(s->file);
+    int64_t limit;
     CA_TRY(ca_dataset_open(s->config, s->tokenizer, arch->vocab, arch->max_positions,
                            s->method->needs, &s->data));
     s->job = (ca_job){
@@ -220,14 +234,16 @@ ca_status ca_cli_session_point(cli_session *s, int64_t point) {
         .file = s->file,
         .arch = arch,
         .backend = s->backend,
-        .dtype = strcmp(ca_config_text(s->config, "precision"), "f64") == 0 ? CA_F64 : CA_F32,
+        .dtype = chosen_dtype(s->config),
         .tokenizer = s->tokenizer,
         .data = s->data,
         .batch = ca_config_is_word(s->config, "batch") ? 0 : ca_config_int(s->config, "batch"),
     };
     s->job.plan.weight_bytes = ca_model_file_bytes(s->file, s->job.dtype);
-    CA_TRY(memory_left(s, s->job.plan.weight_bytes, &s->job.memory));
+    CA_TRY(memory_limit(s, &limit));
+    s->job.memory = limit > s->job.plan.weight_bytes ? limit - s->job.plan.weight_bytes : 0;
     CA_TRY(s->method->prepare(&s->job, &s->job.plan, &s->state));
+    CA_TRY(check_memory(s, limit));
 out:
     return st;
 }
@@ -241,37 +257,5 @@ ca_status ca_cli_session_load(cli_session *s) {
     }
     s->job.model = s->model;
 out:
-    return st;
-}
-
-static ca_status copy_text(const char *text, char **out) {
-    *out = strdup(text);
-    return *out ? CA_OK : ca_fail(CA_E_MEMORY, "no memory for a path");
-}
-
-ca_status ca_cli_session_folder(const cli_session *s, char **path) {
-    *path = NULL;
-    if (ca_document_sweep_keys(s->document) == 0) return CA_OK;
-    if (ca_config_has(s->config, "output"))
-        return copy_text(ca_config_text(s->config, "output"), path);
-    return ca_path_join("results", ca_config_text(s->config, "name"), path);
-}
-
-ca_status ca_cli_session_output(const cli_session *s, int64_t point, char **path) {
-    ca_status st = CA_OK;
-    char *folder = NULL, name[256];
-    *path = NULL;
-    CA_TRY(ca_cli_session_folder(s, &folder));
-    if (folder) {
-        snprintf(name, sizeof name, "point-%05lld.h5", (long long)point);
-        CA_TRY(ca_path_join(folder, name, path));
-    } else if (ca_config_has(s->config, "output")) {
-        CA_TRY(copy_text(ca_config_text(s->config, "output"), path));
-    } else {
-        snprintf(name, sizeof name, "%s.h5", ca_config_text(s->config, "name"));
-        CA_TRY(ca_path_join("results", name, path));
-    }
-out:
-    free(folder);
     return st;
 }

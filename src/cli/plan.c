@@ -4,7 +4,6 @@
  */
 #include "cli.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 static void print_text(const cli_session *s, int64_t points, const char *output) {
@@ -16,25 +15,25 @@ static void print_text(const cli_session *s, int64_t points, const char *output)
     printf("sweep points  %lld\n", (long long)points);
     printf("model         %s, %s, %lld parameters\n", s->job.arch->family,
            ca_model_file_format(s->file), (long long)ca_model_file_parameters(s->file));
-    printf("backend       %s, %d threads, %s\n", s->backend->name, s->backend->threads,
-           ca_dtype_name(s->job.dtype));
-    printf("examples      %lld (%lld tokens, %lld rows excluded)\n", (long long)p->examples,
+    printf("backend       %s, %s, threads: %d\n", s->backend->name, ca_dtype_name(s->job.dtype),
+           s->backend->threads);
+    printf("examples      %lld (tokens: %lld, excluded rows: %lld)\n", (long long)p->examples,
            (long long)p->tokens, (long long)s->data->excluded_count);
-    printf("micro-batches %lld of up to %lld rows\n", (long long)p->batches,
+    printf("micro-batches %lld (most rows: %lld)\n", (long long)p->batches,
            (long long)p->batch_rows);
     if (p->lanes)
-        printf("backward      %lld lanes, block values %s\n", (long long)p->lanes,
+        printf("backward      lanes: %lld, block values %s\n", (long long)p->lanes,
                p->recompute ? "recomputed" : "kept");
     printf("memory        %s per rank: weights %s, work %s, host arrays %s\n",
-           ca_cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, a),
-           ca_cli_bytes(p->weight_bytes, b), ca_cli_bytes(p->work_bytes, c),
-           ca_cli_bytes(p->host_bytes, d));
+           ca_bytes_text(p->weight_bytes + p->work_bytes + p->host_bytes, a),
+           ca_bytes_text(p->weight_bytes, b), ca_bytes_text(p->work_bytes, c),
+           ca_bytes_text(p->host_bytes, d));
     printf("arithmetic    %s\n", ca_cli_flops(p->flops, a));
 }
 
-static ca_status print_json(const cli_session *s, int64_t points, const char *output) {
+ca_status ca_cli_plan_json(const cli_session *s, int64_t points, const char *output, json_t **out) {
     const ca_plan *p = &s->job.plan;
-    json_t *root = json_pack(
+    *out = json_pack(
         "{s:s, s:s, s:I, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I, "
         "s:f}",
         "config", ca_config_yaml(s->config), "output", output, "points", (json_int_t)points,
@@ -45,27 +44,31 @@ static ca_status print_json(const cli_session *s, int64_t points, const char *ou
         (json_int_t)p->batch_rows, "lanes", (json_int_t)p->lanes, "recompute", p->recompute,
         "weight_bytes", (json_int_t)p->weight_bytes, "work_bytes", (json_int_t)p->work_bytes,
         "host_bytes", (json_int_t)p->host_bytes, "flops", p->flops);
-    if (!root) return ca_fail(CA_E_MEMORY, "no memory for the plan");
-    json_dumpf(root, stdout, JSON_INDENT(2));
-    printf("\n");
-    json_decref(root);
-    return CA_OK;
+    return *out ? CA_OK : ca_fail(CA_E_MEMORY, "no memory for the plan");
 }
 
 ca_status ca_cli_plan(const cli_arguments *arguments) {
     ca_status st = CA_OK;
     cli_session s = {0};
     char *output = NULL;
+    json_t *json = NULL;
     CA_TRY(ca_cli_session_open(arguments, &s));
     int64_t points = ca_document_points(s.document);
-    for (int64_t p = points - 1; p >= 0; p--)
-        CA_TRY(ca_cli_session_point(&s, p)); /* all are checked, the first is shown */
-    CA_TRY(ca_cli_session_output(&s, 0, &output));
-    if (arguments->json)
-        CA_TRY(print_json(&s, points, output));
-    else
+    for (int64_t p = points - 1; p >= 0; p--) { /* all are checked, the first is shown */
+        CA_TRY(ca_cli_session_point(&s, p));
+        free(output);
+        CA_TRY(ca_cli_session_output(&s, p, &output));
+        CA_TRY(ca_cli_check_folder(&s, output));
+    }
+    if (arguments->json) {
+        CA_TRY(ca_cli_plan_json(&s, points, output, &json));
+        json_dumpf(json, stdout, JSON_INDENT(2));
+        printf("\n");
+    } else {
         print_text(&s, points, output);
+    }
 out:
+    json_decref(json);
     free(output);
     ca_cli_session_close(&s);
     return st;

@@ -17,7 +17,8 @@ struct cli_run_log {
     char date[32];
     int64_t count, capacity;
     double *time;
-    char **level, **message;
+    const char **level;
+    char **message;
 };
 
 static const char *const level_names[] = {"error", "warning", "info", "debug"};
@@ -35,7 +36,7 @@ static void keep_message(void *context, double unix_time, ca_log_level level, co
     char *copy = strdup(message);
     if (!copy) return;
     log->time[log->count] = unix_time;
-    log->level[log->count] = (char *)(uintptr_t)level_names[level];
+    log->level[log->count] = level_names[level];
     log->message[log->count++] = copy;
 }
 
@@ -105,6 +106,8 @@ static ca_status command_line(const cli_arguments *a, ca_string *out) {
     for (int64_t i = 0; i < a->count; i++) CA_TRY(ca_string_printf(out, " %s", a->words[i]));
     if (a->resume) CA_TRY(ca_string_printf(out, " --resume"));
     if (a->overwrite) CA_TRY(ca_string_printf(out, " --overwrite"));
+    if (a->points) CA_TRY(ca_string_printf(out, " --points %s", a->points));
+    if (a->shard) CA_TRY(ca_string_printf(out, " --shard %s", a->shard));
     if (a->threads) CA_TRY(ca_string_printf(out, " --threads %d", a->threads));
 out:
     return st;

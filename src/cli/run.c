@@ -38,6 +38,8 @@ static bool chosen(const point_range *r, int64_t point) {
 /* An existing result is kept, finished (--resume) or replaced (--overwrite), never by accident. */
 static ca_status check_output(const cli_session *s, const char *path, bool *done) {
     *done = false;
+    ca_status st = ca_cli_check_folder(s, path);
+    if (st != CA_OK) return st;
     if (!ca_file_exists(path)) return CA_OK;
     if (s->arguments->resume && ca_result_is_complete(path, ca_config_sha256(s->config))) {
         *done = true;
@@ -53,31 +55,22 @@ static ca_status check_output(const cli_session *s, const char *path, bool *done
     return ca_fail(CA_E_USAGE, "%s: the file exists already", path);
 }
 
-/* Makes results/ or a sweep's folder; a folder that the user named must exist. */
-static ca_status make_folder(const cli_session *s) {
-    ca_status st = CA_OK;
-    char *folder = NULL;
-    CA_TRY(ca_cli_session_folder(s, &folder));
-    if (!ca_config_has(s->config, "output")) CA_TRY(ca_make_directories("results"));
-    if (folder) CA_TRY(ca_make_directories(folder));
-out:
-    free(folder);
-    return st;
-}
-
 static void announce(const cli_session *s, int64_t point, int64_t points, const char *path) {
     const ca_plan *p = &s->job.plan;
     char memory[32], work[32];
     if (points > 1)
         ca_log(CA_LOG_INFO, "point %lld of %lld", (long long)point + 1, (long long)points);
-    ca_log(CA_LOG_INFO, "%s on %s (%s, %s, %d threads): %lld examples, %lld tokens, %s, %s",
+    ca_log(CA_LOG_INFO, "%s on %s (%s, %s, threads: %d), examples: %lld, tokens: %lld, %s, %s",
            s->method->kind, ca_config_text(s->config, "model"), s->backend->name,
            ca_dtype_name(s->job.dtype), s->backend->threads, (long long)p->examples,
            (long long)p->tokens, ca_cli_flops(p->flops, work),
-           ca_cli_bytes(p->weight_bytes + p->work_bytes + p->host_bytes, memory));
+           ca_bytes_text(p->weight_bytes + p->work_bytes + p->host_bytes, memory));
     if (s->data->excluded_count)
-        ca_log(CA_LOG_WARNING, "%lld rows of %s are left out; they are listed in /data/excluded",
-               (long long)s->data->excluded_count, s->data->path);
+        ca_log(CA_LOG_WARNING, "%s: rows left out: %lld; they are listed in /data/excluded",
+               s->data->path, (long long)s->data->excluded_count);
+    if (s->data->unanswered && s->data->unanswered < s->data->count)
+        ca_log(CA_LOG_WARNING, "%s: answer is empty in %lld of %lld rows", s->data->path,
+               (long long)s->data->unanswered, (long long)s->data->count);
     ca_log(CA_LOG_DEBUG, "output %s", path);
 }
 
@@ -127,7 +120,7 @@ static ca_status run_point(cli_session *s, const char *path) {
         result = NULL;
         ca_status saved = ca_result_checkpoint(partial, done);
         if (saved == CA_OK)
-            ca_log(CA_LOG_WARNING, "stopped after %lld examples; --resume goes on",
+            ca_log(CA_LOG_WARNING, "stopped; finished examples: %lld; --resume goes on",
                    (long long)done);
         st = saved == CA_OK ? st : saved;
         goto out;
@@ -167,11 +160,30 @@ out:
     return st;
 }
 
+/* With --json: the plan of a point, what became of it and where its result lies, on one line. */
+static ca_status print_json(const cli_session *s, int64_t point, const char *path,
+                            ca_status ended) {
+    ca_status st = CA_OK;
+    json_t *line = NULL;
+    if (!s->arguments->json) return CA_OK;
+    CA_TRY(ca_cli_plan_json(s, ca_document_points(s->document), path, &line));
+    json_object_set_new(line, "point", json_integer(point));
+    json_object_set_new(line, "status", json_string(ended == CA_OK ? "complete" : "failed"));
+    json_dumpf(line, stdout, JSON_COMPACT);
+    printf("\n");
+    fflush(stdout); /* a reader follows a long sweep */
+out:
+    json_decref(line);
+    return st;
+}
+
 static ca_status run_points(cli_session *s, int64_t points, const point_range *range) {
     ca_status st = CA_OK, last = CA_OK;
     char *path = NULL;
-    int64_t failed = 0;
-    CA_TRY(make_folder(s));
+    bool *failed = NULL;
+    int64_t failures = 0;
+    CA_TRY(ca_calloc((size_t)points, sizeof *failed, &failed));
+    CA_TRY(ca_cli_make_folder(s));
     for (int64_t p = 0; p < points; p++) {
         bool done;
         if (!chosen(range, p)) continue;
@@ -179,25 +191,30 @@ static ca_status run_points(cli_session *s, int64_t points, const point_range *r
         free(path);
         CA_TRY(ca_cli_session_output(s, p, &path));
         CA_TRY(check_output(s, path, &done));
+        last = CA_OK;
         if (done) {
             ca_log(CA_LOG_INFO, "%s is complete already", path);
-            continue;
+        } else {
+            announce(s, p, points, path);
+            last = run_point(s, path);
         }
-        announce(s, p, points, path);
-        last = run_point(s, path);
-        if (last == CA_OK) continue;
-        if (points == 1 || stops_sweep(last)) {
+        if (last != CA_OK && (points == 1 || stops_sweep(last))) {
             st = last;
             goto out;
         }
-        failed++;
-        ca_log(CA_LOG_ERROR, "point %lld failed: %s", (long long)p, ca_error_text());
+        if (last != CA_OK) {
+            ca_log(CA_LOG_ERROR, "point %lld failed: %s", (long long)p, ca_error_text());
+            failed[p] = true;
+            failures++;
+        }
+        CA_TRY(print_json(s, p, path, last));
     }
-    if (failed)
-        CA_TRY(ca_fail(CA_E_POINTS, "%lld of %lld sweep points failed", (long long)failed,
-                       (long long)points));
-    if (ca_document_sweep_keys(s->document)) CA_TRY(ca_cli_write_index(s));
+    if (ca_document_sweep_keys(s->document)) CA_TRY(ca_cli_write_index(s, failed));
+    if (failures)
+        st = ca_fail(CA_E_POINTS, "%lld of %lld sweep points failed", (long long)failures,
+                     (long long)points);
 out:
+    free(failed);
     free(path);
     return st;
 }
@@ -207,6 +224,7 @@ ca_status ca_cli_run(const cli_arguments *arguments) {
     cli_session s = {0};
     point_range range;
     if (arguments->dry_run) return ca_cli_plan(arguments);
+    ca_signals_install();
     CA_TRY(ca_cli_session_open(arguments, &s));
     int64_t points = ca_document_points(s.document);
     CA_TRY(choose_points(arguments, points, &range));

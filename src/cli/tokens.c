@@ -63,7 +63,7 @@ static ca_status print_text(const ca_tokenizer *t, const ca_encoding *e) {
         print_piece(piece.text, piece.length);
         printf("\n");
     }
-    printf("%lld tokens\n", (long long)e->count);
+    printf("tokens: %lld\n", (long long)e->count);
 out:
     ca_string_free(&piece);
     return st;

@@ -27,7 +27,7 @@ static ca_status print_accepts(const ca_option *option, ca_string *out) {
         [CA_OPTION_CHOICE] = "",          [CA_OPTION_BYTES] = "bytes",
         [CA_OPTION_INTS] = "integers",    [CA_OPTION_FLOATS] = "numbers",
         [CA_OPTION_TEXTS] = "texts",      [CA_OPTION_CHOICES] = "list of",
-        [CA_OPTION_MAP] = "map of texts", [CA_OPTION_ANY] = "tree"};
+        [CA_OPTION_MAP] = "map of texts", [CA_OPTION_ANY] = "word, list or map"};
     ca_status st = CA_OK;
     CA_TRY(ca_string_printf(out, "%s", names[option->type]));
     if (option->choices == NULL) goto out;

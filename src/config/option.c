@@ -24,9 +24,8 @@ bool ca_option_is_list(const ca_option *option) {
     }
 }
 
-bool ca_option_is_scalar(const ca_option *option) {
-    return !ca_option_is_list(option) && option->type != CA_OPTION_MAP &&
-           option->type != CA_OPTION_ANY;
+bool ca_option_takes_scalar(const ca_option *option) {
+    return !ca_option_is_list(option) && option->type != CA_OPTION_MAP;
 }
 
 /* ---- words ------------------------------------------------------------------------------- */

@@ -38,8 +38,8 @@ struct ca_config {
 };
 
 bool ca_option_is_list(const ca_option *option);
-/* Whether the option holds one scalar, as swept keys must. */
-bool ca_option_is_scalar(const ca_option *option);
+/* Whether the option may hold one scalar, as swept keys must. */
+bool ca_option_takes_scalar(const ca_option *option);
 /* Reads a scalar node: a whole value, or an element of a list. False when it does not fit. */
 bool ca_option_read(const ca_option *option, const ca_node *node, bool element, ca_scalar *out);
 /* Appends what the option accepts: "an integer of at least 1 or auto". */

@@ -297,7 +297,7 @@ static ca_status check_axis(ca_resolver *r, const ca_sweep_axis *axis) {
             return unknown_key(r, place, prefix, dot != NULL ? dot + 1 : axis->path, path);
         return unknown_key(r, place, "", axis->path, path);
     }
-    if (known == NULL || !ca_option_is_scalar(known->option))
+    if (known == NULL || !ca_option_takes_scalar(known->option))
         return ca_problems_add(&r->problems, place, path,
                                "expected the key of a single value, got that of a %s",
                                known != NULL && ca_option_is_list(known->option) ? "list" : "map");
@@ -315,7 +315,7 @@ static ca_status put_point(ca_resolver *r, int64_t point) {
     for (int64_t i = 0; i < r->document->sweep.count; i++) {
         const ca_sweep_axis *axis = &r->document->sweep.axes[i];
         const ca_value *known = find_value(r, axis->path);
-        if (known == NULL || !ca_option_is_scalar(known->option)) continue;
+        if (known == NULL || !ca_option_takes_scalar(known->option)) continue;
         ca_node *value;
         const ca_node *blocked; /* reported when the maps are checked */
         CA_TRY(ca_node_copy(r->arena, ca_sweep_value(axis, point), r->config->file, &value));

@@ -7,7 +7,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PROBLEMS = 20 };
+enum { MOST_PROBLEMS = 20, MOST_NAMES = 3 };
+
+/* Names of our columns in files, ours first, then spellings of other tools. */
+static const char *const column_names[COLUMN_COUNT][MOST_NAMES] = {
+    [COLUMN_ID] = {"id"},
+    [COLUMN_CLEAN] = {"clean", "text", "prompt"},
+    [COLUMN_CLEAN_IDS] = {"clean_ids"},
+    [COLUMN_CORRUPTED] = {"corrupted"},
+    [COLUMN_CORRUPTED_IDS] = {"corrupted_ids"},
+    [COLUMN_ANSWER] = {"answer"},
+    [COLUMN_ANSWER_IDS] = {"answer_ids", "correct_idx"},
+    [COLUMN_WRONG] = {"wrong"},
+    [COLUMN_WRONG_IDS] = {"wrong_ids", "incorrect_idx"},
+    [COLUMN_ANSWER_TEXT] = {"answer_text"},
+    [COLUMN_ANSWER_TEXT_IDS] = {"answer_text_ids"},
+    [COLUMN_WRONG_TEXT] = {"wrong_text"},
+    [COLUMN_WRONG_TEXT_IDS] = {"wrong_text_ids"},
+    [COLUMN_LABEL] = {"label"},
+    [COLUMN_SUBJECT] = {"subject"},
+    [COLUMN_SUBJECT_SPAN] = {"subject_span"},
+};
 
 /* The file's name of one of our columns: data.columns, else our own. */
 static const char *mapped(const reader *r, const char *name) {
@@ -16,11 +36,12 @@ static const char *mapped(const reader *r, const char *name) {
     return node && node->kind == CA_NODE_SCALAR ? node->text : name;
 }
 
-const cell *ca_reader_cell(const reader *r, const char *const *names, const char **name) {
+const cell *ca_reader_cell(const reader *r, column_kind column, const char **name) {
     static const cell absent = {0};
+    const char *const *names = column_names[column];
     *name = mapped(r, names[0]);
-    for (; *names; names++) {
-        int64_t c = ca_table_find(&r->table, mapped(r, *names));
+    for (int n = 0; n < MOST_NAMES && names[n]; n++) {
+        int64_t c = ca_table_find(&r->table, mapped(r, names[n]));
         if (c < 0 || r->table.cells[c][r->row].kind == CELL_ABSENT) continue;
         *name = r->table.column[c];
         return &r->table.cells[c][r->row];
@@ -29,42 +50,30 @@ const cell *ca_reader_cell(const reader *r, const char *const *names, const char
 }
 
 ca_status ca_reader_fail(const reader *r, const char *column, const char *format, ...) {
-    char text[1024];
+    char text[1024], line[32] = "";
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return ca_fail(CA_E_DATA, "%s: row %lld (line %lld), column %s: %s", r->path,
-                   (long long)r->row + 1, (long long)r->table.line[r->row], column, text);
+    if (r->table.line[r->row])
+        snprintf(line, sizeof line, " (line %lld)", (long long)r->table.line[r->row]);
+    return ca_fail(CA_E_DATA, "%s: row %lld%s, column %s: %s", r->path, (long long)r->row + 1, line,
+                   column, text);
 }
 
 /* Every name in data.columns must be one of ours, every value a column of the file. */
 static ca_status check_columns(const reader *r) {
-    static const char *const ours[] = {"id",
-                                       "clean",
-                                       "text",
-                                       "prompt",
-                                       "corrupted",
-                                       "answer",
-                                       "wrong",
-                                       "answer_ids",
-                                       "wrong_ids",
-                                       "answer_text",
-                                       "wrong_text",
-                                       "label",
-                                       "subject",
-                                       "subject_span",
-                                       "clean_ids",
-                                       "corrupted_ids",
-                                       "answer_text_ids",
-                                       "wrong_text_ids"};
-    enum { OURS = sizeof ours / sizeof *ours };
+    const char *ours[COLUMN_COUNT * MOST_NAMES];
+    int64_t count = 0;
     const ca_node *map = ca_config_node(r->config, "data.columns");
+    for (int c = 0; c < COLUMN_COUNT; c++)
+        for (int n = 0; n < MOST_NAMES && column_names[c][n]; n++)
+            ours[count++] = column_names[c][n];
     for (int64_t i = 0; map && i < map->count; i++) {
         bool known = false;
-        for (int k = 0; k < OURS; k++) known |= strcmp(map->keys[i], ours[k]) == 0;
+        for (int64_t k = 0; k < count; k++) known |= strcmp(map->keys[i], ours[k]) == 0;
         if (!known) {
-            const char *near = ca_nearest_name(map->keys[i], ours, OURS);
+            const char *near = ca_nearest_name(map->keys[i], ours, count);
             if (near) ca_hint("did you mean '%s'?", near);
             return ca_config_fail(r->config, "data.columns", "'%s' is not a column that is read",
                                   map->keys[i]);
@@ -75,6 +84,30 @@ static ca_status check_columns(const reader *r) {
                                   value->kind == CA_NODE_SCALAR ? value->text : "?");
     }
     return CA_OK;
+}
+
+static bool has_column(const reader *r, column_kind column) {
+    for (int n = 0; n < MOST_NAMES && column_names[column][n]; n++)
+        if (ca_table_find(&r->table, mapped(r, column_names[column][n])) >= 0) return true;
+    return false;
+}
+
+/* A file without any column of prompts is said once, not once a row. */
+static ca_status check_prompt_column(const reader *r, column_kind text, column_kind ids) {
+    ca_status st = CA_OK;
+    ca_string wanted = {0}, found = {0};
+    if (r->table.rows == 0 || has_column(r, text) || has_column(r, ids)) return CA_OK;
+    for (int n = 0; n < MOST_NAMES && column_names[text][n]; n++)
+        CA_TRY(ca_string_printf(&wanted, "%s%s", n ? ", " : "", column_names[text][n]));
+    for (int64_t c = 0; c < r->table.columns; c++)
+        CA_TRY(ca_string_printf(&found, "%s%.80s", c ? ", " : "", r->table.column[c]));
+    ca_hint("data.columns.%s=NAME says which column has the prompts", column_names[text][0]);
+    st = ca_fail(CA_E_DATA, "%s: expected a column %s or %s, got the columns %s", r->path,
+                 wanted.text, column_names[ids][0], found.text ? found.text : "(none)");
+out:
+    ca_string_free(&wanted);
+    ca_string_free(&found);
+    return st;
 }
 
 static ca_status choose_bos(reader *r) {
@@ -177,12 +210,17 @@ ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer
     CA_TRY(digest(text, size, d->sha256));
     CA_TRY(ca_table_open(r.path, text, size, &r.table));
     CA_TRY(check_columns(&r));
+    CA_TRY(check_prompt_column(&r, COLUMN_CLEAN, COLUMN_CLEAN_IDS));
+    if (needs.pair) CA_TRY(check_prompt_column(&r, COLUMN_CORRUPTED, COLUMN_CORRUPTED_IDS));
     CA_TRY(choose_bos(&r));
     d->bos = r.bos;
     CA_TRY(read_rows(&r, d));
     if (d->count == 0) CA_TRY(ca_fail(CA_E_DATA, "%s: no row is left after filtering", r.path));
     d->pairs = true;
-    for (int64_t i = 0; i < d->count; i++) d->pairs &= d->examples[i].corrupted.count > 0;
+    for (int64_t i = 0; i < d->count; i++) {
+        d->pairs &= d->examples[i].corrupted.count == d->examples[i].clean.count;
+        d->unanswered += d->examples[i].answer.count == 0;
+    }
     *out = d;
     d = NULL;
 out:

@@ -8,6 +8,27 @@
 #include "causa/data.h"
 #include "table.h"
 
+/* Our columns; dataset.c has the names that each may have in a file. */
+typedef enum column_kind {
+    COLUMN_ID,
+    COLUMN_CLEAN,
+    COLUMN_CLEAN_IDS,
+    COLUMN_CORRUPTED,
+    COLUMN_CORRUPTED_IDS,
+    COLUMN_ANSWER,
+    COLUMN_ANSWER_IDS,
+    COLUMN_WRONG,
+    COLUMN_WRONG_IDS,
+    COLUMN_ANSWER_TEXT,
+    COLUMN_ANSWER_TEXT_IDS,
+    COLUMN_WRONG_TEXT,
+    COLUMN_WRONG_TEXT_IDS,
+    COLUMN_LABEL,
+    COLUMN_SUBJECT,
+    COLUMN_SUBJECT_SPAN,
+    COLUMN_COUNT
+} column_kind;
+
 /* What the reading of every row needs. */
 typedef struct reader {
     const ca_config *config;
@@ -20,9 +41,9 @@ typedef struct reader {
     int64_t row; /* being read, from 0 */
 } reader;
 
-/* The cell of one of our columns in the current row, by the names that it may have in the file;
- * absent cells have kind CELL_ABSENT. name: the file's name, for messages. */
-const cell *ca_reader_cell(const reader *r, const char *const *names, const char **name);
+/* The cell of one of our columns in the current row; absent cells have kind CELL_ABSENT.
+ * name: the file's name of the column, for messages. */
+const cell *ca_reader_cell(const reader *r, column_kind column, const char **name);
 
 /* "FILE: row N, column C: text" as CA_E_DATA. */
 ca_status ca_reader_fail(const reader *r, const char *column, const char *format, ...)

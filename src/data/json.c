@@ -91,7 +91,7 @@ ca_status ca_table_parse_json(const char *path, const char *text, size_t size, t
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         snprintf(place, sizeof place, "%s: row %zu", path, i + 1);
-        CA_TRY(add_object(t, place, json_array_get(list, i), (int64_t)i + 1));
+        CA_TRY(add_object(t, place, json_array_get(list, i), 0));
     }
 out:
     json_decref(root);

@@ -9,24 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Names of our columns in files, ours first, then spellings of other tools. NULL-terminated. */
-static const char *const clean_names[] = {"clean", "text", "prompt", NULL};
-static const char *const clean_id_names[] = {"clean_ids", NULL};
-static const char *const corrupted_names[] = {"corrupted", NULL};
-static const char *const corrupted_id_names[] = {"corrupted_ids", NULL};
-static const char *const answer_names[] = {"answer", NULL};
-static const char *const answer_id_names[] = {"answer_ids", "correct_idx", NULL};
-static const char *const wrong_names[] = {"wrong", NULL};
-static const char *const wrong_id_names[] = {"wrong_ids", "incorrect_idx", NULL};
-static const char *const answer_text_names[] = {"answer_text", NULL};
-static const char *const answer_text_id_names[] = {"answer_text_ids", NULL};
-static const char *const wrong_text_names[] = {"wrong_text", NULL};
-static const char *const wrong_text_id_names[] = {"wrong_text_ids", NULL};
-static const char *const id_names[] = {"id", NULL};
-static const char *const label_names[] = {"label", NULL};
-static const char *const subject_names[] = {"subject", NULL};
-static const char *const subject_span_names[] = {"subject_span", NULL};
-
 static void text_free(ca_prompt_text *t) {
     free(t->text);
     free(t->ids);
@@ -135,17 +117,17 @@ out:
     return st;
 }
 
-static ca_status read_prompt(const reader *r, const char *const *names,
-                             const char *const *id_columns, bool required, ca_prompt_text *out) {
+static ca_status read_prompt(const reader *r, column_kind text_column, column_kind id_column,
+                             bool required, ca_prompt_text *out) {
     ca_status st = CA_OK;
     const char *column;
-    const cell *ids = ca_reader_cell(r, id_columns, &column);
+    const cell *ids = ca_reader_cell(r, id_column, &column);
     if (ids->kind != CELL_ABSENT) {
         CA_TRY(read_ids(r, ids, column, &out->count, &out->ids));
         CA_TRY(ca_calloc((size_t)out->count, sizeof *out->start, &out->start));
         CA_TRY(ca_calloc((size_t)out->count, sizeof *out->end, &out->end));
     } else {
-        const cell *text = ca_reader_cell(r, names, &column);
+        const cell *text = ca_reader_cell(r, text_column, &column);
         if (text->kind == CELL_ABSENT)
             return required ? ca_reader_fail(r, column, "the prompt is missing or empty") : CA_OK;
         if (text->kind != CELL_TEXT)
@@ -212,23 +194,23 @@ out:
     return st;
 }
 
-static ca_status read_answers(const reader *r, const char *const *names,
-                              const char *const *id_columns, ca_answers *out) {
+static ca_status read_answers(const reader *r, column_kind text_column, column_kind id_column,
+                              ca_answers *out) {
     const char *column;
-    const cell *ids = ca_reader_cell(r, id_columns, &column);
+    const cell *ids = ca_reader_cell(r, id_column, &column);
     if (ids->kind != CELL_ABSENT) return read_ids(r, ids, column, &out->count, &out->ids);
-    const cell *text = ca_reader_cell(r, names, &column);
+    const cell *text = ca_reader_cell(r, text_column, &column);
     return text->kind == CELL_ABSENT ? CA_OK : read_answer_texts(r, text, column, out);
 }
 
-static ca_status read_continuation(const reader *r, const char *const *names,
-                                   const char *const *id_columns, ca_continuation *out) {
+static ca_status read_continuation(const reader *r, column_kind text_column, column_kind id_column,
+                                   ca_continuation *out) {
     ca_status st = CA_OK;
     const char *column;
-    const cell *ids = ca_reader_cell(r, id_columns, &column);
+    const cell *ids = ca_reader_cell(r, id_column, &column);
     ca_prompt_text text = {0};
     if (ids->kind != CELL_ABSENT) return read_ids(r, ids, column, &out->count, &out->ids);
-    const cell *c = ca_reader_cell(r, names, &column);
+    const cell *c = ca_reader_cell(r, text_column, &column);
     if (c->kind == CELL_ABSENT) return CA_OK;
     if (c->kind != CELL_TEXT) return ca_reader_fail(r, column, "expected a text, got %s", c->text);
     reader without_bos = *r;
@@ -254,7 +236,7 @@ static int64_t byte_of_character(const char *text, int64_t n) {
 
 static ca_status find_subject(const reader *r, const ca_example *e, int64_t *first, int64_t *last,
                               const char **column) {
-    const cell *span = ca_reader_cell(r, subject_span_names, column);
+    const cell *span = ca_reader_cell(r, COLUMN_SUBJECT_SPAN, column);
     if (span->kind != CELL_ABSENT) {
         if (span->kind != CELL_LIST || span->count != 2 || span->items[0].kind != CELL_INT ||
             span->items[1].kind != CELL_INT)
@@ -269,7 +251,7 @@ static ca_status find_subject(const reader *r, const ca_example *e, int64_t *fir
             return ca_reader_fail(r, *column, "the span is empty or outside the prompt");
         return CA_OK;
     }
-    const cell *c = ca_reader_cell(r, subject_names, column);
+    const cell *c = ca_reader_cell(r, COLUMN_SUBJECT, column);
     if (c->kind == CELL_ABSENT) return CA_OK;
     if (c->kind != CELL_TEXT || !c->text[0]) return ca_reader_fail(r, *column, "expected a text");
     const char *found = strstr(e->clean.text, c->text);
@@ -314,12 +296,11 @@ static ca_status check_pair(const reader *r, ca_example *e, char **excluded) {
             *excluded = text.text;
             return CA_OK;
         }
-        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
         ca_string_free(&text);
-        return r->needs.pair
-                   ? ca_reader_fail(r, "corrupted", "expected %lld tokens as in clean, got %lld",
-                                    (long long)a->count, (long long)b->count)
-                   : CA_OK;
+        if (!r->needs.pair) return CA_OK;
+        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
+        return ca_reader_fail(r, "corrupted", "expected %lld tokens as in clean, got %lld",
+                              (long long)a->count, (long long)b->count);
     }
     e->first_difference = a->count;
     for (int64_t i = a->count - 1; i >= 0; i--)
@@ -332,10 +313,10 @@ static ca_status read_id_and_label(const reader *r, ca_example *e) {
     ca_status st = CA_OK;
     const char *column;
     char number[32];
-    const cell *id = ca_reader_cell(r, id_names, &column);
+    const cell *id = ca_reader_cell(r, COLUMN_ID, &column);
     snprintf(number, sizeof number, "%lld", (long long)r->row);
     CA_TRY(copy_text(id->kind == CELL_ABSENT ? number : id->text, &e->id));
-    const cell *label = ca_reader_cell(r, label_names, &column);
+    const cell *label = ca_reader_cell(r, COLUMN_LABEL, &column);
     if (label->kind == CELL_ABSENT) return CA_OK;
     e->has_label = true;
     if (label->kind == CELL_INT)
@@ -351,12 +332,12 @@ ca_status ca_reader_example(const reader *r, ca_example *e, char **excluded) {
     *excluded = NULL;
     e->row = r->row + 1;
     CA_TRY(read_id_and_label(r, e));
-    CA_TRY(read_prompt(r, clean_names, clean_id_names, true, &e->clean));
-    CA_TRY(read_prompt(r, corrupted_names, corrupted_id_names, r->needs.pair, &e->corrupted));
-    CA_TRY(read_answers(r, answer_names, answer_id_names, &e->answer));
-    CA_TRY(read_answers(r, wrong_names, wrong_id_names, &e->wrong));
-    CA_TRY(read_continuation(r, answer_text_names, answer_text_id_names, &e->answer_text));
-    CA_TRY(read_continuation(r, wrong_text_names, wrong_text_id_names, &e->wrong_text));
+    CA_TRY(read_prompt(r, COLUMN_CLEAN, COLUMN_CLEAN_IDS, true, &e->clean));
+    CA_TRY(read_prompt(r, COLUMN_CORRUPTED, COLUMN_CORRUPTED_IDS, r->needs.pair, &e->corrupted));
+    CA_TRY(read_answers(r, COLUMN_ANSWER, COLUMN_ANSWER_IDS, &e->answer));
+    CA_TRY(read_answers(r, COLUMN_WRONG, COLUMN_WRONG_IDS, &e->wrong));
+    CA_TRY(read_continuation(r, COLUMN_ANSWER_TEXT, COLUMN_ANSWER_TEXT_IDS, &e->answer_text));
+    CA_TRY(read_continuation(r, COLUMN_WRONG_TEXT, COLUMN_WRONG_TEXT_IDS, &e->wrong_text));
     CA_TRY(read_subject(r, e));
     if (r->needs.answer && e->answer.count == 0)
         CA_TRY(ca_reader_fail(r, "answer", "the method needs an answer"));

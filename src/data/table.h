@@ -9,8 +9,7 @@
 
 typedef enum cell_kind { CELL_ABSENT, CELL_TEXT, CELL_INT, CELL_LIST, CELL_OTHER } cell_kind;
 
-/* A value. CSV cells are texts; JSON ones keep their kind (floats are CELL_OTHER with their text).
- */
+/* A value. CSV cells are texts; JSON ones keep their kind (floats: CELL_OTHER and their text). */
 typedef struct cell {
     cell_kind kind;
     const char *text; /* TEXT: UTF-8, NUL-terminated; else the value as JSON text */
@@ -24,7 +23,7 @@ typedef struct table {
     int64_t columns, rows, capacity;
     const char **column; /* [columns] names */
     cell **cells;        /* [columns][rows] */
-    int64_t *line;       /* [rows] line (JSON: row) of the file where the row begins */
+    int64_t *line;       /* [rows] line of the file where the row begins; 0 when unknown (JSON) */
 } table;
 
 /* The format is that of the suffix: .csv, .jsonl, .json.

@@ -37,8 +37,7 @@ double ca_flops_head(const ca_arch *arch, int64_t reads) {
 
 double ca_flops_backward(const ca_arch *arch, int64_t rows, int64_t keys, int64_t layers,
                          int64_t lanes, bool keep) {
-    /* Per lane: one product per weight, and dP, dV, dQ, dK; the scores are made once more for all.
-     */
+    /* Per lane: one product per weight, and dP, dV, dQ, dK; the scores are made again for all. */
     double linear = 2.0 * (double)rows * weights_per_block(arch),
            scores = attention_flops(arch, keys);
     double block = (double)lanes * (linear + 2 * scores) + scores / 2;
@@ -90,29 +89,22 @@ ca_status ca_plan_packing(const ca_arch *arch, ca_dtype dtype, const ca_pass_lim
         if (lengths[i] > longest) longest = lengths[i];
         p.keys += ca_sequence_keys(arch, lengths[i], prefix ? prefix[i] : 0);
     }
-    /* Halve the rows until it fits. Recomputing costs a forward and smaller batches cost less, so
-     * it is tried only when the rows of the longest sequence alone do not fit otherwise. */
+    /* Halve the rows until it fits, or nothing smaller is left. Recomputing costs a forward and
+     * smaller batches cost less, so it is tried only when the rows of the longest sequence alone do
+     * not fit otherwise. */
     for (int64_t rows = tokens ? tokens : MOST_ROWS;; rows /= 2) {
         bool recompute = template->lanes && (rows <= longest || tokens);
         cut(lengths, prefix, count, reads, rows, &p);
         for (int again = 0; again <= recompute; again++) {
             p.limits.keep = !again;
             p.bytes = bytes_of(arch, dtype, &p);
-            if (p.bytes <= budget) {
-                *out = p;
-                return CA_OK;
-            }
+            if (p.bytes <= budget) goto found;
         }
         if (tokens || rows <= 1) break;
     }
-    st = ca_fail(
-        CA_E_MEMORY,
-        "memory: a micro-batch of %lld rows with %lld lanes needs %.1f MiB beside the weights, "
-        "but %.1f MiB are left",
-        (long long)p.limits.rows, (long long)p.limits.lanes, (double)p.bytes / 1048576.0,
-        (double)budget / 1048576.0);
+found:
+    *out = p;
 out:
-    ca_packing_free(&p);
     return st;
 }
 

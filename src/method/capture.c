@@ -207,11 +207,6 @@ static ca_status plan_batches(const ca_job *job, capture *c, ca_plan *plan) {
     plan->flops = ca_flops_forward(job->arch, plan->tokens, c->packing.keys, c->request.last_layer);
     if (c->request.head == CA_HEAD_LOGITS)
         plan->flops += ca_flops_head(job->arch, c->position_start[count]);
-    if (plan->work_bytes > job->memory)
-        st = ca_fail(CA_E_MEMORY,
-                     "memory: the captured rows of one prompt need %.1f MiB beside the weights, "
-                     "but %.1f MiB are left",
-                     (double)plan->work_bytes / 1048576.0, (double)job->memory / 1048576.0);
 out:
     free(lengths);
     return st;
@@ -355,7 +350,7 @@ static ca_status store(capture *c, capture_site *s, int64_t first, int64_t last)
     ca_tensor t = is_pattern(s) ? ca_tensor_slice(s->rows, 0, 0,
                                                   c->job->arch->heads * q->pattern_start[q->count])
                                 : ca_tensor_slice(s->rows, 0, 0, rows);
-    CA_TRY(ca_method_download_f64(c->job->backend, t, c->staging, c->values_f64));
+    CA_TRY(ca_download_f64(c->job->backend, t, c->staging, c->values_f64));
     if (is_pattern(s)) unpack_pattern(c, s, first, last);
     for (int64_t i = 0; i < count; i++) {
         if (!isfinite(c->values_f64[i])) {

@@ -31,27 +31,22 @@ ca_tensor ca_method_buffers_take(method_buffers *b, ca_dtype dtype, int rank,
     return ca_tensor_reshape(flat, rank, shape);
 }
 
+int64_t ca_method_take_list(method_buffers *buffers, const method_tensor *list, size_t count) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        int64_t elements = 1;
+        for (int k = 0; k < list[i].rank; k++) elements *= list[i].shape[k];
+        bytes += ca_method_buffer_bytes(elements, list[i].dtype);
+        if (buffers)
+            *list[i].tensor =
+                ca_method_buffers_take(buffers, list[i].dtype, list[i].rank, list[i].shape);
+    }
+    return (int64_t)bytes;
+}
+
 void ca_method_buffers_free(method_buffers *b) {
     if (b->memory) ca_release(b->backend, b->memory);
     *b = (method_buffers){0};
-}
-
-ca_status ca_method_download_f32(ca_backend *backend, ca_tensor t, void *staging, float *out) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_download(backend, staging, t));
-    for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
-        out[i] = t.dtype == CA_F64 ? (float)((double *)staging)[i] : ((float *)staging)[i];
-out:
-    return st;
-}
-
-ca_status ca_method_download_f64(ca_backend *backend, ca_tensor t, void *staging, double *out) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_download(backend, staging, t));
-    for (int64_t i = 0, n = ca_tensor_count(&t); i < n; i++)
-        out[i] = t.dtype == CA_F64 ? ((double *)staging)[i] : (double)((float *)staging)[i];
-out:
-    return st;
 }
 
 /* ---- micro-batches ---- */
@@ -91,8 +86,7 @@ ca_status ca_method_piece(const ca_job *job, int32_t id, ca_string *out) {
     return ca_tokenizer_decode(job->tokenizer, &id, 1, false, out);
 }
 
-/* Pieces are written as texts that live in one string. */
-static ca_status pieces_of(const ca_job *job, const int32_t *ids, int64_t count, ca_string *text,
+ca_status ca_method_pieces(const ca_job *job, const int32_t *ids, int64_t count, ca_string *text,
                            const char ***pieces) {
     ca_status st = CA_OK;
     size_t *at = NULL;
@@ -116,7 +110,7 @@ static ca_status put_tokens(ca_job *job, const char *ids_name, const char *piece
     const char **pieces = NULL;
     ca_result_shape shape = {1, {count}, {"token"}};
     CA_TRY(ca_result_put(job->result, ids_name, CA_RESULT_I32, shape, ids));
-    CA_TRY(pieces_of(job, ids, count, &text, &pieces));
+    CA_TRY(ca_method_pieces(job, ids, count, &text, &pieces));
     CA_TRY(ca_result_put(job->result, pieces_name, CA_RESULT_TEXT, shape, pieces));
 out:
     free(pieces);

@@ -13,6 +13,11 @@ ca_status ca_method_write_data(ca_job *job) CA_MUST_USE;
 /* Text of a token for readers: decoded alone. Appended to `out`. "" without a tokenizer. */
 ca_status ca_method_piece(const ca_job *job, int32_t id, ca_string *out) CA_MUST_USE;
 
+/* The same for many tokens: pieces[i] is the text of ids[i], inside `text`. The caller frees both.
+ */
+ca_status ca_method_pieces(const ca_job *job, const int32_t *ids, int64_t count, ca_string *text,
+                           const char ***pieces) CA_MUST_USE;
+
 /* One allocation of backend memory from which a method takes its tensors. */
 typedef struct method_buffers {
     ca_backend *backend;
@@ -26,14 +31,16 @@ ca_status ca_method_buffers_create(ca_backend *backend, size_t bytes,
 /* Contiguous tensor; asserts that the room suffices. */
 ca_tensor ca_method_buffers_take(method_buffers *buffers, ca_dtype dtype, int rank,
                                  const int64_t *shape);
+/* One tensor of a list that is taken together. */
+typedef struct method_tensor {
+    ca_tensor *tensor;
+    ca_dtype dtype;
+    int rank;
+    int64_t shape[3];
+} method_tensor;
+/* Takes all tensors of a list; with buffers == NULL they are only measured. Gives their bytes. */
+int64_t ca_method_take_list(method_buffers *buffers, const method_tensor *list, size_t count);
 void ca_method_buffers_free(method_buffers *buffers);
-
-/* Copies a floating tensor to the host as float32 or float64; `staging` [ca_tensor_count] values of
- * the tensor's dtype. */
-ca_status ca_method_download_f32(ca_backend *backend, ca_tensor t, void *staging,
-                                 float *out) CA_MUST_USE;
-ca_status ca_method_download_f64(ca_backend *backend, ca_tensor t, void *staging,
-                                 double *out) CA_MUST_USE;
 
 /* Runs one micro-batch: examples [first, last). */
 typedef ca_status (*method_step)(void *context, int64_t first, int64_t last);

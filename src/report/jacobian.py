@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Token attribution: per prompt one heat map a scope and the most probable next tokens."""
+"""Token attribution: per prompt one heat map a scope and the most probable next tokens.
+
+A prompt that is a series of numbers is drawn as one. Matrices, evaluations and spectra have
+modules of their own.
+"""
 
 import numpy as np
 
+import alignment
+import charts
+import evaluation
 import page
+import series
+import spectrum
 import tokens
 from page import Section
 
@@ -12,28 +21,63 @@ MAX_FIGURES = 4  # prompts that are also drawn as PNG files
 MAX_BARS = 7
 
 # Scopes that explain the whole predicted distribution and have no single target token.
-OF_DISTRIBUTION = {"fisher", "temperature"}
+LEAVE_ONE_OUT = "leave-one-out"
+OF_DISTRIBUTION = {"fisher", "temperature", LEAVE_ONE_OUT}
 
 
 def sections(result, figures):
-    scopes = [s for s in result.members("/attribution") if result.has(f"/attribution/{s}/score")]
     prompts = Prompts(result)
-    if not scopes or prompts.count == 0:
+    maps = score_maps(result) if prompts.one_read else []
+    aligned = alignment.sections(result, figures, prompts)
+    if prompts.count == 0 or not (maps or aligned):
         return [Section("Attribution", page.note("The file holds no attribution scores."))]
-    return [
-        Section("Targets", targets(prompts)),
-        Section("Influence of each token", heat_maps(result, figures, prompts, scopes)),
-    ]
+    parts = [Section("Targets", targets(prompts))] + evaluation.sections(result, figures)
+    if maps:
+        parts.append(Section("Influence of each token", heat_maps(result, figures, prompts, maps)))
+    return parts + aligned + spectrum.sections(result, figures)
+
+
+class Map:
+    """Scores of one scope: of all tokens, and of words where the file has them."""
+
+    def __init__(self, name, tokens_scores, word_scores, about):
+        self.name, self.scores, self.words = name, tokens_scores, word_scores
+        title = page.escape(name.replace("_", " "))
+        rest = f" · {page.escape(' · '.join(about))}" if about else ""
+        self.caption = f"<figcaption><b>{title}</b>{rest}</figcaption>"
+        self.word_caption = f"<figcaption><b>{title}</b> · words</figcaption>"
+
+
+def score_maps(result):
+    """One Map a scope, then the leave-one-out reference if it was evaluated."""
+    maps = []
+    for scope in result.members("/attribution"):
+        folder = f"/attribution/{scope}"
+        if result.has_in(folder, "score"):
+            about = result.attributes(folder)
+            about = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
+            maps.append(Map(scope, result.array(f"{folder}/score"),
+                            result.array(f"{folder}/word_score"), about))
+    reference = result.array("/evaluation/loo/kl")
+    if maps and reference is not None:
+        maps.append(Map(LEAVE_ONE_OUT, reference, None, ["KL divergence when the token is ablated"]))
+    return maps
 
 
 class Prompts:
-    """The prompts of a result: pieces, position read, target and predictions of each."""
+    """The prompts of a result, and what was read of them: position, target and predictions.
+
+    A prompt has one read, of its own index, or several when the file has matrices.
+    """
 
     def __init__(self, result):
         self.ids = result.texts("/data/id") or []
         self.count = len(self.ids)
         self.offsets = result.array("/data/offsets")
         self._pieces = result.texts("/data/pieces") or []
+        self._word_offsets = result.array("/data/word_offsets")
+        self._reads = result.array("/attribution/position_offsets")
+        self.one_read = self._reads is None
         self._position = result.array("/data/position")
         self._target = result.array("/data/target")
         self._target_piece = result.texts("/data/target_piece")
@@ -44,50 +88,69 @@ class Prompts:
     def pieces(self, index):
         return self._pieces[self.offsets[index] : self.offsets[index + 1]]
 
-    def position(self, index):
-        return int(self._position[index]) if self._position is not None else -1
+    def words(self, index):
+        """First word of the prompt, and its words as (first, last) tokens of the prompt.
 
-    def target_id(self, index):
-        return int(self._target[index]) if self._target is not None else -1
+        /data/word_offsets [words + 1]: where each word begins among the tokens of all prompts.
+        """
+        if self._word_offsets is None:
+            return 0, []
+        first, last = self.offsets[index], self.offsets[index + 1]
+        start = int(np.searchsorted(self._word_offsets, first))
+        end = int(np.searchsorted(self._word_offsets, last))
+        bounds = (self._word_offsets[start : end + 1] - first).tolist()
+        return start, list(zip(bounds[:-1], bounds[1:]))
 
-    def target(self, index):
+    def reads(self, index):
+        return range(index, index + 1) if self.one_read else range(*self._reads[index : index + 2])
+
+    def position(self, read):
+        return int(self._position[read]) if self._position is not None else -1
+
+    def target_id(self, read):
+        return int(self._target[read]) if self._target is not None else -1
+
+    def target(self, read):
         """Text of the target token, None when there is none."""
-        if self._target_piece is None or self.target_id(index) < 0:
+        if self._target_piece is None or self.target_id(read) < 0:
             return None
-        return self._target_piece[index]
+        return self._target_piece[read]
 
-    def predictions(self, index):
+    def predictions(self, read):
         """[(piece, probability)], the most probable first."""
         if self._predicted is None or self._probability is None:
             return []
-        return list(zip(self._predicted[index], self._probability[index].astype(float)))
+        return list(zip(self._predicted[read], self._probability[read].astype(float)))
 
-    def probability_of(self, index, token):
+    def probability_of(self, read, token):
         """Probability of a token id when it is among the predictions, else None."""
         if self._predicted_id is None or self._probability is None:
             return None
-        found = np.flatnonzero(self._predicted_id[index] == token)
-        return float(self._probability[index][found[0]]) if len(found) else None
+        found = np.flatnonzero(self._predicted_id[read] == token)
+        return float(self._probability[read][found[0]]) if len(found) else None
 
 
 def targets(prompts):
     rows = []
-    shown = min(prompts.count, MAX_PROMPTS)
-    for index in range(shown):
-        target, predicted = prompts.target(index), prompts.predictions(index)
-        probability = prompts.probability_of(index, prompts.target_id(index))
-        rows.append([
-            prompts.ids[index],
-            str(prompts.position(index)),
-            page.piece(target) if target is not None else "–",
-            str(prompts.target_id(index)) if target is not None else "–",
-            f"{probability:.4f}" if probability is not None else "–",
-            page.piece(predicted[0][0]) if predicted else "–",
-            f"{predicted[0][1]:.4f}" if predicted else "–",
-        ])
+    for index in range(min(prompts.count, MAX_PROMPTS)):
+        rows += [target_row(prompts, index, read) for read in prompts.reads(index)]
     header = ["prompt", "position", "target", "id", "p(target)", "predicted", "p(predicted)"]
     markup = page.table(header, rows, numbers={1, 3, 4, 6}) + left_out(prompts)
-    return markup if shown <= 12 else page.fold(f"{shown} targets", markup)
+    return markup if len(rows) <= 12 else page.fold(f"{len(rows)} targets", markup)
+
+
+def target_row(prompts, index, read):
+    target, predicted = prompts.target(read), prompts.predictions(read)
+    probability = prompts.probability_of(read, prompts.target_id(read))
+    return [
+        prompts.ids[index],
+        str(prompts.position(read)),
+        page.piece(target) if target is not None else "–",
+        str(prompts.target_id(read)) if target is not None else "–",
+        f"{probability:.4f}" if probability is not None else "–",
+        page.piece(predicted[0][0]) if predicted else "–",
+        f"{predicted[0][1]:.4f}" if predicted else "–",
+    ]
 
 
 def left_out(prompts):
@@ -95,32 +158,50 @@ def left_out(prompts):
     return page.note(f"{more} more prompts are in the file but not on this page.") if more > 0 else ""
 
 
-def caption(result, scope):
-    about = result.attributes(f"/attribution/{scope}")
-    words = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
-    rest = f" · {page.escape(' · '.join(words))}" if words else ""
-    return f"<figcaption><b>{page.escape(scope.replace('_', ' '))}</b>{rest}</figcaption>"
-
-
-def heat_maps(result, figures, prompts, scopes):
-    scores = {scope: result.array(f"/attribution/{scope}/score") for scope in scopes}
-    parts = [page.note("Darker is more influential; colours span the least to the greatest score "
-                       "of one prompt and scope. The target is red. Hover a token for its score.")]
+def heat_maps(result, figures, prompts, maps):
+    parts = [page.note(
+        "Darker is more influential; every map has its own colours, from the least to the greatest "
+        "score of one prompt and scope. The Fisher score is a sum of squared norms, those of other "
+        "scopes are norms: compare orders, not sizes. The target is red. Hover a token for its score.")]
     for index in range(min(prompts.count, MAX_PROMPTS)):
-        first, last = prompts.offsets[index], prompts.offsets[index + 1]
-        pieces, maps = prompts.pieces(index), []
-        for scope in scopes:
-            target = tokens.DISTRIBUTION if scope in OF_DISTRIBUTION else prompts.target(index)
-            at = tokens.place_target(len(pieces), prompts.position(index), target)
-            values = scores[scope][first:last].astype(float).tolist()
-            maps.append(f"<figure>{caption(result, scope)}"
-                        f"{tokens.heat_map(pieces, values, target, at)}</figure>")
-            if index < MAX_FIGURES:
-                figures.heat_map(f"prompt-{index:03d}-{scope}", pieces, values, target, at)
+        numbers = series.find(prompts.pieces(index), prompts.position(index))
+        cards = "".join(card(figures, prompts, index, one) for one in maps)
+        if numbers is not None:
+            cards = series_plot(figures, prompts, index, numbers, maps) + page.fold("tokens", cards)
+        beside = predictions(figures, prompts, index)
         parts.append(f'<div class="prompt"><h3>{page.escape(prompts.ids[index])}</h3>'
-                     f'<div class="pair"><div>{"".join(maps)}</div>'
-                     f"{predictions(figures, prompts, index)}</div></div>")
+                     f'<div class="pair"><div>{cards}</div>{beside}</div></div>')
     return "".join(parts) + left_out(prompts)
+
+
+def card(figures, prompts, index, one):
+    """The heat map of one prompt and scope, with that of its words below."""
+    first, last = prompts.offsets[index], prompts.offsets[index + 1]
+    pieces = prompts.pieces(index)
+    target = tokens.DISTRIBUTION if one.name in OF_DISTRIBUTION else prompts.target(index)
+    at = tokens.place_target(len(pieces), prompts.position(index), target)
+    values = one.scores[first:last].astype(float).tolist()
+    if index < MAX_FIGURES:
+        figures.heat_map(f"prompt-{index:03d}-{one.name}", pieces, values, target, at)
+    markup = f"<figure>{one.caption}{tokens.heat_map(pieces, values, target, at)}</figure>"
+    start, spans = prompts.words(index)
+    if one.words is None or not spans:
+        return markup
+    words = ["".join(pieces[first:last]) for first, last in spans]
+    values = one.words[start : start + len(spans)].astype(float).tolist()
+    if at is not None:  # the word that holds the target
+        at = next((i for i, (_, last) in enumerate(spans) if last > at), len(spans))
+    return (f"{markup}<figure>{one.word_caption}"
+            f"{tokens.heat_map(words, values, target, at)}</figure>")
+
+
+def series_plot(figures, prompts, index, numbers, maps):
+    first, last = prompts.offsets[index], prompts.offsets[index + 1]
+    influence = {one.name: numbers.influence(one.name, one.scores[first:last]) for one in maps}
+    png = charts.series(figures, f"prompt-{index:03d}-series", numbers.values, influence,
+                        numbers.target)
+    return page.picture(png, f"{prompts.ids[index]}: influence of each number",
+                        "bars: influence of a number, all its tokens taken together · line: its value")
 
 
 def predictions(figures, prompts, index):

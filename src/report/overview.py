@@ -82,14 +82,16 @@ def join(*parts):
 # ---- numbers
 
 
+# Not headlines: the run has a section, and of an evaluation only AOPC stands outside its tables.
+NO_HEADLINE = re.compile(r"/run(/.*)?@.*|/evaluation/.*@(?!aopc$).*")
+
+
 def headline(result):
-    """Floating-point attributes of the groups outside /run, as (label, text)."""
+    """Floating-point attributes of groups, as (label, text)."""
     tiles = []
     for path, item in result.walk():
-        if path == "/run" or path.startswith("/run/"):
-            continue
         for name, value in item.attrs.items():
-            if isinstance(value, (float, np.floating)):
+            if isinstance(value, (float, np.floating)) and not NO_HEADLINE.fullmatch(f"{path}@{name}"):
                 tiles.append((f"{path.split('/')[-1]}: {name.replace('_', ' ')}", f"{value:.5g}"))
     return tiles
 

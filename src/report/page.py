@@ -62,6 +62,8 @@ figure img { max-width: 100%; height: auto; background: #fff; border-radius: 8px
 .prompt { border-top: 1px solid var(--line); padding-top: 18px; margin-top: 18px; }
 .prompt:first-of-type { border-top: 0; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 28px; align-items: flex-start; }
+.side { display: flex; flex-wrap: wrap; gap: 0 20px; align-items: flex-start; }
+.side figure { flex: 0 1 auto; }
 .heat { display: flex; align-items: flex-start; gap: 6px; }
 .card { background: #fff; color: #000; border: 1px solid var(--line); border-radius: 8px;
   padding: 20px; max-width: 600px; min-width: 220px; line-height: 2.2; font-weight: 700;
@@ -160,12 +162,16 @@ def numbers(pairs):
     return f'<div class="numbers">{tiles}</div>'
 
 
+SHOWN = 0.625  # dots of a screen per dot of a picture: drawn with 160 an inch, shown with 100
+
+
 def picture(png, alt, caption=""):
     """An embedded PNG; caption: plain text."""
+    width = round(SHOWN * int.from_bytes(png[16:20], "big"))  # of the header IHDR
     data = base64.b64encode(png).decode("ascii")
     words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure>{words}<img alt="{escape(alt)}" src="data:image/png;base64,{data}"></figure>'
+        f'<figure>{words}<img width="{width}" alt="{escape(alt)}" src="data:image/png;base64,{data}"></figure>'
     )
 
 

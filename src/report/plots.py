@@ -45,7 +45,7 @@ class Figures:
     def __init__(self, folder):
         self.folder = folder
 
-    def _save(self, name, figure):
+    def save(self, name, figure):
         """Writes <folder>/<name>.png and gives its bytes."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", facecolor="white",
@@ -74,7 +74,7 @@ class Figures:
             axes.text(start, row + 0.5, text, color=ink, size=size, family=FONTS, weight="bold",
                       va="center_baseline")
         self._influence_bar(figure, width, scores)
-        return self._save(name, figure)
+        return self.save(name, figure)
 
     @staticmethod
     def _influence_bar(figure, width, scores):
@@ -103,7 +103,7 @@ class Figures:
                              weight="bold", family=FONTS)
         axes.set_ylim(0, tokens.nice_ceiling(max(probabilities)))
         axes.set_ylabel("Probability")
-        return self._save(name, figure)
+        return self.save(name, figure)
 
     def grid(self, name, values, row_names, column_names, column_label, title):
         """Map of values [rows, columns]; layers upwards. A wide range gets a logarithmic scale."""
@@ -129,7 +129,7 @@ class Figures:
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8)
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        return self._save(name, figure)
+        return self.save(name, figure)
 
 
 # ---- laying tokens out in columns

@@ -30,6 +30,8 @@ class Result:
         self.name = os.path.splitext(os.path.basename(path))[0]
         if not os.path.exists(path):
             raise NotAResult("expected a result file, got no such file")
+        if os.path.isdir(path):
+            raise NotAResult("expected an HDF5 file, got a folder")
         try:
             self.file = h5py.File(path, "r")
         except OSError as error:
@@ -56,6 +58,13 @@ class Result:
 
     def has(self, path):
         return path in self.file
+
+    def is_group(self, path):
+        return path in self.file and isinstance(self.file[path], h5py.Group)
+
+    def has_in(self, group, name):
+        """Whether `group` is a group (and no dataset) with a member of that name."""
+        return self.is_group(group) and name in self.file[group]
 
     def array(self, path):
         """A whole numeric dataset, None when it is absent."""

@@ -12,6 +12,7 @@ import unicodedata
 from matplotlib import colormaps
 
 STEPS = 256
+COLUMNS = 58  # characters that a row of the card takes, about
 RED = "#d00000"
 DISTRIBUTION = "<predicted distribution>"
 
@@ -96,7 +97,8 @@ def heat_map(pieces, scores, target, at):
     if at == len(pieces):
         spans.append(_span(target, "target", "target"))
     finite = [score for score in scores if math.isfinite(score)]
-    bar = colour_bar(min(finite), max(finite)) if finite else ""
+    rows = 1 + sum(map(len, pieces)) // COLUMNS
+    bar = colour_bar(min(finite), max(finite), min(120, 24 + 35 * rows)) if finite else ""
     return f'<div class="heat"><div class="card">{"".join(spans)}</div>{bar}</div>'
 
 
@@ -124,7 +126,7 @@ def tick(value, greatest):
     return f"{value:.{max(0, 1 - size)}f}" if -4 < size < 6 else f"{value:.1e}"
 
 
-def colour_bar(low, high, height=120):
+def colour_bar(low, high, height):
     """Vertical SVG with the raw scores on its left and the word Influence on its right."""
     ticks = ""
     for share in (0.0, 0.5, 1.0):

@@ -239,8 +239,9 @@ ca_status ca_result_reader_open_any(const char *path, ca_result_reader **out) {
         st = ca_fail(CA_E_IO, "%s: cannot open it: %s", path, strerror(errno));
         goto out;
     }
-    if (H5Fis_hdf5(path) <= 0) {
-        st = ca_fail(CA_E_DATA, "%s: expected an HDF5 file, got something else", path);
+    if (ca_is_directory(path) || H5Fis_hdf5(path) <= 0) {
+        st = ca_fail(CA_E_DATA, "%s: expected an HDF5 file, got %s", path,
+                     ca_is_directory(path) ? "a folder" : "something else");
         goto out;
     }
     CA_H5(CA_E_DATA, path, "/", reader->file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT));
@@ -332,6 +333,25 @@ out:
 static ca_status visit_group(const visit *v, const char *path, hid_t group, int depth);
 
 /* Links to other files (the points of a sweep) are named, not followed. */
+static ca_status visit_link(const visit *v, hid_t group, const char *path, const char *name,
+                            const H5L_info_t *info) {
+    ca_status st = CA_OK;
+    char *value = NULL;
+    const char *file = NULL, *object;
+    ca_result_entry entry = {.path = path, .type = "link", .target = ""};
+    CA_TRY(ca_calloc(info->u.val_size + 1, 1, &value));
+    CA_H5(CA_E_DATA, v->reader->path, path,
+          H5Lget_val(group, name, value, info->u.val_size, H5P_DEFAULT));
+    if (info->type == H5L_TYPE_SOFT) entry.target = value;
+    if (info->type == H5L_TYPE_EXTERNAL &&
+        H5Lunpack_elink_val(value, info->u.val_size, NULL, &file, &object) >= 0)
+        entry.target = file;
+    CA_TRY(v->visitor(v->context, &entry));
+out:
+    free(value);
+    return st;
+}
+
 static ca_status visit_child(const visit *v, hid_t group, const char *path, const char *name,
                              int depth) {
     ca_status st = CA_OK;
@@ -341,8 +361,7 @@ static ca_status visit_child(const visit *v, hid_t group, const char *path, cons
     CA_TRY(ca_string_printf(&child, "%s/%s", path, name));
     CA_H5(CA_E_DATA, v->reader->path, child.text, H5Lget_info(group, name, &info, H5P_DEFAULT));
     if (info.type != H5L_TYPE_HARD) {
-        ca_result_entry entry = {.path = child.text, .type = "link"};
-        CA_TRY(v->visitor(v->context, &entry));
+        st = visit_link(v, group, child.text, name, &info);
         goto out;
     }
     CA_H5(CA_E_DATA, v->reader->path, child.text, id = H5Oopen(group, name, H5P_DEFAULT));

@@ -207,7 +207,7 @@ ca_status ca_tok_pattern_split(const ca_tok_pattern *pattern, ca_tok_matcher *ma
     int64_t done = 0;  /* everything before it has been added */
     int64_t last = -1; /* end of the match before */
     for (int64_t at = 0; at <= part.length;) {
-        int64_t start, end;
+        int64_t start = -1, end = -1;
         CA_TRY(ca_tok_pattern_find(pattern, matcher, &part, at, &start, &end));
         if (start < 0) break;
         assert(at <= start && start <= end && end <= part.length);

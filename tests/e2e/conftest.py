@@ -49,13 +49,41 @@ def demo_result(causa, results):
 
 @pytest.fixture(scope="session")
 def capture_result(causa, results, demo_result):
-    """The model and the prompts of the demo, with another method."""
+    """The file of configs/capture-smollm2.yaml, but from the model and the prompts of the demo."""
     with h5py.File(demo_result, "r") as file:
         blocks = re.split(r"^(?=\w)", file.attrs["config"], flags=re.MULTILINE)
     kept = [block for block in blocks if block.startswith(("model:", "data:"))]
-    config, path = results / "capture.yaml", results / "capture.h5"
+    config, path = results / "capture.yaml", results / "capture-smollm2.h5"
     config.write_text("name: capture\n" + "".join(kept) +
                       "method: {kind: capture, sites: ['blocks.*.resid_post', blocks.0.attn.z]}\n")
+    causa("run", config, f"output={path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sweep_result(causa, results):
+    """The demo with its leaf at three layers."""
+    causa("run", "configs/demo.yaml", "sweep={method.layer: [0, 1, 2]}",
+          f"output={results / 'sweep'}")
+    return results / "sweep" / "index.h5"
+
+
+@pytest.fixture(scope="session")
+def matrix_result(causa, results):
+    path = results / "matrix.h5"
+    causa("run", "configs/demo.yaml", f"output={path}", "method.position=all",
+          "method.scopes=[semantic, temperature, fisher, input_x_gradient]")
+    return path
+
+
+@pytest.fixture(scope="session")
+def evaluation_result(causa, results):
+    """AOPC and leave-one-out of prompts of ids on a fixture."""
+    path = results / "evaluation.h5"
+    method = {**files.JACOBIAN, "scopes": ["semantic", "input_x_gradient"],
+              "evaluate": {"aopc": {"fractions": [0.2, 0.5]}, "loo": True}}
+    config = files.write_config(results / "evaluation.yaml", method,
+                                [{"clean_ids": [3, 1, 4, 15, 9, 2]}, {"clean_ids": [6, 5, 35]}])
     causa("run", config, f"output={path}")
     return path
 

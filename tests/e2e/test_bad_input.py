@@ -2,6 +2,7 @@
 """What is wrong with configs, data, models, outputs and memory is said in one sentence that names the
 place; the exit code tells the kind, and nothing is left behind."""
 
+import ctypes
 import json
 import resource
 import signal
@@ -224,7 +225,7 @@ def test_columns(refuse_rows):
     ({"kind": "capture", "sites": ["embed"], "positions": "subject"}, ["needs the column subject"]),
     ({"kind": "capture", "sites": ["embed"], "positions": {"after": "x"}}, ["prompt as text"]),
     ({"kind": "jacobian", "target": "#1", "position": 3}, ["position 3 is outside the prompt"]),
-    ({"kind": "jacobian"}, ["target gold needs an answer or a token after"]),
+    ({"kind": "jacobian"}, ["target gold needs a token after position 0 or an answer"]),
 ])
 def test_positions(refuse_rows, method, words):
     long, short = {"clean_ids": [1, 2, 3, 4]}, {"id": "short", "clean_ids": [1, 2, 3]}
@@ -279,7 +280,7 @@ def test_malformed_models(causa, malformed, tmp_path):
 
 def test_good_model_is_accepted(causa, text_model):
     """What the malformed ones are made of has nothing wrong."""
-    assert "0 failed" in causa("doctor", text_model).stdout
+    assert "failed: 0" in causa("doctor", text_model).stdout
 
 
 @pytest.mark.parametrize("name", ["st-nan", "st-truncated", "cfg-type", "tok-regex", "gguf-cut-data.gguf"])
@@ -302,18 +303,38 @@ def good(tmp_path):
 
 
 def test_output_places(causa, good, tmp_path):
+    """Said before anything runs, by plan too."""
     for output, words in ((tmp_path / "none" / "x.h5", ["/none' to exist", "hint: create the folder"]),
-                          (good / "x.h5", ["good.yaml"]), (tmp_path, ["got a folder"]),
-                          ("/proc/x.h5", ["/proc/x.h5.tmp: cannot create it"])):
-        done = causa("run", good, f"output={output}", check=False)
-        check(done, 1, *words)
+                          (good / "x.h5", ["good.yaml", "got a file", "output=FILE names another place"]),
+                          (tmp_path, ["got a folder"])):
+        for command in ("run", "plan"):
+            check(causa(command, good, f"output={output}", check=False), 2, *words)
+    done = causa("run", good, "output=/proc/x.h5", check=False)
+    check(done, 1, "/proc/x.h5.tmp: cannot create it")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.json", "good.yaml"]
 
 
+def without_override():
+    """Child setup: root too is refused what the mode of a folder forbids."""
+    cap_dac_override, drop_from_bounding_set = 1, 24
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, cap_dac_override, 0, 0, 0)
+
+
+def test_read_only_folder(causa, good, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    for output, more in (("x.h5", []), ("sweep", ["sweep.seed=[1, 2]"])):
+        for command in ("run", "plan"):
+            done = causa(command, good, f"output={closed / output}", *more, check=False,
+                         preexec_fn=without_override)
+            check(done, 2, f"got '{closed}': Permission denied", "hint: output=")
+    assert list(closed.iterdir()) == []
+
+
 def limited(limit):
-    """Child setup: files of at most `limit` bytes, and EFBIG in place of the signal."""
+    """Child setup: files of at most `limit` bytes."""
     def setup():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, a shell does not
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return setup
@@ -335,8 +356,8 @@ def test_full_disk(causa, good, tmp_path, limit):
 
 
 @pytest.mark.parametrize("memory, words", [
-    ("100KiB", ["the weights need 259.1 KiB", "limit is 100.0 KiB"]),
-    ("260KiB", ["needs", "MiB", "are left"]),
+    ("100KiB", ["command line:", ": memory: needs ", "(weights 259.1 KiB, work ", "limit is 100.0 KiB"]),
+    ("260KiB", ["command line:", ": memory: needs ", "(weights 259.1 KiB, work ", "limit is 260.0 KiB"]),
 ])
 @pytest.mark.parametrize("method", [JACOBIAN, CAPTURE])
 def test_memory_limit(causa, tmp_path, method, memory, words):

@@ -5,6 +5,7 @@ import json
 import re
 
 import files
+import h5py
 import pytest
 from files import JACOBIAN, MODELS
 
@@ -37,6 +38,8 @@ def test_help(causa):
         assert command == "help" or text == causa(command, "--help").stdout
     for word in ("--resume", "--points A:B", "--shard I/N"):
         assert word in causa("help", "run").stdout and word not in causa("help", "tokens").stdout
+    assert "--version" in causa("help").stdout and "--version" not in causa("help", "run").stdout
+    assert "exit codes: 0 ok" in causa("help").stdout
     text = causa("help", "config").stdout
     for key in ("name", "memory", "data.mismatch", "method.kind", "method.sites", "method.target"):
         assert re.search(rf"^{re.escape(key)} ", text, re.MULTILINE), key
@@ -87,7 +90,7 @@ def test_ranges(causa, config, option, words):
 
 def test_plan(causa, config, tmp_path):
     text = causa("plan", config, "batch=10", "output=x.h5").stdout
-    for word in ("batch: 10", "sweep points  1", "micro-batches 1", "examples      1 (3 tokens",
+    for word in ("batch: 10", "sweep points  1", "micro-batches 1", "examples      1 (tokens: 3",
                  "output        x.h5", "memory"):
         assert word in text, word
     plan = json.loads(causa("plan", config, "--json", "--threads", 2).stdout)
@@ -155,8 +158,24 @@ def test_inspect_result(causa, run_ids):
         assert word in text, word
     found = json.loads(causa("inspect", path, "--json").stdout)
     assert found["attributes"]["tool"] == "causa"
+    with h5py.File(path, "r") as file:
+        mean = file["baseline"].attrs["clean_mean"]
+    assert text.splitlines()[1].split() == ["clean_mean", f"{mean:.6g}"]
+    assert found["headlines"] == {"clean_mean": mean}
     shapes = {o["path"]: o["shape"] for o in found["objects"]}
     assert shapes["/data/offsets"] == [3] and shapes["/attribution/semantic/score"] == [5]
+
+
+def test_inspect_index(causa, run_ids, tmp_path):
+    """The points are named, not told: each can be inspected by itself."""
+    run_ids([[1, 2, 3]], JACOBIAN, "sweep.seed=[1, 2]", f"output={tmp_path / 'out'}")
+    index = tmp_path / "out" / "index.h5"
+    text = causa("inspect", index).stdout
+    assert "kind: jacobian" not in text and "conventions" not in text
+    assert any(line.split() == ["/point-00001", "link", "point-00001.h5"]
+               for line in text.splitlines())
+    objects = json.loads(causa("inspect", index, "--json").stdout)["objects"]
+    assert {"path": "/point-00000", "type": "link", "target": "point-00000.h5"} in objects
 
 
 @pytest.mark.parametrize("command", ["inspect", "doctor", "tokens", "report"])
@@ -181,7 +200,7 @@ def test_inspect_something_else(causa, tmp_path):
 def test_doctor(causa, model):
     stored = MODELS / model / "reference.h5"
     text = causa("doctor", MODELS / model, "--reference", stored).stdout
-    assert "0 failed" in text and "against reference" in text and "OUT OF TOLERANCE" not in text
+    assert "failed: 0" in text and "against reference" in text and "OUT OF TOLERANCE" not in text
     report = json.loads(causa("doctor", MODELS / model, "--reference", stored, "--json").stdout)
     places = {row["place"] for row in report["comparisons"]}
     assert {"resid 0", "logits", "gradient 0"} <= places and report["failed"] == 0
@@ -190,7 +209,7 @@ def test_doctor(causa, model):
 
 def test_doctor_reads_text(causa, text_model):
     text = causa("doctor", text_model, "--prompt", "Hello there").stdout
-    assert "round trip checked" in text and "0 failed" in text
+    assert "round trip checked" in text and "failed: 0" in text
     done = causa("doctor", MODELS / "gpt2", "--prompt", "Hello", check=False)
     assert done.returncode == 2 and "has no tokenizer" in done.stderr
 
@@ -228,7 +247,7 @@ def test_tokens(causa, text_model):
         assert covered == set(range(len(raw)))
     assert "".join(found[0]["pieces"]) == "The house"
     text = causa("tokens", text_model, "The house").stdout
-    assert text.endswith(f"{len(found[0]['ids'])} tokens\n") and "id " in text and "bytes 0-" in text
+    assert text.endswith(f"tokens: {len(found[0]['ids'])}\n") and "id " in text and "bytes 0-" in text
     with_lines = causa("tokens", text_model, "a\nb").stdout
     assert "'\\n'" in with_lines
 
@@ -260,3 +279,33 @@ def test_report(causa, run_ids, tmp_path):
     path = run_ids([[1, 2, 3], [4, 5]], JACOBIAN)
     done = causa("report", path, "-o", tmp_path / "pages")
     assert (tmp_path / "pages" / "result.html").exists() and "result.html" in done.stdout
+    assert list((tmp_path / "pages" / "result").glob("*.png"))
+    done = causa("report", tmp_path / "pages", check=False)
+    assert done.returncode == 3 and "expected an HDF5 file, got a folder" in done.stderr
+
+
+# ---- run ----
+
+
+def test_run_json(causa, run_ids, tmp_path):
+    """The plan and the output on one line of stdout, and nothing else there."""
+    run_ids([[1, 2, 3]], JACOBIAN)
+    done = causa("run", tmp_path / "result.yaml", f"output={tmp_path / 'x.h5'}", "--json")
+    line, = done.stdout.splitlines()
+    found = json.loads(line)
+    assert found["output"] == str(tmp_path / "x.h5") and found["status"] == "complete"
+    assert found["examples"] == 1 and found["point"] == 0 and found["points"] == 1
+    assert "passing over" not in done.stderr
+    done = causa("run", tmp_path / "result.yaml", "sweep.seed=[1, 2]", "--json",
+                 f"output={tmp_path / 'sweep'}")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(p["point"], p["output"]) for p in found] == \
+        [(p, str(tmp_path / "sweep" / f"point-0000{p}.h5")) for p in (0, 1)]
+
+
+def test_rows_without_answer(causa, run_ids):
+    rows = [{"clean_ids": [1, 2, 3], "answer_ids": [4]}, {"clean_ids": [1, 2]}]
+    done = run_ids(rows, JACOBIAN, check=False)
+    assert done.returncode == 0 and done.stderr.count("answer is empty in 1 of 2 rows") == 1
+    done = run_ids(rows[1:], JACOBIAN, check=False, name="none")
+    assert "answer is empty" not in done.stderr

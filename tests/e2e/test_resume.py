@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Results that exist, runs that are stopped, sweeps."""
 
+import json
 import signal
 import time
 
@@ -16,7 +17,7 @@ def long_run(causa, tmp_path_factory):
     """Config of a run of some seconds in many micro-batches, and its uninterrupted result."""
     folder = tmp_path_factory.mktemp("long")
     rng = np.random.default_rng(5)
-    rows = [{"clean_ids": rng.integers(0, 400, rng.integers(40, 60)).tolist()} for _ in range(450)]
+    rows = [{"clean_ids": rng.integers(0, 400, rng.integers(40, 60)).tolist()} for _ in range(300)]
     config = files.write_config(folder / "long.yaml", JACOBIAN, rows, backend="ref", batch=64)
     whole = folder / "whole.h5"
     causa("run", config, f"output={whole}")
@@ -155,6 +156,7 @@ def test_points_and_shards(sweep, tmp_path):
     out = tmp_path / "out"
     points = lambda: sorted(int(p.name[6:11]) for p in out.glob("point-*.h5"))
     sweep("--points", "1:3")
+    assert "--points 1:3" in h5py.File(out / "point-00001.h5")["run"].attrs["command_line"]
     assert points() == [1, 2] and not (out / "index.h5").exists()
     sweep("--shard", "0/2", "--resume")
     assert points() == [0, 1, 2, 4] and not (out / "index.h5").exists()
@@ -177,7 +179,26 @@ def test_one_failing_point(causa, tmp_path):
     assert done.returncode == 6
     assert "point 0 failed" in done.stderr and "NaN" in done.stderr
     assert "1 of 2 sweep points failed" in done.stderr
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["point-00001.h5"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["index.h5", "point-00001.h5"]
+    with h5py.File(tmp_path / "out" / "index.h5", "r") as index:
+        assert index["status"].asstr()[()].tolist() == ["failed", "complete"]
+        assert "point-00000" not in index and "point-00001" in index
+        means = index["clean_mean"][()]
+        assert np.isnan(means[0]) and means[1] == index["point-00001/baseline"].attrs["clean_mean"]
+        assert index["model"].asstr()[()].tolist() == [str(model), str(good)]
+    done = causa("run", config, f"output={tmp_path / 'out'}", "--resume", "--json", check=False)
+    assert done.returncode == 6
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["point"], line["status"]) for line in lines] == [(0, "failed"), (1, "complete")]
+
+
+def test_failing_point_among_those_of_other_calls(causa, tmp_path):
+    model = files.write_changed_model(tmp_path / "nan", float("nan"))
+    config = files.write_config(tmp_path / "s.yaml", JACOBIAN, [{"clean_ids": [3, 1, 4]}],
+                                sweep={"model": [str(model), str(files.MODELS / "smollm2")]})
+    done = causa("run", config, f"output={tmp_path / 'out'}", "--points=0:1", check=False)
+    assert done.returncode == 6 and "points not there yet: 1 of 2" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_every_point_is_checked_first(sweep, tmp_path):

@@ -96,7 +96,7 @@ void fixture_open(fixture *f, const char *name, const char *backend) {
     ca_result_reader_close(reader);
 }
 
-void fixture_close(fixture *f) {
+void fixture_release(fixture *f) {
     while (f->owned) {
         owned *o = f->owned;
         f->owned = o->next;
@@ -106,6 +106,10 @@ void fixture_close(fixture *f) {
         free(o->host);
         free(o);
     }
+}
+
+void fixture_close(fixture *f) {
+    fixture_release(f);
     ca_model_free(f->model);
     ca_backend_close(f->backend);
 }

@@ -50,6 +50,8 @@ extern const char *const some_fixtures[];
 void ok(ca_status st);
 void fixture_open(fixture *f, const char *name, const char *backend);
 void fixture_close(fixture *f);
+/* Frees all that belongs to the fixture but its model; fixture_close does it too. */
+void fixture_release(fixture *f);
 /* Runs a test on each of the named models. */
 void on_fixtures(const char *const *names, const char *backend, void (*test)(fixture *f));
 void on_both_backends(const char *const *names, void (*test)(fixture *f));

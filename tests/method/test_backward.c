@@ -129,6 +129,31 @@ static void test_lanes_are_separate_backwards(void **state) {
     on_both_backends(some_fixtures, lanes_are_separate);
 }
 
+/* Cotangents that apply are summed; gradients are linear in them. */
+static void cotangents_add_up(fixture *f) {
+    ca_batch *batch = batch_of_prompts(f, 0, 2, READ_ALL);
+    int64_t rows = batch->sequences.rows, d = f->width, count = rows * d;
+    ca_pass *pass = run_model(f, batch, kept, NULL, 0);
+    ca_tensor logits = random_tensor(f, 3, (int64_t[]){1, batch->reads, f->vocab}, "logits");
+    ca_tensor norm = random_tensor(f, 3, (int64_t[]){1, batch->reads, d}, "norm");
+    ca_tensor resid = random_tensor(f, 3, (int64_t[]){1, rows, d}, "resid");
+    double *sum = numbers(f, count);
+    const ca_backward parts[] = {{.lanes = 1, .d_logits = logits},
+                                 {.lanes = 1, .d_final_norm = norm},
+                                 {.lanes = 1, .d_resid = resid}};
+    for (int i = 0; i < 3; i++) {
+        const double *part = gradient_of(f, pass, parts[i]);
+        for (int64_t k = 0; k < count; k++) sum[k] += part[k];
+    }
+    ca_backward all = {.lanes = 1, .d_logits = logits, .d_final_norm = norm, .d_resid = resid};
+    near(f, "sum", gradient_of(f, pass, all), sum, count, f->exact ? 1e-12 : 1e-5);
+}
+
+static void test_cotangents_add_up(void **state) {
+    (void)state;
+    on_both_backends(some_fixtures, cotangents_add_up);
+}
+
 /* An edit at every site at which a recomputed value depends on one. */
 static int edit_everywhere(fixture *f, nudge *n, ca_hook *hooks) {
     const ca_site_kind kinds[] = {
@@ -221,6 +246,7 @@ int main(void) {
         cmocka_unit_test(test_reference),
         cmocka_unit_test(test_embeddings_one_by_one),
         cmocka_unit_test(test_lanes_are_separate_backwards),
+        cmocka_unit_test(test_cotangents_add_up),
         cmocka_unit_test(test_recompute_changes_nothing),
         cmocka_unit_test(test_cut_in_the_middle),
         cmocka_unit_test(test_any_batch),

@@ -30,10 +30,10 @@ static ca_backward from_weights(const problem *p) {
     return (ca_backward){.lanes = 1, .d_logits = tensor_of(p->f, 3, shape, p->weights)};
 }
 
-static double outcome(problem *p, ca_pass *pass, const ca_hook *hook) {
+static double outcome(problem *p, ca_pass *pass, const ca_hook *hooks, int64_t count) {
     ca_forward request = ca_forward_all(p->f->model, p->batch);
-    request.hooks = hook;
-    request.hook_count = 1;
+    request.hooks = hooks;
+    request.hook_count = count;
     ok(ca_pass_forward(pass, &request));
     const double *logits = values_of(p->f, ca_pass_logits(pass));
     double sum = 0;
@@ -41,32 +41,37 @@ static double outcome(problem *p, ca_pass *pass, const ca_hook *hook) {
     return sum;
 }
 
+/* How strong the edit is around which the difference is taken: one that a recomputation, or a
+ * backward that reads what the forward left, must not forget. */
+static const double EDIT = 0.25;
+
 /* Fourth-order central difference. The outcome is of order 1 to 1000 and its fifth derivative of
  * the same order or some hundred times more, so steps of 1e-4 are off by 1e-16 to 1e-13 (formula)
  * and 1e-10 (rounding); slopes are of order 1 to 1000. A wrong term shows at 1e-2. */
-static double difference(problem *p, ca_pass *pass, const ca_hook *hook, nudge *n) {
+static double difference(problem *p, ca_pass *pass, const ca_hook *hooks, int64_t count, nudge *n) {
     const double h = 1e-4;
     const double weights[] = {1, -8, 8, -1}, steps[] = {-2 * h, -h, h, 2 * h};
     double sum = 0;
     for (int i = 0; i < 4; i++) {
-        n->epsilon = steps[i];
-        sum += weights[i] * outcome(p, pass, hook);
+        n->epsilon = EDIT + steps[i];
+        sum += weights[i] * outcome(p, pass, hooks, count);
     }
-    n->epsilon = 0;
+    n->epsilon = EDIT;
     return sum / (12 * h);
 }
 
-static void check_site(problem *p, ca_site_kind kind, int64_t layer, bool keep) {
-    nudge n;
+/* The slope along the first hook, which is `n`, in a run with all hooks. */
+static void check_slope(problem *p, const ca_hook *hooks, int64_t count, nudge *n, bool keep) {
     char name[CA_SITE_NAME_MAX];
-    ca_hook hook = nudge_at(p->f, &n, kind, layer);
-    ca_pass *pass = pass_for(p->f, p->batch, (ca_pass_limits){.lanes = 1, .keep = keep}, &hook, 1);
-    double expected = difference(p, pass, &hook, &n);
-    outcome(p, pass, &hook);
+    ca_site site = {hooks->site, ca_site_in_block(hooks->site) ? hooks->first_layer : -1, -1};
+    ca_pass *pass =
+        pass_for(p->f, p->batch, (ca_pass_limits){.lanes = 1, .keep = keep}, hooks, count);
+    double expected = difference(p, pass, hooks, count, n);
+    outcome(p, pass, hooks, count);
     gradient_of(p->f, pass, from_weights(p));
-    if (!(n.size > 0 && fabs(n.slope - expected) <= 1e-6 * n.size))
-        fail_msg("%s: %s: expected slope %.12g within %.3g, got %.12g", p->f->name,
-                 ca_site_name((ca_site){kind, layer, -1}, name), expected, 1e-6 * n.size, n.slope);
+    if (!(n->size > 0 && fabs(n->slope - expected) <= 1e-6 * n->size))
+        fail_msg("%s, %d hooks: %s: expected slope %.12g within %.3g, got %.12g", p->f->name,
+                 (int)count, ca_site_name(site, name), expected, 1e-6 * n->size, n->slope);
 }
 
 static void every_site(fixture *f) {
@@ -74,14 +79,37 @@ static void every_site(fixture *f) {
     for (ca_site_kind kind = 0; kind < CA_SITE_COUNT; kind++) {
         if (kind == CA_SITE_RESID_MID && f->model->arch.parallel) continue; /* there is none */
         for (int64_t l = 0; l < (ca_site_in_block(kind) ? f->layers : 1); l++)
-            for (int keep = 0; keep < 2; keep++)
-                check_site(&p, kind, ca_site_in_block(kind) ? l : -1, keep);
+            for (int keep = 0; keep < 2; keep++) {
+                nudge n;
+                ca_hook hook = nudge_at(f, &n, kind, l);
+                check_slope(&p, &hook, 1, &n, keep);
+            }
     }
+}
+
+/* The slope at the embeddings while every site above is edited. */
+static void edits_everywhere(fixture *f) {
+    problem p = make_problem(f);
+    nudge nudges[CA_SITE_COUNT];
+    ca_hook hooks[CA_SITE_COUNT];
+    int64_t count = 0;
+    for (ca_site_kind kind = CA_SITE_EMBED; kind < CA_SITE_COUNT; kind++) {
+        if (kind == CA_SITE_RESID_MID && f->model->arch.parallel) continue;
+        hooks[count] = nudge_at(f, &nudges[count], kind, 0);
+        hooks[count].last_layer = f->layers - 1;
+        nudges[count++].epsilon = EDIT;
+    }
+    for (int keep = 0; keep < 2; keep++) check_slope(&p, hooks, count, nudges, keep);
 }
 
 static void test_every_site(void **state) {
     (void)state;
     on_fixtures(some_fixtures, "ref", every_site);
+}
+
+static void test_edits_everywhere(void **state) {
+    (void)state;
+    on_fixtures(some_fixtures, "ref", edits_everywhere);
 }
 
 /* ---- what no fixture has: blocks of other families, made from the weights of one that is there */
@@ -139,6 +167,7 @@ static void test_other_blocks(void **state) {
         fixture_open(&f, blocks[i].fixture, "ref");
         blocks[i].change(f.model);
         every_site(&f);
+        edits_everywhere(&f);
         check_in_place(&f);
         fixture_close(&f);
     }
@@ -198,6 +227,7 @@ static void test_cpu_sees_what_ref_sees(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_site),
+        cmocka_unit_test(test_edits_everywhere),
         cmocka_unit_test(test_other_blocks),
         cmocka_unit_test(test_returned_gradient),
         cmocka_unit_test(test_cpu_sees_what_ref_sees),

@@ -243,14 +243,14 @@ static void test_names(void **state) {
     (void)state;
     ca_backend *other;
     assert_fails(ca_backend_open("cpuu", 1, &other), CA_E_CONFIG,
-                 "backend: expected auto, ref, cpu, cuda or cuda:N, got 'cpuu'");
+                 "expected auto, ref, cpu, cuda or cuda:N, got 'cpuu'");
     assert_null(other);
     assert_fails(ca_backend_open("cuda:", 1, &other), CA_E_CONFIG,
-                 "backend: expected auto, ref, cpu, cuda or cuda:N, got 'cuda:'");
+                 "expected auto, ref, cpu, cuda or cuda:N, got 'cuda:'");
     assert_fails(ca_backend_open("cuda:1x", 1, &other), CA_E_CONFIG,
-                 "backend: expected auto, ref, cpu, cuda or cuda:N, got 'cuda:1x'");
+                 "expected auto, ref, cpu, cuda or cuda:N, got 'cuda:1x'");
     assert_fails(ca_backend_open("", 1, &other), CA_E_CONFIG,
-                 "backend: expected auto, ref, cpu, cuda or cuda:N, got ''");
+                 "expected auto, ref, cpu, cuda or cuda:N, got ''");
     assert_fails(ca_backend_open("ref", -1, &other), CA_E_CONFIG,
                  "backend: threads: expected 0 or more, got -1");
     ca_backend_close(NULL);
@@ -284,10 +284,7 @@ static void test_threads(void **state) {
     (void)state;
     ca_backend *cpu;
     assert_int_equal(setenv("OMP_NUM_THREADS", "3,2", 1), 0);
-    if (ca_backend_open("cpu", 0, &cpu) != CA_OK) {
-        print_message("%s\n", ca_error_text());
-        skip();
-    }
+    assert_int_equal(ca_backend_open("cpu", 0, &cpu), CA_OK);
     assert_int_equal(cpu->threads, 3);
     ca_backend_close(cpu);
     assert_ok(ca_backend_open("cpu", 2, &cpu));

@@ -131,6 +131,14 @@ static void add_case(parity *p, const void *parameters) {
     parity_ok(ca_add(p->be, y, ca_tensor_repeat(x, 3), bit(c, 0) ? 1.0 : -0.375));
 }
 
+static void multiply_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_inout(p, "x", c->f, 0, SHAPE(3, c->rows, c->width));
+    ca_tensor w = parity_input(p, "w", NORMAL, SHAPE(c->rows, c->width + 1));
+    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), 3);
+    parity_ok(ca_multiply(p->be, x, x, w)); /* in place */
+}
+
 static void sum_heads_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, 9, c->width));
@@ -234,6 +242,12 @@ static void log_sum_exp_case(parity *p, const void *parameters) {
     parity_ok(ca_log_sum_exp(p->be, y, ca_tensor_slice(x, 1, 1, c->width)));
 }
 
+static void softmax_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_inout(p, "x", c->f, 1, SHAPE(2, c->rows, c->width));
+    parity_ok(ca_softmax(p->be, x, x));
+}
+
 /* variant: k = 1, 2, all */
 static void top_k_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
@@ -291,6 +305,7 @@ static const operation operations[] = {
     {"linear", linear_case, 2, {0, 1, 19, END}, {1, 33, 576, END}, ANY},
     {"gather", gather_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
     {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
+    {"multiply", multiply_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"add", add_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"sum_heads", sum_heads_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"norm_fwd", norm_fwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
@@ -298,6 +313,7 @@ static const operation operations[] = {
     {"act", act_case, 8, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
     {"soft_cap", soft_cap_case, 2, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"log_sum_exp", log_sum_exp_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
+    {"softmax", softmax_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"top_k", top_k_case, 3, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"row_norms", row_norms_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"row_dots", row_dots_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},

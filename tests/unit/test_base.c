@@ -181,6 +181,16 @@ static void test_string_grows(void **state) {
     assert_null(s.text);
 }
 
+static void test_bytes_text(void **state) {
+    (void)state;
+    char text[32];
+    assert_string_equal(ca_bytes_text(0, text), "0 B");
+    assert_string_equal(ca_bytes_text(1023, text), "1023 B");
+    assert_string_equal(ca_bytes_text(1536, text), "1.5 KiB");
+    assert_string_equal(ca_bytes_text(INT64_C(3) << 30, text), "3.0 GiB");
+    assert_string_equal(ca_bytes_text(INT64_C(5) << 50, text), "5120.0 TiB");
+}
+
 static void test_edit_distance(void **state) {
     (void)state;
     assert_int_equal(ca_edit_distance("", ""), 0);
@@ -483,6 +493,7 @@ int main(void) {
         cmocka_unit_test(test_grow_doubles_and_keeps),
         cmocka_unit_test(test_arena_gives_zeroed_aligned_memory),
         cmocka_unit_test(test_string_grows),
+        cmocka_unit_test(test_bytes_text),
         cmocka_unit_test(test_edit_distance),
         cmocka_unit_test(test_nearest_name_is_a_typing_error_away),
         cmocka_unit_test(test_utf8),

@@ -203,12 +203,11 @@ static void test_columns(void **state) {
         {"  columns: {clean: x}\n", "has no column 'x'"},
         {"  columns: {claen: q}\n", "'claen' is not a column that is read"},
         {"  bos: 640\n", "expected a token id below 640, got 640"},
-        {"  bos: true\n", "the tokenizer names no BOS token"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        expect_error(open_bytes("a.csv", "q,clean\na,b\n", 12, bad[i].options,
-                                strstr(bad[i].options, "true") ? NULL : tokenizer, nothing, &d),
-                     bad[i].words);
+        expect_error(
+            open_bytes("a.csv", "q,clean\na,b\n", 12, bad[i].options, tokenizer, nothing, &d),
+            bad[i].words);
 }
 
 static void test_start_and_limit(void **state) {
@@ -263,6 +262,7 @@ static void test_row_errors(void **state) {
         snprintf(rows, sizeof rows, "{\"clean_ids\": [1]}\n%s\n", bad[i].row);
         refuse("a.jsonl", rows, bad[i].words);
     }
+    refuse("a.json", "[\"a\",\n\n{}]", "row 2, column clean"); /* lines are not known there */
     ca_dataset *d;
     static const struct {
         const char *row, *words;
@@ -295,7 +295,7 @@ static void test_needs(void **state) {
         ca_data_needs needs;
         const char *words;
     } cases[] = {
-        {{.pair = true}, "column corrupted: the prompt is missing or empty"},
+        {{.pair = true}, "expected a column corrupted or corrupted_ids, got the columns clean_ids"},
         {{.answer = true}, "column answer: the method needs an answer"},
         {{.subject = true}, "column subject: the method needs a subject"},
     };
@@ -303,6 +303,20 @@ static void test_needs(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         expect_error(open_bytes("a.csv", "clean_ids\n1\n", 12, "", NULL, cases[i].needs, &d),
                      cases[i].words);
+}
+
+static void test_no_prompt_column(void **state) {
+    (void)state;
+    refuse("a.csv", "question,answer\nthe,a\n",
+           "expected a column clean, text, prompt or clean_ids, got the columns question, answer");
+    assert_non_null(strstr(ca_error_hint(), "data.columns.clean=NAME"));
+}
+
+static void test_unanswered(void **state) {
+    (void)state;
+    ca_dataset *d = must_open("a.csv", "clean_ids,answer_ids\n1,2\n1,\n3,\n", "");
+    assert_int_equal(d->unanswered, 2);
+    ca_dataset_free(d);
 }
 
 /* ---- pairs ---- */
@@ -324,6 +338,12 @@ static void test_pairs_of_different_length(void **state) {
     expect_error(open_bytes("a.csv", rows, strlen(rows), "", NULL, pair, &d),
                  "row 1 (line 2), column corrupted: expected 3 tokens as in clean, got 2");
     assert_non_null(strstr(ca_error_hint(), "data.mismatch=skip"));
+    /* A method that reads one prompt of them takes them, but not as pairs. */
+    assert_int_equal(open_bytes("a.csv", rows, strlen(rows), "", NULL, nothing, &d), CA_OK);
+    assert_int_equal(d->count, 2);
+    assert_false(d->pairs);
+    assert_string_equal(ca_error_hint(), "");
+    ca_dataset_free(d);
     assert_int_equal(
         open_bytes("a.csv", rows, strlen(rows), "  mismatch: skip\n  limit: 1\n", NULL, pair, &d),
         CA_OK);
@@ -480,7 +500,7 @@ static void test_text_positions(void **state) {
     static const char subject[] = "[{\"clean\": \"x 12 y\", \"subject\": \" 12\"}]";
     expect_covered(span, "subject", " caf\xC3\xA9");
     expect_covered(subject, "subject", " 12");
-    expect_covered(subject, "{after: x}", " ");
+    expect_covered(subject, "{after: x}", " 1");
     expect_covered(subject, "{after: z}", "\"z\" is not in the prompt");
     expect_covered(subject, "{after: ' '}", "\" \" is in the prompt more than once");
     expect_covered(subject, "{after: y}", "no token comes after \"y\"");
@@ -513,6 +533,8 @@ int main(void) {
         cmocka_unit_test(test_row_errors),
         cmocka_unit_test(test_all_bad_rows_are_listed),
         cmocka_unit_test(test_needs),
+        cmocka_unit_test(test_no_prompt_column),
+        cmocka_unit_test(test_unanswered),
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_pairs_of_different_length),
         cmocka_unit_test(test_texts_and_answers),

@@ -176,7 +176,7 @@ ca_status ca_cpu_attention_fwd(ca_backend *be, ca_tensor o, ca_tensor lse, ca_te
     int64_t items = tile_start[seq->count] * attention.heads;
     bool done = true;
     /* from the back: the last tile of a sequence sees the most keys */
-#pragma omp parallel for num_threads(be->threads) schedule(dynamic) reduction(&& : done)
+#pragma omp parallel for num_threads(cpu_attention_threads(be, seq, &attention)) schedule(dynamic) reduction(&& : done)
     for (int64_t item = items - 1; item >= 0; item--) {
         int64_t tile = item / attention.heads, h = item % attention.heads;
         int64_t s = ca_cpu_tile_sequence(tile_start, seq->count, tile);

@@ -181,7 +181,7 @@ ca_status ca_cpu_attention_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_te
     int64_t blocks = block > 0 ? (lanes + block - 1) / block : 0;
     int64_t items = seq->count * targets * blocks;
     bool done = true;
-#pragma omp parallel for num_threads(be->threads) schedule(dynamic) reduction(&& : done)
+#pragma omp parallel for num_threads(cpu_attention_threads(be, seq, &attention)) schedule(dynamic) reduction(&& : done)
     for (int64_t item = 0; item < items; item++) {
         int64_t lane0 = item % blocks * block, target = item / blocks % targets;
         done = backward_item(&b, item / blocks / targets, target, lane0,

@@ -63,6 +63,11 @@ typedef struct ca_cpu_context {
 static inline int cpu_threads(const ca_backend *be, int64_t rows, int64_t width) {
     return rows * width < CPU_SERIAL ? 1 : be->threads;
 }
+/* The same for attention: all rows and heads, each against up to max_keys keys. */
+static inline int cpu_attention_threads(const ca_backend *be, const ca_sequences *seq,
+                                        const ca_attention *attention) {
+    return cpu_threads(be, seq->rows * attention->heads, seq->max_keys * attention->head_dim);
+}
 
 /* ---- addressing -------------------------------------------------------------------------- */
 
@@ -251,6 +256,7 @@ ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
 ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                         bool accumulate);
 ca_status ca_cpu_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
+ca_status ca_cpu_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
 ca_status ca_cpu_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
 ca_status ca_cpu_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
 ca_status ca_cpu_norm_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor gain, ca_tensor bias,
@@ -283,6 +289,7 @@ ca_status ca_cpu_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x
 ca_status ca_cpu_soft_cap_fwd(ca_backend *be, ca_tensor y, ca_tensor x, double cap);
 ca_status ca_cpu_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
 ca_status ca_cpu_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x);
+ca_status ca_cpu_softmax(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
 ca_status ca_cpu_row_norms(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);

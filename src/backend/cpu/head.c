@@ -69,6 +69,21 @@ ca_status ca_cpu_log_sum_exp(ca_backend *be, ca_tensor y, ca_tensor x) {
     return CA_OK;
 }
 
+ca_status ca_cpu_softmax(ca_backend *be, ca_tensor y, ca_tensor x) {
+    int64_t rows = cpu_places(&x, x.rank - 1), n = cpu_width(&x);
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *from = cpu_row(&x, row);
+        float *to = cpu_row(&y, row), top = -INFINITY;
+#pragma omp simd reduction(max : top)
+        for (int64_t i = 0; i < n; i++) top = from[i] > top ? from[i] : top;
+        float share = (float)(1 / sum_of_exp(from, n, top));
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) to[i] = share * cpu_exp(from[i] - top);
+    }
+    return CA_OK;
+}
+
 /* ---- the k largest ----------------------------------------------------------------------- */
 
 /* Whether (a, index i) comes before (b, index j): NaN, then larger values, then lower indices. */

@@ -213,7 +213,7 @@ static ca_status run_forward(ca_backend *be, const cpu_pattern *w, const ca_tens
     if (st != CA_OK) return st;
     int64_t heads = w->attention.heads, items = tile_start[w->seq->count] * heads;
     bool done = true;
-#pragma omp parallel for num_threads(be->threads) schedule(dynamic) reduction(&& : done)
+#pragma omp parallel for num_threads(cpu_attention_threads(be, w->seq, &w->attention)) schedule(dynamic) reduction(&& : done)
     for (int64_t item = items - 1; item >= 0; item--) {
         int64_t s = ca_cpu_tile_sequence(tile_start, w->seq->count, item / heads);
         cpu_pattern_tile tile = {.s = s, .head = item % heads};
@@ -242,7 +242,7 @@ static ca_status run_backward(ca_backend *be, const cpu_pattern *w, const ca_ten
     int64_t per_target = w->attention.heads / targets;
     int64_t per_kv_head = w->attention.heads / w->attention.kv_heads;
     bool done = true;
-#pragma omp parallel for num_threads(be->threads) schedule(dynamic) reduction(&& : done)
+#pragma omp parallel for num_threads(cpu_attention_threads(be, w->seq, &w->attention)) schedule(dynamic) reduction(&& : done)
     for (int64_t item = 0; item < w->seq->count * targets * lanes; item++) {
         cpu_pattern_tile tile = {
             .s = item / lanes / targets, .target = item / lanes % targets, .lane = item % lanes};

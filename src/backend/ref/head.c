@@ -67,6 +67,23 @@ out:
     return st;
 }
 
+ca_status ca_ref_softmax_rows(ca_backend *be, ca_tensor y, ca_tensor x) {
+    (void)be;
+    int64_t n = ca_ref_width(&x);
+    double *xi = NULL;
+    ca_status st = CA_OK;
+    CA_TRY(ca_ref_scratch(n, &xi));
+    for (int64_t row = 0; row < ca_ref_rows(&x); row++) {
+        ca_ref_load(&x, row, xi);
+        double lse = ca_ref_log_sum_exp(xi, n);
+        for (int64_t i = 0; i < n; i++) xi[i] = exp(xi[i] - lse);
+        ca_ref_store(&y, row, xi);
+    }
+out:
+    free(xi);
+    return st;
+}
+
 typedef struct candidate {
     double value;
     int32_t index;

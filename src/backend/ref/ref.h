@@ -84,6 +84,7 @@ ca_status ca_ref_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
 ca_status ca_ref_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                         bool accumulate);
 ca_status ca_ref_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
+ca_status ca_ref_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
 ca_status ca_ref_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
 ca_status ca_ref_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
 
@@ -121,6 +122,7 @@ ca_status ca_ref_act_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x
 ca_status ca_ref_soft_cap_fwd(ca_backend *be, ca_tensor y, ca_tensor x, double cap);
 ca_status ca_ref_soft_cap_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor y, double cap);
 ca_status ca_ref_log_sum_exp_rows(ca_backend *be, ca_tensor y, ca_tensor x);
+ca_status ca_ref_softmax_rows(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_ref_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tensor x);
 
 ca_status ca_ref_row_norms(ca_backend *be, ca_tensor y, ca_tensor x);

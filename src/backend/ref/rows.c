@@ -78,6 +78,24 @@ out:
     return st;
 }
 
+ca_status ca_ref_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
+    (void)be;
+    int64_t width = ca_ref_width(&y);
+    double *xi = NULL, *wi;
+    ca_status st = CA_OK;
+    CA_TRY(ca_ref_scratch(2 * width, &xi));
+    wi = xi + width;
+    for (int64_t row = 0; row < ca_ref_rows(&y); row++) {
+        ca_ref_load(&x, row, xi);
+        ca_ref_load(&w, row, wi);
+        for (int64_t d = 0; d < width; d++) xi[d] *= wi[d];
+        ca_ref_store(&y, row, xi);
+    }
+out:
+    free(xi);
+    return st;
+}
+
 ca_status ca_ref_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) {
     (void)be;
     int64_t heads = x.shape[1], width = ca_ref_width(&y);

@@ -4,7 +4,6 @@
  * that moved it most. Read from the result file, so that a resumed run shows all of it.
  */
 #include "jacobian.h"
-#include "common.h"
 
 #include <stdlib.h>
 
@@ -51,7 +50,7 @@ static ca_status print_scores(const ca_job *job, const ca_example *e, const char
                               const float *score, ca_string *text) {
     ca_status st = CA_OK;
     int64_t before = -1;
-    CA_TRY(ca_string_printf(text, "    %-12s", scope));
+    CA_TRY(ca_string_printf(text, "    %-16s ", scope));
     for (int n = 0; n < STRONGEST && n < e->clean.count; n++) {
         int64_t best = -1;
         for (int64_t t = 0; t < e->clean.count;
@@ -70,37 +69,48 @@ out:
     return st;
 }
 
-ca_status ca_jacobian_answer(ca_job *job, const jacobian_target *targets,
-                             const struct jacobian_scope *const *scopes, int64_t scope_count,
-                             const int64_t *token_start, int64_t top, ca_string *text) {
+/* The last read of a prompt: one row of its block of scores. */
+static ca_status print_example(const jacobian *j, const ca_job *job, int64_t example,
+                               const int32_t *predicted, const float *probability,
+                               const float *score, int64_t scores, ca_string *text) {
     ca_status st = CA_OK;
+    const ca_example *e = &job->data->examples[example];
+    int64_t read = j->reads.start[example + 1] - 1;
+    int64_t row = j->score_start[example + 1] - e->clean.count;
+    CA_TRY(print_prompt(e, text));
+    CA_TRY(ca_string_printf(text, "    target "));
+    int32_t target = j->reads.read[read].id;
+    CA_TRY(print_piece(job, target < 0 ? predicted[read * j->top] : target, text));
+    CA_TRY(ca_string_printf(text, ", the model predicts "));
+    CA_TRY(print_piece(job, predicted[read * j->top], text));
+    CA_TRY(
+        ca_string_printf(text, " (p = %.3f); moved most by\n", (double)probability[read * j->top]));
+    for (int64_t c = 0; c < j->columns; c++)
+        CA_TRY(print_scores(job, e, j->column[c].scope->name, score + c * scores + row, text));
+out:
+    return st;
+}
+
+ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) {
+    ca_status st = CA_OK;
+    const jacobian *j = state;
     int64_t count = job->data->count, shown = count < MOST_EXAMPLES ? count : MOST_EXAMPLES;
-    int64_t tokens = token_start[count];
+    int64_t scores = j->score_start[count], reads = j->reads.start[count];
     float *score = NULL, *probability = NULL;
     int32_t *predicted = NULL;
     char path[64];
-    CA_TRY(ca_calloc((size_t)(tokens * scope_count) + 1, sizeof *score, &score));
-    CA_TRY(ca_calloc((size_t)(count * top) + 1, sizeof *probability, &probability));
-    CA_TRY(ca_calloc((size_t)(count * top) + 1, sizeof *predicted, &predicted));
+    CA_TRY(ca_calloc((size_t)(scores * j->columns) + 1, sizeof *score, &score));
+    CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *probability, &probability));
+    CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *predicted, &predicted));
     CA_TRY(ca_result_read_back(job->result, "/predictions/token_ids", predicted));
     CA_TRY(ca_result_read_back(job->result, "/predictions/probability", probability));
-    for (int64_t s = 0; s < scope_count; s++) {
-        snprintf(path, sizeof path, "/attribution/%s/score", scopes[s]->name);
-        CA_TRY(ca_result_read_back(job->result, path, score + s * tokens));
+    for (int64_t c = 0; c < j->columns; c++) {
+        snprintf(path, sizeof path, "/attribution/%s/%s", j->column[c].scope->name,
+                 j->matrix ? "matrix" : "score");
+        CA_TRY(ca_result_read_back(job->result, path, score + c * scores));
     }
-    for (int64_t i = 0; i < shown; i++) {
-        const ca_example *e = &job->data->examples[i];
-        CA_TRY(print_prompt(e, text));
-        CA_TRY(ca_string_printf(text, "    target "));
-        CA_TRY(print_piece(job, targets[i].id < 0 ? predicted[i * top] : targets[i].id, text));
-        CA_TRY(ca_string_printf(text, ", the model predicts "));
-        CA_TRY(print_piece(job, predicted[i * top], text));
-        CA_TRY(
-            ca_string_printf(text, " (p = %.3f); moved most by\n", (double)probability[i * top]));
-        for (int64_t s = 0; s < scope_count; s++)
-            CA_TRY(
-                print_scores(job, e, scopes[s]->name, score + s * tokens + token_start[i], text));
-    }
+    for (int64_t i = 0; i < shown; i++)
+        CA_TRY(print_example(j, job, i, predicted, probability, score, scores, text));
     if (shown < count)
         CA_TRY(ca_string_printf(text, "... and %lld more prompts\n", (long long)(count - shown)));
 out:

@@ -2,57 +2,70 @@
  *
  * Method `jacobian`: which input tokens move the prediction.
  *
- * Per micro-batch of packed prompts, each cut after the position that is read: one forward, the
- * vectors of all scopes as lanes of one backward, one reduction per scope at the embeddings.
+ * Per micro-batch of packed prompts, each cut after the last position that is read: one forward,
+ * the vectors of all scopes and positions as lanes of the backward, one reduction per lane.
  */
 #include "jacobian.h"
-#include "common.h"
 
 #include "causa/ops.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_SCOPES = 8, TOP = 10 };
-
-typedef struct jacobian {
-    jacobian_target *targets; /* [N] */
-    const jacobian_scope *scopes[MOST_SCOPES];
-    int64_t scope_count, lanes, top;
-    int64_t *token_start; /* [N + 1] rows of the examples in /attribution/<scope>/score */
-    ca_packing packing;
-    bool gold;
-    /* while running */
-    ca_job *job;
-    ca_batch *batch;
-    ca_pass *pass;
-    method_buffers buffers;
-    ca_tensor ids, others, direction, cotangents, scores, values, lse, top_values, top_ids;
-    void *staging;    /* doubles, the largest download */
-    float *packed;    /* [T] scores of a micro-batch's rows */
-    float *score;     /* tokens of a micro-batch, those after the position included */
-    int32_t *id_host; /* [n] */
-} jacobian;
+enum { TOP = 10 };
 
 static const ca_option options[] = {
-    {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL, "semantic",
-     "scopes to compute, all from one forward and one backward"},
+    {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
+     "semantic|temperature|fisher|input_x_gradient|integrated_gradients|path_semantic",
+     "scopes to compute; the first four all from one forward and one backward"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
-     "what is explained: gold (the answer, else the next token of the prompt), argmax, one token "
+     "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
      "as text or #id, A:B for a difference of logits"},
-    {"method.position", CA_OPTION_INT, "last", NULL, "last",
-     "token at which the prediction is read: last or an index, negative from the end"},
+    {"method.position", CA_OPTION_ANY, "last", NULL, NULL,
+     "tokens whose prediction is read: last, all, an index or a list of indices (negative from the "
+     "end), subject, {after: \"text\"}; several give a matrix of targets and sources"},
+    {"method.rank", CA_OPTION_INT, "1", "1..", "full",
+     "eigenpairs of the Fisher information that the fisher scope keeps; full: all, the exact "
+     "trace"},
+    {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
+     "leaf: 0 the token embeddings, l the residual stream that enters block l"},
+    {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
+     "nodes of integrated_gradients and path_semantic"},
+    {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
+     "paths by the midpoint rule (none), or with the nodes and weights of the published code"},
+    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "", "(0..1]", NULL,
+     "rising fractions of the tokens to ablate, highest scores first, such as [0.05, 0.1, 0.2]"},
+    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "zero", NULL, "zero|pad|mean|delete",
+     "an ablated token's embedding becomes zero, that of another token or the vocabulary's mean, "
+     "or the token is left out"},
+    {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
+     "token that ablation pad puts in, as text or #id"},
+    {"method.evaluate.loo", CA_OPTION_ANY, "false", NULL, NULL,
+     "true or {}: zero each token alone and compare the change of the distribution with the "
+     "scores"},
     {0},
 };
 
 static const char *const conventions[] = {
     "score: Euclidean norm over the embedding dimension of the gradient of the target logit (not "
-    "log-probability) "
-    "with respect to the embedding that enters the first block; unsigned, not normalised",
+    "log-probability) with respect to the embedding that enters the first block, or the residual "
+    "stream at method.layer; unsigned, not normalised",
+    "signed: gradient . input, the dot product of the gradient and the leaf's value (of GPT-2 the "
+    "token embedding without its position)",
     "tokens after the position that is read score exactly 0; a BOS token is scored like any other",
-    "target gold without an answer: the prompt's last token is the target and the token before it "
-    "is read",
+    "target gold at position last without an answer: the prompt's last token is the target and the "
+    "token before it is read",
+    "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
+    "clean) in nats, c the most probable token of the clean run; more negative is better; sem: "
+    "sample standard deviation over prompts / sqrt(n); published_sem takes intervals as "
+    "independent",
+    "ablated tokens: max(1, floor(f n)) of n tokens at fraction f, highest scores first, ties by "
+    "position; n counts the tokens up to the one read, a BOS excluded, and the slot of a target "
+    "that the prompt holds; at most all but that slot, of a prompt without BOS all but one when "
+    "deleted",
+    "loo: sum P (log P - log Q) in nats, P clean, Q with the embedding of one token zero; spearman "
+    "and kendall (tau-b) over the same tokens without the target's slot; top1_percentile: 100 R / "
+    "n, R tokens have a larger divergence than the best-scored one",
     NULL,
 };
 static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_mean", NULL};
@@ -60,56 +73,166 @@ static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_m
 /* ---- prepare ---- */
 
 static ca_status choose_scopes(const ca_job *job, jacobian *j) {
-    for (int64_t i = 0, n = ca_config_count(job->config, "method.scopes"); i < n; i++) {
+    const char *path = "method.scopes";
+    for (int64_t i = 0, n = ca_config_count(job->config, path); i < n; i++) {
         const jacobian_scope *scope =
-            ca_jacobian_scope_find(ca_config_text_at(job->config, "method.scopes", i));
-        for (int64_t k = 0; k < j->scope_count; k++)
-            if (j->scopes[k] == scope)
-                return ca_config_fail(job->config, "method.scopes",
-                                      "expected every scope once, got %s twice", scope->name);
-        j->scopes[j->scope_count++] = scope;
-        j->lanes += scope->lanes;
+            ca_jacobian_scope_find(ca_config_text_at(job->config, path, i));
+        for (int64_t k = 0; k < j->columns; k++)
+            if (j->column[k].scope == scope)
+                return ca_config_fail(job->config, path, "expected every scope once, got %s twice",
+                                      scope->name);
+        int64_t lanes = scope->path ? 0 : scope->lanes(j);
+        j->column[j->columns++] =
+            (jacobian_column){.scope = scope, .lanes = lanes, .first_lane = j->lanes};
+        j->lanes += lanes;
     }
-    if (j->scope_count == 0)
-        return ca_config_fail(job->config, "method.scopes", "expected at least one scope");
+    if (j->columns == 0) return ca_config_fail(job->config, path, "expected at least one scope");
     return CA_OK;
 }
 
-/* Backend memory of the method's own tensors in the largest micro-batch. */
-static int64_t buffer_bytes(const jacobian *j, const ca_job *job) {
-    int64_t n = j->packing.limits.reads, width = job->arch->width;
-    size_t bytes =
-        2 * ca_method_buffer_bytes(n, CA_I64) + ca_method_buffer_bytes(n * width, job->dtype) +
-        ca_method_buffer_bytes(j->lanes * n * width, job->dtype) +
-        ca_method_buffer_bytes(j->packing.limits.rows, job->dtype) +
-        2 * ca_method_buffer_bytes(n, job->dtype) + ca_method_buffer_bytes(n * j->top, job->dtype) +
-        ca_method_buffer_bytes(n * j->top, CA_I32);
-    return (int64_t)bytes;
+static bool has_path(const jacobian *j) {
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->path) return true;
+    return false;
+}
+
+/* Paths scale the embeddings: their leaf and their single read are fixed by that. */
+static ca_status check_path(const ca_job *job, jacobian *j) {
+    j->steps = ca_config_int(job->config, "method.steps");
+    j->compat = strcmp(ca_config_text(job->config, "method.compat"), "none") != 0;
+    if (!has_path(j)) return CA_OK;
+    if (j->layer > 0)
+        return ca_config_fail(job->config, "method.layer",
+                              "expected 0 with scopes that are integrated over the embeddings");
+    if (j->matrix)
+        return ca_config_fail(job->config, "method.position",
+                              "expected one position per prompt with scopes that are integrated");
+    return CA_OK;
+}
+
+/* Eigenpairs asked for; more than the width of the model are refused. */
+static ca_status choose_rank(const ca_job *job, jacobian *j) {
+    j->rank = job->arch->width;
+    if (ca_config_is_word(job->config, "method.rank")) return CA_OK;
+    j->rank = ca_config_int(job->config, "method.rank");
+    if (j->rank <= job->arch->width) return CA_OK;
+    return ca_config_fail(job->config, "method.rank",
+                          "expected at most the model's width %lld, got %lld",
+                          (long long)job->arch->width, (long long)j->rank);
+}
+
+static bool has_fisher(const jacobian *j) {
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->combine == COMBINE_SUM_SQUARES) return true;
+    return false;
+}
+
+static int64_t fisher_bytes(const jacobian *j, const ca_job *job) {
+    return has_fisher(j) ? ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank)
+                         : 0;
+}
+
+static ca_status choose_layer(const ca_job *job, jacobian *j) {
+    j->layer = ca_config_int(job->config, "method.layer");
+    if (j->layer < job->arch->layers) return CA_OK;
+    return ca_config_fail(job->config, "method.layer", "expected a layer below %lld, got %lld",
+                          (long long)job->arch->layers, (long long)j->layer);
+}
+
+/* Sizes that depend on the cut into micro-batches. */
+static void measure_batches(jacobian *j) {
+    j->most_reads = j->most_scores = 1;
+    for (int64_t b = 0; b < j->packing.batches; b++) {
+        int64_t first = j->packing.first[b], last = j->packing.first[b + 1];
+        int64_t reads = j->reads.start[last] - j->reads.start[first];
+        int64_t scores = j->score_start[last] - j->score_start[first];
+        if (reads > j->most_reads) j->most_reads = reads;
+        if (scores > j->most_scores) j->most_scores = scores;
+    }
+}
+
+/* The tensors of the method; with buffers == NULL they are only measured. */
+static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buffers) {
+    int64_t n = j->most_reads, width = job->arch->width, rows = j->packing.limits.rows;
+    ca_dtype dtype = job->dtype;
+    const method_tensor list[] = {
+        {&j->ids, CA_I32, 1, {n}},
+        {&j->others, CA_I32, 1, {n}},
+        {&j->slot_rows, CA_I64, 1, {n}},
+        {&j->direction, dtype, 2, {n, width}},
+        {&j->vectors, dtype, 3, {j->lanes, n, width}},
+        {&j->slot_vectors, dtype, 2, {n, width}},
+        {&j->cotangents, dtype, 3, {j->tile, n, width}},
+        {&j->leaf, dtype, 2, {rows, width}},
+        {&j->product, dtype, 2, {rows, width}},
+        {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
+        {&j->probability, dtype, 2, {has_path(j) ? n : 0, job->arch->vocab}},
+        {&j->norms, dtype, 1, {rows}},
+        {&j->dots, dtype, 1, {rows}},
+        {&j->values, dtype, 1, {n}},
+        {&j->lse, dtype, 1, {n}},
+        {&j->top_values, dtype, 2, {n, j->top}},
+        {&j->top_ids, CA_I32, 2, {n, j->top}},
+    };
+    return ca_method_take_list(buffers, list, sizeof list / sizeof *list);
+}
+
+/* Rows of each prompt that are run: up to the last position read. */
+static ca_status count_rows(const ca_job *job, jacobian *j, int64_t **lengths, int64_t *tokens) {
+    ca_status st = CA_OK;
+    int64_t count = job->data->count;
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof **lengths, lengths));
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof *j->score_start, &j->score_start));
+    for (int64_t i = 0; i < count; i++) {
+        int64_t reads = j->reads.start[i + 1] - j->reads.start[i];
+        (*lengths)[i] = j->reads.read[j->reads.start[i + 1] - 1].position + 1;
+        *tokens += (*lengths)[i];
+        j->score_start[i + 1] = j->score_start[i] + reads * job->data->examples[i].clean.count;
+    }
+out:
+    return st;
 }
 
 static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     ca_status st = CA_OK;
-    int64_t count = job->data->count, *lengths = NULL, tokens = 0;
-    ca_pass_limits limits = {.lanes = j->lanes, .logits = true};
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *j->token_start, &j->token_start));
-    for (int64_t i = 0; i < count; i++) {
-        tokens += lengths[i] = j->targets[i].position + 1;
-        j->token_start[i + 1] = j->token_start[i] + job->data->examples[i].clean.count;
+    int64_t count = job->data->count, *lengths = NULL, tokens = 0, slots = j->reads.slots;
+    int64_t all = j->lanes * slots, batch = job->batch;
+    j->tile = all < 1 ? 1 : all < JACOBIAN_TILE ? all : JACOBIAN_TILE;
+    ca_pass_limits limits = {.lanes = j->tile, .logits = true, .key_values = j->evaluation != NULL};
+    ca_hook hook = ca_jacobian_path_hook(NULL);
+    if (has_path(j)) ca_pass_limits_add_hooks(&limits, &hook, 1);
+    CA_TRY(count_rows(job, j, &lengths, &tokens));
+    for (;;) { /* fewer rows until pass, batch and the method's tensors fit together */
+        CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, slots, batch,
+                               job->memory, &j->packing));
+        measure_batches(j);
+        int64_t bytes = j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) +
+                        ca_jacobian_evaluation_bytes(j, job);
+        if (bytes <= job->memory || job->batch || j->packing.batches == count) break;
+        batch = j->packing.limits.rows / 2 > 1 ? j->packing.limits.rows / 2 : 1;
+        ca_packing_free(&j->packing);
     }
-    int64_t own = (int64_t)job->arch->width * (j->lanes + 1) * 8 *
-                  1024; /* room for the method's own tensors */
-    CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, job->batch,
-                           job->memory > 2 * own ? job->memory - own : job->memory, &j->packing));
     ca_method_plan_packing(&j->packing, plan);
-    plan->work_bytes += buffer_bytes(j, job);
-    plan->host_bytes += j->token_start[count] * (int64_t)(sizeof(float) + sizeof(double));
+    plan->work_bytes += take_tensors(j, job, NULL) + fisher_bytes(j, job);
+    plan->host_bytes += j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
     plan->examples = count;
     plan->tokens = tokens;
+    plan->lanes = all;
     plan->flops = ca_flops_forward(job->arch, tokens, j->packing.keys, job->arch->layers) +
-                  ca_flops_head(job->arch, count) +
-                  ca_flops_backward(job->arch, tokens, j->packing.keys, job->arch->layers, j->lanes,
-                                    j->packing.limits.keep);
+                  ca_flops_head(job->arch, j->reads.start[count]) +
+                  ca_flops_backward(job->arch, tokens, j->packing.keys,
+                                    job->arch->layers - j->layer, all, j->packing.limits.keep);
+    if (has_fisher(j))
+        plan->flops += (double)j->reads.start[count] * ca_jacobian_fisher_flops(job->arch, j->rank);
+    for (int64_t c = 0; c < j->columns; c++) {
+        if (!j->column[c].scope->path) continue;
+        double forward = ca_flops_forward(job->arch, tokens, j->packing.keys, job->arch->layers) +
+                         ca_flops_head(job->arch, count);
+        double backward = ca_flops_backward(job->arch, tokens, j->packing.keys, job->arch->layers,
+                                            1, j->packing.limits.keep);
+        plan->flops += (double)j->steps * (forward + backward) + 2 * forward; /* and the residual */
+    }
+    ca_jacobian_evaluation_plan(j, job, plan);
 out:
     free(lengths);
     return st;
@@ -118,15 +241,23 @@ out:
 static void release(void *state) {
     jacobian *j = state;
     if (!j) return;
+    ca_jacobian_evaluation_free(j->evaluation);
     ca_pass_free(j->pass);
     ca_batch_free(j->batch);
     ca_method_buffers_free(&j->buffers);
     ca_packing_free(&j->packing);
-    free(j->targets);
-    free(j->token_start);
+    ca_jacobian_reads_free(&j->reads);
+    for (int64_t c = 0; c < j->columns; c++) {
+        free(j->column[c].score);
+        free(j->column[c].signed_score);
+    }
+    free(j->score_start);
     free(j->staging);
-    free(j->packed);
-    free(j->score);
+    free(j->numbers);
+    ca_jacobian_fisher_free(j->fisher);
+    free(j->eigenvalues);
+    free(j->residual);
+    free(j->row_host);
     free(j->id_host);
     free(j);
 }
@@ -135,11 +266,15 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     ca_status st = CA_OK;
     jacobian *j = NULL;
     CA_TRY(ca_calloc(1, sizeof *j, &j));
+    CA_TRY(choose_rank(job, j));
     CA_TRY(choose_scopes(job, j));
+    CA_TRY(choose_layer(job, j));
     j->top = job->arch->vocab < TOP ? job->arch->vocab : TOP;
     j->gold = strcmp(ca_config_text(job->config, "method.target"), "gold") == 0;
-    CA_TRY(ca_calloc((size_t)job->data->count + 1, sizeof *j->targets, &j->targets));
-    CA_TRY(ca_jacobian_targets(job, j->targets));
+    CA_TRY(ca_jacobian_reads(job, &j->reads));
+    j->matrix = j->reads.slots > 1;
+    CA_TRY(check_path(job, j));
+    CA_TRY(ca_jacobian_evaluation_prepare(job, j));
     CA_TRY(plan_batches(job, j, plan));
     *state = j;
     return CA_OK;
@@ -153,262 +288,67 @@ out:
 static ca_status create_buffers(ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
     const ca_pass_limits *l = &j->packing.limits;
-    int64_t n = l->reads, width = job->arch->width, tokens = 0;
-    int64_t by_width[] = {n, width}, by_lane[] = {j->lanes, n, width}, by_top[] = {n, j->top};
-    CA_TRY(ca_batch_create(job->backend, j->packing.max_sequences, l->rows, n, &j->batch));
+    int64_t most =
+        2 * l->rows > j->most_reads * (j->top + 1) ? 2 * l->rows : j->most_reads * (j->top + 1);
+    CA_TRY(
+        ca_batch_create(job->backend, j->packing.max_sequences, l->rows, j->most_reads, &j->batch));
     CA_TRY(ca_pass_create(job->model, l, &j->pass));
-    CA_TRY(ca_method_buffers_create(job->backend, (size_t)buffer_bytes(j, job), &j->buffers));
-    j->ids = ca_method_buffers_take(&j->buffers, CA_I32, 1, &n);
-    j->others = ca_method_buffers_take(&j->buffers, CA_I32, 1, &n);
-    j->direction = ca_method_buffers_take(&j->buffers, job->dtype, 2, by_width);
-    j->cotangents = ca_method_buffers_take(&j->buffers, job->dtype, 3, by_lane);
-    j->scores = ca_method_buffers_take(&j->buffers, job->dtype, 1, &l->rows);
-    j->values = ca_method_buffers_take(&j->buffers, job->dtype, 1, &n);
-    j->lse = ca_method_buffers_take(&j->buffers, job->dtype, 1, &n);
-    j->top_values = ca_method_buffers_take(&j->buffers, job->dtype, 2, by_top);
-    j->top_ids = ca_method_buffers_take(&j->buffers, CA_I32, 2, by_top);
-    for (int64_t b = 0; b < j->packing.batches; b++) {
-        int64_t rows =
-            j->token_start[j->packing.first[b + 1]] - j->token_start[j->packing.first[b]];
-        if (rows > tokens) tokens = rows;
+    CA_TRY(ca_method_buffers_create(job->backend, (size_t)take_tensors(j, job, NULL), &j->buffers));
+    take_tensors(j, job, &j->buffers);
+    CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
+    CA_TRY(ca_calloc((size_t)most, sizeof *j->numbers, &j->numbers));
+    if (has_fisher(j)) {
+        CA_TRY(ca_jacobian_fisher_create(job->model, j->most_reads, j->rank, &j->fisher));
+        CA_TRY(ca_calloc((size_t)(j->most_reads * j->rank), sizeof(double), &j->eigenvalues));
     }
-    CA_TRY(ca_calloc((size_t)(tokens + n * j->top), sizeof(double), &j->staging));
-    CA_TRY(ca_calloc((size_t)l->rows + 1, sizeof(float), &j->packed));
-    CA_TRY(ca_calloc((size_t)tokens + 1, sizeof(float), &j->score));
-    CA_TRY(ca_calloc((size_t)n, sizeof *j->id_host, &j->id_host));
+    CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
+    CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
+    CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));
+    for (int64_t c = 0; c < j->columns; c++) {
+        CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].score));
+        CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].signed_score));
+    }
+    CA_TRY(ca_jacobian_evaluation_create(j));
 out:
     return st;
 }
 
-static ca_status reserve(ca_job *job, jacobian *j) {
-    ca_status st = CA_OK;
-    int64_t count = job->data->count;
-    char path[64];
-    ca_result_shape examples = {1, {count}, {"example"}},
-                    top = {2, {count, j->top}, {"example", "rank"}};
-    CA_TRY(ca_result_reserve(job->result, "/data/position", CA_RESULT_I64, examples));
-    CA_TRY(ca_result_reserve(job->result, "/data/target", CA_RESULT_I32, examples));
-    CA_TRY(ca_result_reserve(job->result, "/data/target_piece", CA_RESULT_TEXT, examples));
-    CA_TRY(ca_result_reserve(job->result, "/baseline/clean", CA_RESULT_F64, examples));
-    CA_TRY(ca_result_reserve(job->result, "/baseline/predicted", CA_RESULT_I32, examples));
-    CA_TRY(ca_result_reserve(job->result, "/predictions/token_ids", CA_RESULT_I32, top));
-    CA_TRY(ca_result_reserve(job->result, "/predictions/pieces", CA_RESULT_TEXT, top));
-    CA_TRY(ca_result_reserve(job->result, "/predictions/probability", CA_RESULT_F32, top));
-    for (int64_t i = 0; i < j->scope_count; i++) {
-        const jacobian_scope *scope = j->scopes[i];
-        snprintf(path, sizeof path, "/attribution/%s", scope->name);
-        CA_TRY(ca_result_attribute_text(job->result, path, "target", scope->target));
-        CA_TRY(ca_result_attribute_text(job->result, path, "units", scope->units));
-        CA_TRY(ca_result_attribute_text(job->result, path, "position",
-                                        ca_config_text(job->config, "method.position")));
-        snprintf(path, sizeof path, "/attribution/%s/score", scope->name);
-        CA_TRY(ca_result_reserve(job->result, path, CA_RESULT_F32,
-                                 (ca_result_shape){1, {j->token_start[count]}, {"token"}}));
-    }
-out:
-    return st;
-}
-
-/* Pieces of ids as a list of texts: one string, one pointer each. */
-static ca_status write_pieces(jacobian *j, const char *path, int64_t first, int64_t examples,
-                              int64_t per_example, const int32_t *ids) {
-    ca_status st = CA_OK;
-    ca_string text = {0};
-    const char **pieces = NULL;
-    size_t *at = NULL;
-    int64_t n = examples * per_example;
-    CA_TRY(ca_calloc((size_t)n, sizeof *pieces, &pieces));
-    CA_TRY(ca_calloc((size_t)n, sizeof *at, &at));
-    for (int64_t i = 0; i < n; i++) {
-        at[i] = text.length;
-        CA_TRY(ca_method_piece(j->job, ids[i], &text));
-        CA_TRY(ca_string_append(&text, "", 1));
-    }
-    for (int64_t i = 0; i < n; i++) pieces[i] = text.text + at[i];
-    CA_TRY(ca_result_write(j->job->result, path, first, examples, pieces));
-out:
-    free(pieces);
-    free(at);
-    ca_string_free(&text);
-    return st;
-}
-
-static ca_status make_batch(jacobian *j, int64_t first, int64_t last) {
+static ca_status make_batch(jacobian *j) {
     ca_batch_clear(j->batch);
-    for (int64_t i = first; i < last; i++) {
-        int64_t rows = j->targets[i].position + 1; /* later tokens cannot move the prediction */
-        ca_batch_add(j->batch, j->job->data->examples[i].clean.ids, rows, 0, 0);
-        ca_batch_read(j->batch, rows - 1);
+    for (int64_t i = j->first; i < j->last; i++) {
+        int64_t start = j->reads.start[i], end = j->reads.start[i + 1];
+        ca_batch_add(j->batch, j->job->data->examples[i].clean.ids,
+                     j->reads.read[end - 1].position + 1, 0, 0);
+        for (int64_t r = start; r < end; r++) ca_batch_read(j->batch, j->reads.read[r].position);
     }
     return ca_batch_upload(j->batch);
-}
-
-/* Top tokens with their probabilities; sets the targets that are the argmax. */
-static ca_status predict(jacobian *j, int64_t first, int64_t n) {
-    ca_status st = CA_OK;
-    ca_job *job = j->job;
-    ca_tensor logits = ca_pass_logits(j->pass), lse = ca_tensor_slice(j->lse, 0, 0, n);
-    ca_tensor values = ca_tensor_slice(j->top_values, 0, 0, n),
-              ids = ca_tensor_slice(j->top_ids, 0, 0, n);
-    double *value = NULL, *sum = NULL;
-    float *probability = NULL;
-    int32_t *id = NULL;
-    CA_TRY(ca_calloc((size_t)(n * j->top), sizeof *value, &value));
-    CA_TRY(ca_calloc((size_t)n, sizeof *sum, &sum));
-    CA_TRY(ca_calloc((size_t)(n * j->top), sizeof *probability, &probability));
-    CA_TRY(ca_calloc((size_t)(n * j->top), sizeof *id, &id));
-    CA_TRY(ca_top_k(job->backend, values, ids, logits));
-    CA_TRY(ca_log_sum_exp(job->backend, lse, logits));
-    CA_TRY(ca_method_download_f64(job->backend, values, j->staging, value));
-    CA_TRY(ca_method_download_f64(job->backend, lse, j->staging, sum));
-    CA_TRY(ca_download(job->backend, id, ids));
-    for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(sum[i]))
-            st = ca_fail(CA_E_NUMERIC, "%s: the logits are not finite",
-                         ca_example_place(job->data, &job->data->examples[first + i]));
-        for (int64_t k = 0; k < j->top; k++)
-            probability[i * j->top + k] = (float)exp(value[i * j->top + k] - sum[i]);
-        j->id_host[i] = id[i * j->top];
-        if (j->targets[first + i].id < 0) j->targets[first + i].id = id[i * j->top];
-    }
-    CA_TRY(st);
-    CA_TRY(ca_result_write(job->result, "/predictions/token_ids", first, n, id));
-    CA_TRY(ca_result_write(job->result, "/predictions/probability", first, n, probability));
-    CA_TRY(write_pieces(j, "/predictions/pieces", first, n, j->top, id));
-    CA_TRY(ca_result_write(job->result, "/baseline/predicted", first, n, j->id_host));
-out:
-    free(value);
-    free(sum);
-    free(probability);
-    free(id);
-    return st;
-}
-
-/* d target / d y [n, D]: rows of the unembedding. */
-static ca_status set_direction(jacobian *j, int64_t first, int64_t n, ca_tensor direction) {
-    ca_status st = CA_OK;
-    ca_job *job = j->job;
-    ca_tensor ids = ca_tensor_slice(j->ids, 0, 0, n), others = ca_tensor_slice(j->others, 0, 0, n);
-    for (int64_t i = 0; i < n; i++) j->id_host[i] = j->targets[first + i].id;
-    CA_TRY(ca_upload(job->backend, ids, j->id_host));
-    CA_TRY(ca_gather(job->backend, direction, job->model->head, ids, 1, false));
-    CA_TRY(ca_result_write(job->result, "/data/target", first, n, j->id_host));
-    CA_TRY(write_pieces(j, "/data/target_piece", first, n, 1, j->id_host));
-    if (j->targets[first].other >= 0) { /* a contrast is one of the config: all examples have it */
-        for (int64_t i = 0; i < n; i++) j->id_host[i] = j->targets[first + i].other;
-        CA_TRY(ca_upload(job->backend, others, j->id_host));
-        CA_TRY(ca_gather(job->backend, direction, job->model->head, others, -1, true));
-    }
-out:
-    return st;
-}
-
-/* The explained value at y, and the position of each example. */
-static ca_status write_values(jacobian *j, int64_t first, int64_t n, const jacobian_batch *batch) {
-    ca_status st = CA_OK;
-    ca_job *job = j->job;
-    ca_tensor values = ca_tensor_slice(j->values, 0, 0, n);
-    double *value = NULL;
-    int64_t *position = NULL;
-    CA_TRY(ca_calloc((size_t)n, sizeof *value, &value));
-    CA_TRY(ca_calloc((size_t)n, sizeof *position, &position));
-    CA_TRY(ca_row_dots(job->backend, values, batch->final, batch->direction));
-    CA_TRY(ca_method_download_f64(job->backend, values, j->staging, value));
-    for (int64_t i = 0; i < n; i++) position[i] = j->targets[first + i].position;
-    CA_TRY(ca_result_write(job->result, "/baseline/clean", first, n, value));
-    CA_TRY(ca_result_write(job->result, "/data/position", first, n, position));
-out:
-    free(value);
-    free(position);
-    return st;
-}
-
-/* Scores of one scope from its lanes, to the file; tokens after the position get 0. */
-static ca_status write_scores(jacobian *j, const jacobian_scope *scope, int64_t first, int64_t last,
-                              const jacobian_batch *batch, ca_tensor gradients) {
-    ca_status st = CA_OK;
-    ca_job *job = j->job;
-    ca_tensor scores = ca_tensor_slice(j->scores, 0, 0, batch->rows);
-    const ca_sequences *s = &j->batch->sequences;
-    char path[64];
-    CA_TRY(scope->reduce(batch, gradients, scores));
-    CA_TRY(ca_method_download_f32(job->backend, scores, j->staging, j->packed));
-    int64_t tokens = j->token_start[last] - j->token_start[first];
-    memset(j->score, 0, (size_t)tokens * sizeof *j->score);
-    for (int64_t i = first; i < last; i++) {
-        int64_t row = s->row_start[i - first], rows = s->row_start[i - first + 1] - row;
-        float *score = j->score + (j->token_start[i] - j->token_start[first]);
-        for (int64_t t = 0; t < rows; t++) {
-            score[t] = j->packed[row + t];
-            if (!isfinite(score[t]))
-                return ca_fail(CA_E_NUMERIC, "%s: scope %s is not finite at token %lld",
-                               ca_example_place(job->data, &job->data->examples[i]), scope->name,
-                               (long long)t);
-        }
-    }
-    snprintf(path, sizeof path, "/attribution/%s/score", scope->name);
-    CA_TRY(ca_result_write(job->result, path, j->token_start[first], tokens, j->score));
-out:
-    return st;
 }
 
 static ca_status step(void *context, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     jacobian *j = context;
-    int64_t n = last - first, lane = 0;
-    ca_tensor gradient;
-    CA_TRY(make_batch(j, first, last));
+    size_t scores = (size_t)(j->score_start[last] - j->score_start[first]);
+    j->first = first;
+    j->last = last;
+    j->n = j->reads.start[last] - j->reads.start[first];
+    for (int64_t c = 0; c < j->columns; c++) {
+        memset(j->column[c].score, 0, scores * sizeof(float));
+        memset(j->column[c].signed_score, 0, scores * sizeof(float));
+    }
+    CA_TRY(make_batch(j));
     ca_forward forward = ca_forward_all(j->job->model, j->batch);
     CA_TRY(ca_pass_forward(j->pass, &forward));
-    CA_TRY(predict(j, first, n));
-    jacobian_batch batch = {
-        .model = j->job->model,
-        .examples = n,
-        .rows = j->batch->sequences.rows,
-        .final = ca_pass_final_norm(j->pass),
-        .direction = ca_tensor_slice(j->direction, 0, 0, n),
-    };
-    CA_TRY(set_direction(j, first, n, batch.direction));
-    CA_TRY(write_values(j, first, n, &batch));
-    /* the leading part of the buffer, so that it is contiguous for n examples */
-    ca_tensor cotangents =
-        ca_tensor_3d(j->cotangents.data, j->cotangents.dtype, j->lanes, n, j->cotangents.shape[2]);
-    for (int64_t i = 0; i < j->scope_count; lane += j->scopes[i++]->lanes)
-        CA_TRY(j->scopes[i]->cotangents(&batch,
-                                        ca_tensor_slice(cotangents, 0, lane, j->scopes[i]->lanes)));
-    ca_backward backward = {.lanes = j->lanes, .d_final_norm = cotangents};
-    CA_TRY(ca_pass_backward(j->pass, &backward, &gradient));
-    lane = 0;
-    for (int64_t i = 0; i < j->scope_count; lane += j->scopes[i++]->lanes)
-        CA_TRY(write_scores(j, j->scopes[i], first, last, &batch,
-                            ca_tensor_slice(gradient, 0, lane, j->scopes[i]->lanes)));
-out:
-    return st;
-}
-
-/* Means over all examples, those of an earlier, interrupted run included. */
-static ca_status write_summary(ca_job *job, jacobian *j) {
-    ca_status st = CA_OK;
-    int64_t count = job->data->count, right = 0;
-    double *value = NULL, sum = 0;
-    int32_t *predicted = NULL;
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *value, &value));
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *predicted, &predicted));
-    CA_TRY(ca_result_read_back(job->result, "/baseline/clean", value));
-    CA_TRY(ca_result_read_back(job->result, "/baseline/predicted", predicted));
-    for (int64_t i = 0; i < count; i++) {
-        sum += value[i];
-        right += predicted[i] == j->targets[i].id;
+    CA_TRY(ca_jacobian_predict(j));
+    CA_TRY(ca_jacobian_set_leaf(j));
+    CA_TRY(ca_jacobian_lanes(j));
+    for (int64_t c = 0; c < j->columns; c++) {
+        if (!j->column[c].scope->path) continue;
+        CA_TRY(ca_jacobian_path(j, c));
+        CA_TRY(ca_jacobian_write_residual(j, c));
     }
-    CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric", "target logit"));
-    CA_TRY(ca_result_attribute_float(job->result, "/baseline", "clean_mean",
-                                     count ? sum / (double)count : NAN));
-    if (j->gold)
-        CA_TRY(ca_result_attribute_float(job->result, "/baseline", "accuracy",
-                                         count ? (double)right / (double)count : NAN));
+    CA_TRY(ca_jacobian_write_scores(j));
+    CA_TRY(ca_jacobian_evaluate(j));
 out:
-    free(value);
-    free(predicted);
     return st;
 }
 
@@ -418,19 +358,15 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     j->job = job;
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
-        CA_TRY(reserve(job, j));
+        CA_TRY(ca_jacobian_reserve(j));
+        CA_TRY(ca_jacobian_evaluation_reserve(j));
     }
     CA_TRY(create_buffers(job, j));
     CA_TRY(ca_method_run_batches(job, &j->packing, "jacobian", step, j, done));
-    CA_TRY(write_summary(job, j));
+    CA_TRY(ca_jacobian_write_summary(j));
+    CA_TRY(ca_jacobian_evaluation_summary(j));
 out:
     return st;
-}
-
-static ca_status answer(ca_job *job, void *state, ca_string *text) {
-    const jacobian *j = state;
-    return ca_jacobian_answer(job, j->targets, j->scopes, j->scope_count, j->token_start, j->top,
-                              text);
 }
 
 const ca_method ca_method_jacobian = {
@@ -439,7 +375,7 @@ const ca_method ca_method_jacobian = {
     .options = options,
     .prepare = prepare,
     .run = run,
-    .answer = answer,
+    .answer = ca_jacobian_answer,
     .release = release,
     .conventions = conventions,
     .headlines = headlines,

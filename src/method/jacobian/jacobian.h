@@ -2,57 +2,158 @@
  *
  * Jacobian Scopes, private to src/method/jacobian.
  *
- * For a prompt with tokens t_0 .. t_{T-1}, x_t the embedding of token t and y the output of the
- * final norm at the position p that is read, every scope chooses row vectors v and scores a token
- * by the size of J_t^T v, J_t = d y / d x_t. The vectors of all scopes are lanes of one backward.
+ * For a prompt with tokens t_0 .. t_{T-1}, x_t the leaf of token t (its embedding, or the residual
+ * stream that enters a later block) and y_p the output of the final norm at a position p, every
+ * scope chooses row vectors v and scores a token by the size of J_t^T v, J_t = d y_p / d x_t.
+ *
+ * Vocabulary of this folder: a *read* is a (prompt, position) pair whose prediction is explained;
+ * the s-th read of a prompt is its *slot* s. A *lane* is one vector of one scope for one slot: it
+ * serves that slot of all prompts of a micro-batch at once. The lanes of all scopes and slots share
+ * one forward and go through the backward in tiles.
+ *
+ * Source: "Jacobian Scopes", arXiv 2601.16407.
  */
 #ifndef CAUSA_JACOBIAN_H
 #define CAUSA_JACOBIAN_H
 
 #include "causa/method.h"
+#include "common.h"
+#include "fisher.h"
 
-/* What is explained at the position that is read: the logit of `id`, or logit(id) - logit(other).
- */
-typedef struct jacobian_target {
-    int64_t position; /* token read */
+/* What is explained at a read: the logit of `id`, or logit(id) - logit(other). */
+typedef struct jacobian_read {
+    int64_t position; /* token whose prediction is read */
     int32_t id;       /* -1: the argmax, known after the forward */
     int32_t other;    /* -1: none */
-    bool held_out;    /* the target is the prompt's own next token */
-} jacobian_target;
+} jacobian_read;
 
-/* target.c: targets and positions of all examples. Errors name config place or data row. */
-ca_status ca_jacobian_targets(const ca_job *job, jacobian_target *targets) CA_MUST_USE;
+/* Reads of all prompts, end to end. */
+typedef struct jacobian_reads {
+    jacobian_read *read;
+    int64_t *start; /* [N + 1] */
+    int64_t slots;  /* most reads of one prompt */
+} jacobian_reads;
 
-/* One micro-batch as the scopes see it: n examples, T rows. */
-typedef struct jacobian_batch {
-    const ca_model *model;
-    int64_t examples, rows;
-    ca_tensor final;     /* [n, D] y */
-    ca_tensor direction; /* [n, D] d target / d y */
-} jacobian_batch;
+/* target.c. Errors name the config place or the data row. */
+ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) CA_MUST_USE;
+void ca_jacobian_reads_free(jacobian_reads *reads);
 
-/* A scope: a row of the table and one function pair. */
+/* How the gradients g [T, D] of a scope's lanes become a score per token. */
+typedef enum jacobian_combine {
+    COMBINE_NORM,        /* |g_t| */
+    COMBINE_SUM_SQUARES, /* sum over lanes of |g_t|^2 */
+    COMBINE_PRODUCT      /* |g_t * x_t|, the norm of the elementwise product */
+} jacobian_combine;
+
+/* Function whose gradient is integrated along scaled inputs, for scopes that are (path.c). */
+typedef enum jacobian_path { PATH_NONE, PATH_LOGIT, PATH_LOGPROB } jacobian_path;
+
+struct jacobian;
+
+/* A scope of the table in scope.c: one row and one function. */
 typedef struct jacobian_scope {
     const char *name;
-    const char *target; /* what is explained, for the group's attributes */
+    const char *target; /* what is explained, for the attributes of its group */
     const char *units;
-    int64_t lanes;
-    /* Writes the vectors v of all examples: cotangents [lanes, n, D]. */
-    ca_status (*cotangents)(const jacobian_batch *batch, ca_tensor cotangents);
-    /* Scores [T] from the gradients [lanes, T, D] at the embeddings. */
-    ca_status (*reduce)(const jacobian_batch *batch, ca_tensor gradients, ca_tensor scores);
+    jacobian_combine combine;
+    bool has_signed; /* also g_t . x_t */
+    jacobian_path path;
+    /* Vectors per read. */
+    int64_t (*lanes)(const struct jacobian *j);
+    /* Writes the vectors of all reads of the micro-batch: vectors [lanes, n, D]. Not for paths. */
+    ca_status (*vectors)(struct jacobian *j, ca_tensor vectors);
 } jacobian_scope;
-
-/* answer.c: per prompt the prediction and the tokens that moved it most, for the terminal.
- *
- * scopes       [scope_count]
- * token_start  [N + 1] first row of each example in /attribution/<scope>/score
- * top          columns of /predictions */
-ca_status ca_jacobian_answer(ca_job *job, const jacobian_target *targets,
-                             const struct jacobian_scope *const *scopes, int64_t scope_count,
-                             const int64_t *token_start, int64_t top, ca_string *text) CA_MUST_USE;
 
 /* NULL when unknown. */
 const jacobian_scope *ca_jacobian_scope_find(const char *name);
+
+/* One scope of a job. */
+typedef struct jacobian_column {
+    const jacobian_scope *scope;
+    int64_t lanes;               /* per slot */
+    int64_t first_lane;          /* in `vectors` */
+    float *score, *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end */
+} jacobian_column;
+
+enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16 };
+
+typedef struct jacobian {
+    jacobian_reads reads;
+    jacobian_column column[JACOBIAN_MOST_SCOPES];
+    int64_t columns;
+    int64_t lanes;                          /* vectors per slot, over the scopes of one backward */
+    int64_t tile;                           /* lanes of one backward */
+    int64_t top;                            /* predictions kept */
+    int64_t layer;                          /* leaf: the input of this block */
+    int64_t rank;                           /* eigenpairs of the Fisher scope */
+    int64_t steps;                          /* nodes of a path */
+    bool compat;                            /* paths as in the published implementation */
+    struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
+    bool gold, matrix;                      /* matrix: several positions may be read per prompt */
+    int64_t *score_start; /* [N + 1] first score of each prompt in the flat arrays */
+    ca_packing packing;
+    int64_t most_reads, most_scores; /* of one micro-batch */
+    /* while running */
+    ca_job *job;
+    ca_batch *batch;
+    ca_pass *pass;
+    method_buffers buffers;
+    int64_t first, last; /* examples of the micro-batch */
+    int64_t n;           /* its reads */
+    ca_tensor ids, others, slot_rows, direction, vectors, slot_vectors, cotangents, leaf, product;
+    ca_tensor path_sum, probability;
+    ca_tensor norms, dots, values, lse, top_values, top_ids;
+    void *staging;           /* the largest download */
+    double *numbers;         /* the same as float64 */
+    jacobian_fisher *fisher; /* NULL without that scope */
+    double *eigenvalues;     /* [n, rank] */
+    double *residual;        /* [examples] of the path scope run last */
+    int64_t *row_host;       /* [n] */
+    int32_t *id_host;        /* [n] */
+} jacobian;
+
+/* The read of a micro-batch that is slot s of example i, or -1. */
+int64_t ca_jacobian_read_of(const jacobian *j, int64_t example, int64_t slot);
+
+/* lanes.c: backwards over the last forward; fills the score arrays of the columns. */
+ca_status ca_jacobian_lanes(jacobian *j) CA_MUST_USE;
+
+/* Values of the leaf for the last forward, to be set before any reduction. */
+ca_status ca_jacobian_set_leaf(jacobian *j) CA_MUST_USE;
+/* Adds what a gradient [T, D] of a column gives to the scores of a slot. */
+ca_status ca_jacobian_reduce(jacobian *j, int64_t column, int64_t slot,
+                             ca_tensor gradient) CA_MUST_USE;
+
+/* path.c: a scope that is integrated; fills its scores and j->residual. Leaves another forward in
+ * the pass. */
+ca_status ca_jacobian_path(jacobian *j, int64_t column) CA_MUST_USE;
+/* The hook that such scopes run with. alpha: read when it is called. */
+ca_hook ca_jacobian_path_hook(double *alpha);
+
+/* predict.c: top tokens, argmax targets, directions and values of the reads, written to the file.
+ */
+ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
+
+/* output.c: the datasets of the method. */
+ca_status ca_jacobian_reserve(jacobian *j) CA_MUST_USE;
+ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
+/* Completeness residual f(x) - f(0) - sum of signed scores of a path, per prompt. */
+ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) CA_MUST_USE;
+ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
+
+/* evaluate.c: what happens to the prediction without the tokens that the scopes score highest. */
+ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) CA_MUST_USE;
+/* Backend memory of it; sets its sizes from the packing. */
+int64_t ca_jacobian_evaluation_bytes(jacobian *j, const ca_job *job);
+void ca_jacobian_evaluation_plan(jacobian *j, const ca_job *job, ca_plan *plan);
+ca_status ca_jacobian_evaluation_create(jacobian *j) CA_MUST_USE;
+void ca_jacobian_evaluation_free(struct jacobian_evaluation *evaluation);
+ca_status ca_jacobian_evaluation_reserve(jacobian *j) CA_MUST_USE;
+/* For the last micro-batch, whose forward and scores are still there. */
+ca_status ca_jacobian_evaluate(jacobian *j) CA_MUST_USE;
+ca_status ca_jacobian_evaluation_summary(jacobian *j) CA_MUST_USE;
+
+/* answer.c: per prompt the prediction and the tokens that moved it most, for the terminal. */
+ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) CA_MUST_USE;
 
 #endif

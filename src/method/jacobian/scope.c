@@ -1,30 +1,102 @@
 /* SPDX-License-Identifier: MIT
  *
- * The scopes: which vectors are pulled back, and how the gradients become scores.
- * Source: "Jacobian Scopes", arXiv 2601.16407.
+ * The scopes: which vectors are pulled back, and how their gradients become scores.
+ * Source: "Jacobian Scopes", arXiv 2601.16407, with the authors' code for what it leaves open.
  */
 #include "jacobian.h"
 
 #include "causa/ops.h"
 
+#include <math.h>
 #include <string.h>
 
-/* Semantic: v = d logit / d y = the target's row of the unembedding; score = |J_t^T v|. */
-static ca_status semantic_cotangents(const jacobian_batch *batch, ca_tensor cotangents) {
-    ca_tensor v =
-        ca_tensor_reshape(cotangents, 2, (int64_t[]){batch->examples, batch->model->arch.width});
-    return ca_copy(batch->model->backend, v, batch->direction);
+static int64_t one_lane(const jacobian *j) {
+    (void)j;
+    return 1;
 }
 
-static ca_status norm_of_lane(const jacobian_batch *batch, ca_tensor gradients, ca_tensor scores) {
-    ca_tensor g =
-        ca_tensor_reshape(gradients, 2, (int64_t[]){batch->rows, batch->model->arch.width});
-    return ca_row_norms(batch->model->backend, scores, g);
+/* The only lane of a scope as [n, D]. */
+static ca_tensor single(ca_tensor vectors) {
+    return ca_tensor_2d(vectors.data, vectors.dtype, vectors.shape[1], vectors.shape[2]);
+}
+
+/* Semantic: v = d logit / d y, the target's row of the unembedding. */
+static ca_status semantic(jacobian *j, ca_tensor vectors) {
+    return ca_copy(j->job->backend, single(vectors), ca_tensor_slice(j->direction, 0, 0, j->n));
+}
+
+/* Temperature: v = y / |y|, so that J^T v = d |y| / d x: the norm of y is the inverse temperature
+ * of the distribution over fixed logits W y / |y|. An RMS norm with gain 1 / sqrt(D) divides by
+ * |y|. */
+static ca_status temperature(jacobian *j, ca_tensor vectors) {
+    ca_status st = CA_OK;
+    ca_backend *be = j->job->backend;
+    int64_t width = j->job->arch->width;
+    ca_tensor gain = ca_tensor_1d(j->slot_vectors.data, j->slot_vectors.dtype, width);
+    ca_norm norm = {.kind = CA_NORM_RMS};
+    CA_TRY(ca_fill(be, gain, 1 / sqrt((double)width)));
+    CA_TRY(
+        ca_norm_fwd(be, single(vectors), ca_pass_final_norm(j->pass), gain, (ca_tensor){0}, norm));
+out:
+    return st;
+}
+
+/* Fisher: v_i = sqrt(lambda_i) u_i of the largest eigenpairs of the Fisher information at y, so
+ * that the sum of |J^T v_i|^2 is the truncated trace of J^T F J. */
+static int64_t fisher_lanes(const jacobian *j) { return j->rank; }
+
+static ca_status fisher(jacobian *j, ca_tensor vectors) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    int64_t first = j->reads.start[j->first];
+    CA_TRY(ca_jacobian_fisher_eigenpairs(j->fisher, ca_pass_logits(j->pass), vectors,
+                                         j->eigenvalues, j->numbers));
+    CA_TRY(ca_result_write(r, "/attribution/fisher/eigenvalues", first, j->n, j->eigenvalues));
+    CA_TRY(ca_result_write(r, "/attribution/fisher/trace", first, j->n, j->numbers));
+out:
+    return st;
 }
 
 static const jacobian_scope scopes[] = {
-    {"semantic", "logit of the target token (difference of logits for a contrast)",
-     "Euclidean norm of d logit / d token embedding", 1, semantic_cotangents, norm_of_lane},
+    {.name = "semantic",
+     .target = "logit of the target token (difference of logits for a contrast)",
+     .units = "Euclidean norm of d logit / d x",
+     .combine = COMBINE_NORM,
+     .has_signed = true,
+     .lanes = one_lane,
+     .vectors = semantic},
+    {.name = "temperature",
+     .target = "norm of the final norm's output: inverse temperature of the distribution",
+     .units = "Euclidean norm of d |y| / d x",
+     .combine = COMBINE_NORM,
+     .has_signed = true,
+     .lanes = one_lane,
+     .vectors = temperature},
+    {.name = "fisher",
+     .target = "the whole distribution: Fisher information of the next token",
+     .units = "sum over the largest eigenpairs of lambda |J^T u|^2, not square-rooted",
+     .combine = COMBINE_SUM_SQUARES,
+     .lanes = fisher_lanes,
+     .vectors = fisher},
+    {.name = "input_x_gradient",
+     .target = "logit of the target token (difference of logits for a contrast)",
+     .units = "Euclidean norm of x * d logit / d x, elementwise; signed: their dot product",
+     .combine = COMBINE_PRODUCT,
+     .has_signed = true,
+     .lanes = one_lane,
+     .vectors = semantic},
+    {.name = "integrated_gradients",
+     .target = "log-probability of the target token, integrated from zero embeddings",
+     .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
+     .combine = COMBINE_PRODUCT,
+     .has_signed = true,
+     .path = PATH_LOGPROB},
+    {.name = "path_semantic",
+     .target = "logit of the target token, integrated from zero embeddings",
+     .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
+     .combine = COMBINE_PRODUCT,
+     .has_signed = true,
+     .path = PATH_LOGIT},
 };
 
 const jacobian_scope *ca_jacobian_scope_find(const char *name) {

@@ -1,37 +1,29 @@
 /* SPDX-License-Identifier: MIT
  *
- * Targets: which logit is explained at which position of each prompt.
+ * Reads: which logit is explained at which positions of each prompt.
  *
- *   gold      the row's answer, read at the last token; without an answer the prompt's own next
- *             token: position `last` is then the last but one and the last token the target
+ *   gold      at a position before the last one the prompt's own next token; at the last one the
+ *             row's answer. Position `last` without an answer: the last but one is read and the
+ *             last token is the target
  *   argmax    the most probable token, known after the forward
  *   "text"    one token, "#17" by id
  *   "A:B"     contrast logit(A) - logit(B); both sides one token
  */
 #include "jacobian.h"
 
-#include <errno.h>
+#include "causa/position.h"
+
 #include <stdlib.h>
 #include <string.h>
-
-/* Position named in the config: last (negative one) or an index that may count from the end. */
-static ca_status read_position(const ca_job *job, bool *last, int64_t *index) {
-    const char *text = ca_config_text(job->config, "method.position");
-    *last = strcmp(text, "last") == 0;
-    *index = *last ? -1 : ca_config_int(job->config, "method.position");
-    return CA_OK;
-}
 
 /* The side of a contrast or a single token, at a place of the config. */
 static ca_status token_of(const ca_job *job, const char *text, int32_t *id) {
     ca_status st = ca_token_of_text(job->tokenizer, text, job->arch->vocab, id);
-    return st == CA_OK
-               ? CA_OK
-               : ca_context(CA_E_CONFIG, "%s", ca_config_where(job->config, "method.target"));
+    if (st == CA_OK) return CA_OK;
+    return ca_context(CA_E_CONFIG, "%s", ca_config_where(job->config, "method.target"));
 }
 
-/* "A:B" with both sides not empty; a text with spaces around the colon or a lone ":" is no
- * contrast. */
+/* "A:B" with both sides not empty; ":" and "A:" are tokens. */
 static ca_status fixed_target(const ca_job *job, const char *text, int32_t *id, int32_t *other) {
     ca_status st = CA_OK;
     const char *colon = strchr(text + (text[0] == ':'), ':');
@@ -49,47 +41,75 @@ out:
     return st;
 }
 
-static ca_status place_target(const ca_job *job, const ca_example *e, bool gold, bool last,
-                              int64_t index, jacobian_target *t) {
-    int64_t length = e->clean.count;
-    const char *place = ca_example_place(job->data, e);
-    /* An explicit position before the end asks for the prompt's own next token. */
-    t->position = index < 0 ? index + length : index;
-    if (t->position < 0 || t->position >= length)
-        return ca_fail(CA_E_DATA, "%s: position %lld is outside the prompt of %lld tokens", place,
-                       (long long)index, (long long)length);
-    if (!gold) return CA_OK;
-    if (t->position == length - 1 && e->answer.count) {
-        if (e->answer.count > 1)
-            return ca_fail(CA_E_DATA,
-                           "%s: column answer: target gold needs one token, got %lld alternatives",
-                           place, (long long)e->answer.count);
-        t->id = e->answer.ids[0];
+/* The gold token after a position. */
+static ca_status gold_target(const ca_job *job, const ca_example *e, jacobian_read *read) {
+    if (read->position + 1 < e->clean.count) {
+        read->id = e->clean.ids[read->position + 1];
         return CA_OK;
     }
-    if (last) t->position = length - 2;
-    if (t->position < 0 || t->position + 1 >= length)
+    const char *place = ca_example_place(job->data, e);
+    if (e->answer.count == 0)
         return ca_fail(CA_E_DATA,
-                       "%s: target gold needs an answer or a token after position %lld, but the "
+                       "%s: target gold needs a token after position %lld or an answer, but the "
                        "prompt has %lld tokens",
-                       place, (long long)(t->position < 0 ? 0 : t->position), (long long)length);
-    t->held_out = true;
-    t->id = e->clean.ids[t->position + 1];
+                       place, (long long)read->position, (long long)e->clean.count);
+    if (e->answer.count > 1)
+        return ca_fail(CA_E_DATA,
+                       "%s: column answer: target gold needs one token, got %lld alternatives",
+                       place, (long long)e->answer.count);
+    read->id = e->answer.ids[0];
     return CA_OK;
 }
 
-ca_status ca_jacobian_targets(const ca_job *job, jacobian_target *targets) {
+/* Positions of a prompt that are read, written to tokens [clean.count]. */
+static ca_status positions_of(const ca_job *job, const ca_positions *p, bool gold,
+                              const ca_example *e, int64_t *tokens, int64_t *count) {
     ca_status st = CA_OK;
-    const char *text = ca_config_text(job->config, "method.target");
-    bool gold = strcmp(text, "gold") == 0, argmax = strcmp(text, "argmax") == 0, last;
-    int32_t id = -1, other = -1;
-    int64_t index;
-    CA_TRY(read_position(job, &last, &index));
-    if (!gold && !argmax) CA_TRY(fixed_target(job, text, &id, &other));
-    for (int64_t i = 0; i < job->data->count; i++) {
-        targets[i] = (jacobian_target){.id = id, .other = other};
-        CA_TRY(place_target(job, &job->data->examples[i], gold, last, index, &targets[i]));
-    }
+    CA_TRY(ca_positions_resolve(p, job->data, e, tokens, count));
+    bool without_answer = gold && e->answer.count == 0 && e->clean.count > 1;
+    if (p->kind == CA_POSITION_LAST && without_answer) tokens[0]--;
+    if (p->kind == CA_POSITION_ALL && without_answer) --*count;
 out:
     return st;
+}
+
+ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) {
+    ca_status st = CA_OK;
+    const char *text = ca_config_text(job->config, "method.target");
+    bool gold = strcmp(text, "gold") == 0, argmax = strcmp(text, "argmax") == 0;
+    int32_t id = -1, other = -1;
+    int64_t total = 0, longest = 0, *tokens = NULL, count = job->data->count;
+    ca_positions positions = {0};
+    CA_TRY(ca_positions_read(job->config, "method.position", &positions));
+    if (!gold && !argmax) CA_TRY(fixed_target(job, text, &id, &other));
+    for (int64_t i = 0; i < count; i++) {
+        int64_t length = job->data->examples[i].clean.count;
+        total += length;
+        if (length > longest) longest = length;
+    }
+    CA_TRY(ca_calloc((size_t)longest + 1, sizeof *tokens, &tokens));
+    CA_TRY(ca_calloc((size_t)total + 1, sizeof *out->read, &out->read));
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof *out->start, &out->start));
+    for (int64_t i = 0; i < count; i++) {
+        const ca_example *e = &job->data->examples[i];
+        int64_t n;
+        CA_TRY(positions_of(job, &positions, gold, e, tokens, &n));
+        for (int64_t s = 0; s < n; s++) {
+            jacobian_read *read = &out->read[out->start[i] + s];
+            *read = (jacobian_read){.position = tokens[s], .id = id, .other = other};
+            if (gold) CA_TRY(gold_target(job, e, read));
+        }
+        out->start[i + 1] = out->start[i] + n;
+        if (n > out->slots) out->slots = n;
+    }
+out:
+    free(tokens);
+    ca_positions_free(&positions);
+    return st;
+}
+
+void ca_jacobian_reads_free(jacobian_reads *reads) {
+    free(reads->read);
+    free(reads->start);
+    *reads = (jacobian_reads){0};
 }

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Largest eigenpairs of F by block Krylov iteration: the products F X = W^T (p * (W X)) - mu (mu .
+ * X) of all blocks of a few reads are two matrix products on the backend; the small
+ * orthogonalisations and eigenproblems are solved on the host in float64.
+ */
+#include "fisher.h"
+#include "common.h"
+
+#include "causa/ops.h"
+
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The sought pairs come with more that make them converge sooner. */
+enum { OVERSAMPLE = 8, MOST_BLOCKS = 12, MOST_PRODUCT = 1 << 24 /* elements of [rows, V] */ };
+static const double TOLERANCE = 1e-5; /* residual |F u - lambda u| of the largest eigenvalue */
+
+/* The Krylov basis of one read, on the host. */
+typedef struct basis {
+    int64_t size;   /* vectors in q and fq */
+    double *q, *fq; /* [most, D] orthonormal vectors and F times them */
+    double *value;  /* [rank] */
+    double *vector; /* [rank, D] unit eigenvectors */
+    bool done;
+} basis;
+
+struct jacobian_fisher {
+    const ca_model *model;
+    int64_t most_reads, rank, block, most; /* most: vectors of a basis */
+    int64_t chunk;                         /* reads of one product */
+    method_buffers buffers;
+    ca_tensor p, x, product, fx, mu, row_square, traces, top_values, top_ids, squares;
+    ca_tensor ones, means, sums; /* [V] of ones, [block n] mu . q and sum of p * y */
+    basis *bases;                /* [chunk] */
+    double *mu_host;             /* [chunk, D] */
+    double *x_host;              /* [block, chunk, D] */
+    double *sums_host;           /* [block, chunk] */
+    double *projected;           /* [most, most] */
+    double *spectrum;            /* [most] */
+    double *random;              /* [D] */
+    void *staging;
+};
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static void set_sizes(jacobian_fisher *f, const ca_arch *a, int64_t most_reads, int64_t rank) {
+    f->most_reads = most_reads;
+    f->rank = min64(rank, a->width);
+    f->block = min64(f->rank + OVERSAMPLE, a->width);
+    f->most = min64(f->block * MOST_BLOCKS, a->width);
+    f->chunk = min64(most_reads, MOST_PRODUCT / (f->block * a->vocab) + 1);
+}
+
+/* The tensors; with buffers == NULL they are only measured. */
+static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype,
+                            method_buffers *buffers) {
+    int64_t n = f->chunk, top = min64(f->block, a->vocab);
+    const method_tensor list[] = {
+        {&f->p, dtype, 2, {n, a->vocab}},
+        {&f->x, dtype, 3, {f->block, n, a->width}},
+        {&f->product, dtype, 3, {f->block, n, a->vocab}},
+        {&f->fx, dtype, 3, {f->block, n, a->width}},
+        {&f->mu, dtype, 2, {n, a->width}},
+        {&f->row_square, dtype, 1, {a->vocab}},
+        {&f->squares, dtype, 1, {n}},
+        {&f->ones, dtype, 1, {a->vocab}},
+        {&f->means, dtype, 1, {f->block * n}},
+        {&f->sums, dtype, 1, {f->block * n}},
+        {&f->traces, dtype, 1, {n}},
+        {&f->top_values, dtype, 2, {n, top}},
+        {&f->top_ids, CA_I32, 2, {n, top}},
+    };
+    return ca_method_take_list(buffers, list, sizeof list / sizeof *list);
+}
+
+int64_t ca_jacobian_fisher_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_reads,
+                                 int64_t rank) {
+    jacobian_fisher f = {0};
+    set_sizes(&f, arch, most_reads, rank);
+    return take_tensors(&f, arch, dtype, NULL);
+}
+
+double ca_jacobian_fisher_flops(const ca_arch *arch, int64_t rank) {
+    jacobian_fisher f = {0};
+    set_sizes(&f, arch, 1, rank);
+    double blocks = f.block == arch->width ? 1 : 4; /* as many as it usually takes */
+    return 4.0 * blocks * (double)f.block * (double)arch->vocab * (double)arch->width;
+}
+
+void ca_jacobian_fisher_free(jacobian_fisher *f) {
+    if (!f) return;
+    ca_method_buffers_free(&f->buffers);
+    for (int64_t i = 0; f->bases && i < f->chunk; i++) {
+        free(f->bases[i].q);
+        free(f->bases[i].fq);
+        free(f->bases[i].value);
+        free(f->bases[i].vector);
+    }
+    free(f->bases);
+    free(f->mu_host);
+    free(f->x_host);
+    free(f->sums_host);
+    free(f->projected);
+    free(f->spectrum);
+    free(f->random);
+    free(f->staging);
+    free(f);
+}
+
+ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, int64_t rank,
+                                    jacobian_fisher **out) {
+    ca_status st = CA_OK;
+    const ca_arch *a = &model->arch;
+    jacobian_fisher *f = NULL;
+    CA_TRY(ca_calloc(1, sizeof *f, &f));
+    f->model = model;
+    set_sizes(f, a, most_reads, rank);
+    CA_TRY(ca_method_buffers_create(model->backend, (size_t)take_tensors(f, a, model->dtype, NULL),
+                                    &f->buffers));
+    take_tensors(f, a, model->dtype, &f->buffers);
+    size_t width = (size_t)a->width, most = (size_t)f->most;
+    CA_TRY(ca_calloc((size_t)f->chunk, sizeof *f->bases, &f->bases));
+    for (int64_t i = 0; i < f->chunk; i++) {
+        CA_TRY(ca_calloc(most * width, sizeof(double), &f->bases[i].q));
+        CA_TRY(ca_calloc(most * width, sizeof(double), &f->bases[i].fq));
+        CA_TRY(ca_calloc((size_t)f->rank, sizeof(double), &f->bases[i].value));
+        CA_TRY(ca_calloc((size_t)f->rank * width, sizeof(double), &f->bases[i].vector));
+    }
+    CA_TRY(ca_calloc((size_t)f->chunk * width, sizeof(double), &f->mu_host));
+    CA_TRY(ca_calloc((size_t)(f->block * f->chunk) * width, sizeof(double), &f->x_host));
+    CA_TRY(ca_calloc((size_t)(f->block * f->chunk) * width, sizeof(double), &f->staging));
+    CA_TRY(ca_calloc((size_t)(f->block * f->chunk), sizeof(double), &f->sums_host));
+    CA_TRY(ca_calloc(most * most, sizeof(double), &f->projected));
+    CA_TRY(ca_calloc(most, sizeof(double), &f->spectrum));
+    CA_TRY(ca_calloc(width, sizeof(double), &f->random));
+    CA_TRY(ca_row_dots(model->backend, f->row_square, model->head, model->head));
+    CA_TRY(ca_fill(model->backend, f->ones, 1));
+    *out = f;
+    f = NULL;
+out:
+    ca_jacobian_fisher_free(f);
+    return st;
+}
+
+/* ---- host: one read ---- */
+
+static double dot(const double *x, const double *y, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
+    return sum;
+}
+
+/* Makes x orthonormal to the basis (twice: once is not enough for nearly dependent vectors) and
+ * appends it; false when nothing of it is left. */
+static bool append_vector(basis *b, const double *x, int64_t width) {
+    double *q = b->q + b->size * width, before = sqrt(dot(x, x, width));
+    if (!(before > 0)) return false;
+    for (int64_t d = 0; d < width; d++) q[d] = x[d] / before;
+    for (int round = 0; round < 2; round++)
+        for (int64_t k = 0; k < b->size; k++) {
+            double c = dot(b->q + k * width, q, width);
+            for (int64_t d = 0; d < width; d++) q[d] -= c * b->q[k * width + d];
+        }
+    double norm = sqrt(dot(q, q, width));
+    if (norm < 1e-10) return false;
+    for (int64_t d = 0; d < width; d++) q[d] /= norm;
+    b->size++;
+    return true;
+}
+
+/* Appends up to `room` vectors; pseudo-random ones where the candidates are dependent, so that all
+ * reads grow alike. */
+static void append_block(jacobian_fisher *f, basis *b, const double *candidates, int64_t stride,
+                         int64_t count) {
+    ca_philox_key key = {0, ca_stream("jacobian.fisher")};
+    int64_t width = f->model->arch.width;
+    for (int64_t k = 0; k < count; k++) {
+        if (append_vector(b, candidates + k * stride, width)) continue;
+        do {
+            for (int64_t d = 0; d < width; d++)
+                f->random[d] = ca_philox_normal(key, (uint64_t)(b->size * width + d));
+            key.seed++;
+        } while (!append_vector(b, f->random, width));
+    }
+}
+
+/* Rayleigh-Ritz in the basis, whose first `size` vectors have their products. */
+static ca_status solve(jacobian_fisher *f, basis *b) {
+    ca_status st = CA_OK;
+    int64_t m = b->size, width = f->model->arch.width;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t k = 0; k <= i; k++)
+            f->projected[i * m + k] = dot(b->q + i * width, b->fq + k * width, width);
+    if (LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', (int)m, f->projected, (int)m, f->spectrum) != 0)
+        return ca_fail(CA_E_NUMERIC,
+                       "fisher: the eigenvalues of a matrix of %lld rows were not found",
+                       (long long)m);
+    b->done = true;
+    for (int64_t i = 0; i < f->rank; i++) {
+        double *u = b->vector + i * width, residual = 0;
+        b->value[i] = f->spectrum[m - 1 - i] > 0 ? f->spectrum[m - 1 - i] : 0;
+        memset(u, 0, (size_t)width * sizeof *u);
+        memset(f->staging, 0, (size_t)width * sizeof(double));
+        double *fu = f->staging;
+        for (int64_t k = 0; k < m; k++) {
+            double c = f->projected[k * m + m - 1 - i];
+            for (int64_t d = 0; d < width; d++) {
+                u[d] += c * b->q[k * width + d];
+                fu[d] += c * b->fq[k * width + d];
+            }
+        }
+        for (int64_t d = 0; d < width; d++)
+            residual += (fu[d] - b->value[i] * u[d]) * (fu[d] - b->value[i] * u[d]);
+        if (sqrt(residual) > TOLERANCE * b->value[0]) b->done = false;
+    }
+    if (m == width) b->done = true; /* the whole space */
+    return st;
+}
+
+/* ---- backend: many reads ---- */
+
+/* Values as the backend stores them. */
+static void store_rounded(void *out, ca_dtype dtype, const double *values, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        if (dtype == CA_F64)
+            ((double *)out)[i] = values[i];
+        else
+            ((float *)out)[i] = (float)values[i];
+    }
+}
+
+static ca_tensor of_reads(ca_tensor t, int64_t n) {
+    return ca_tensor_3d(t.data, t.dtype, t.shape[0], n, t.shape[2]);
+}
+
+/* p, mu and the trace sum_i p_i |w_i|^2 - |mu|^2 of a chunk. */
+static ca_status set_distribution(jacobian_fisher *f, ca_tensor logits, double *trace) {
+    ca_status st = CA_OK;
+    ca_backend *be = f->model->backend;
+    int64_t n = logits.shape[0];
+    ca_tensor p = ca_tensor_slice(f->p, 0, 0, n), mu = ca_tensor_slice(f->mu, 0, 0, n);
+    ca_tensor traces = ca_tensor_slice(f->traces, 0, 0, n),
+              squares = ca_tensor_slice(f->squares, 0, 0, n);
+    CA_TRY(ca_softmax(be, p, logits));
+    CA_TRY(ca_matmul(be, mu, p, f->model->head, (ca_tensor){0}, (ca_matmul_options){.alpha = 1}));
+    CA_TRY(ca_row_dots(be, traces, p, ca_tensor_repeat(f->row_square, n)));
+    CA_TRY(ca_row_dots(be, squares, mu, mu));
+    CA_TRY(ca_add(be, traces, squares, -1));
+    CA_TRY(ca_download_f64(be, traces, f->staging, trace));
+    CA_TRY(ca_download_f64(be, mu, f->staging, f->mu_host));
+out:
+    return st;
+}
+
+/* First blocks: the rows of the most probable tokens less the mean row, which span most of F. */
+static ca_status start(jacobian_fisher *f, ca_tensor logits) {
+    ca_status st = CA_OK;
+    ca_backend *be = f->model->backend;
+    int64_t n = logits.shape[0], width = f->model->arch.width, top = f->top_ids.shape[1];
+    ca_tensor values = ca_tensor_slice(f->top_values, 0, 0, n),
+              ids = ca_tensor_slice(f->top_ids, 0, 0, n);
+    CA_TRY(ca_top_k(be, values, ids, logits));
+    ca_tensor flat = ca_tensor_1d(ids.data, CA_I32, n * top),
+              rows = ca_tensor_2d(f->x.data, f->x.dtype, n * top, width);
+    CA_TRY(ca_gather(be, rows, f->model->head, flat, 1, false)); /* [n, top, D] */
+    CA_TRY(ca_download_f64(be, rows, f->staging, f->x_host));
+    for (int64_t i = 0; i < n; i++) {
+        basis *b = &f->bases[i];
+        double *candidates = f->x_host + i * top * width;
+        for (int64_t k = 0; k < top; k++)
+            for (int64_t d = 0; d < width; d++)
+                candidates[k * width + d] -= f->mu_host[i * width + d];
+        b->size = 0;
+        b->done = false;
+        append_block(f, b, candidates, width, top);
+        append_block(f, b, candidates, 0, f->block - top); /* a vocabulary smaller than the block */
+    }
+out:
+    return st;
+}
+
+/* Sends the last `block` vectors of every basis, and mu . q of each, to the backend. */
+static ca_status send_vectors(jacobian_fisher *f, int64_t n, int64_t block, ca_tensor x,
+                              ca_tensor means) {
+    ca_status st = CA_OK;
+    int64_t width = f->model->arch.width, first = f->bases[0].size - block;
+    for (int64_t k = 0; k < block; k++)
+        for (int64_t i = 0; i < n; i++) {
+            const double *q = f->bases[i].q + (first + k) * width;
+            memcpy(f->x_host + (k * n + i) * width, q, (size_t)width * sizeof *q);
+        }
+    store_rounded(f->staging, x.dtype, f->x_host, block * n * width);
+    CA_TRY(ca_upload(f->model->backend, x, f->staging));
+    for (int64_t r = 0; r < block * n; r++)
+        f->x_host[r] =
+            dot(f->mu_host + r % n * width, f->bases[r % n].q + (first + r / n) * width, width);
+    store_rounded(f->staging, means.dtype, f->x_host, block * n);
+    CA_TRY(ca_upload(f->model->backend, means, f->staging));
+out:
+    return st;
+}
+
+/* fq of the last `block` vectors of every basis: F q = sum_i p_i y_i (w_i - mu), y_i = w_i . q - mu
+ * . q. The mean is taken off y before it is weighted: where one token holds nearly all probability,
+ * F is a small difference of large numbers otherwise. */
+static ca_status multiply(jacobian_fisher *f, int64_t n, int64_t block) {
+    ca_status st = CA_OK;
+    const ca_model *m = f->model;
+    int64_t width = m->arch.width, vocab = m->arch.vocab, first = f->bases[0].size - block;
+    ca_tensor x = ca_tensor_slice(of_reads(f->x, n), 0, 0, block);
+    ca_tensor fx = ca_tensor_slice(of_reads(f->fx, n), 0, 0, block);
+    ca_tensor product = ca_tensor_slice(of_reads(f->product, n), 0, 0, block);
+    ca_tensor y = ca_tensor_2d(product.data, product.dtype, block * n, vocab);
+    ca_tensor means = ca_tensor_2d(f->means.data, f->means.dtype, block * n, 1);
+    ca_tensor sums = ca_tensor_1d(f->sums.data, f->sums.dtype, block * n), ones = f->ones;
+    CA_TRY(send_vectors(f, n, block, x, means));
+    CA_TRY(ca_linear_fwd(m->backend, y, ca_tensor_2d(x.data, x.dtype, block * n, width), m->head,
+                         (ca_tensor){0}));
+    CA_TRY(ca_matmul(m->backend, y, means, ca_tensor_2d(ones.data, ones.dtype, 1, vocab),
+                     (ca_tensor){0}, (ca_matmul_options){.alpha = -1, .beta = 1}));
+    CA_TRY(ca_multiply(m->backend, product, product,
+                       ca_tensor_repeat(ca_tensor_slice(f->p, 0, 0, n), block)));
+    CA_TRY(ca_row_dots(m->backend, sums, y, ca_tensor_repeat(ones, block * n)));
+    CA_TRY(ca_linear_bwd(m->backend, fx, product, m->head));
+    CA_TRY(ca_download_f64(m->backend, sums, f->staging, f->sums_host));
+    CA_TRY(ca_download_f64(m->backend, fx, f->staging, f->x_host));
+    for (int64_t r = 0; r < block * n; r++) {
+        const double *mu = f->mu_host + r % n * width;
+        double *fq = f->bases[r % n].fq + (first + r / n) * width;
+        for (int64_t d = 0; d < width; d++)
+            fq[d] = f->x_host[r * width + d] - f->sums_host[r] * mu[d];
+    }
+out:
+    return st;
+}
+
+static ca_status solve_all(jacobian_fisher *f, int64_t n, bool *done) {
+    ca_status st = CA_OK;
+    *done = true;
+    for (int64_t i = 0; i < n; i++) {
+        CA_TRY(solve(f, &f->bases[i]));
+        *done = *done && f->bases[i].done;
+    }
+out:
+    return st;
+}
+
+/* Grows all bases of a chunk together until the pairs of all have converged. */
+static ca_status iterate(jacobian_fisher *f, ca_tensor logits) {
+    ca_status st = CA_OK;
+    int64_t n = logits.shape[0], width = f->model->arch.width, block = f->block;
+    bool done = false;
+    CA_TRY(start(f, logits));
+    for (;;) {
+        CA_TRY(multiply(f, n, block));
+        CA_TRY(solve_all(f, n, &done));
+        if (done) return CA_OK;
+        int64_t last = f->bases[0].size - block, room = f->most - f->bases[0].size;
+        if (room == 0) break;
+        block = min64(block, room);
+        for (int64_t i = 0; i < n; i++)
+            append_block(f, &f->bases[i], f->bases[i].fq + last * width, width, block);
+    }
+    st = ca_fail(CA_E_NUMERIC,
+                 "fisher: %lld eigenpairs have not converged to %g of the largest after %lld "
+                 "products: lower method.rank",
+                 (long long)f->rank, TOLERANCE, (long long)f->most);
+out:
+    return st;
+}
+
+/* vectors [rank, n of all, D] at the reads [first, first + n): sqrt(lambda) u. */
+static ca_status store(jacobian_fisher *f, int64_t first, int64_t n, ca_tensor vectors,
+                       double *eigenvalues) {
+    ca_status st = CA_OK;
+    int64_t width = f->model->arch.width;
+    for (int64_t i = 0; i < n; i++)
+        memcpy(eigenvalues + (first + i) * f->rank, f->bases[i].value,
+               (size_t)f->rank * sizeof(double));
+    for (int64_t k = 0; k < f->rank; k++) {
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t d = 0; d < width; d++)
+                f->x_host[i * width + d] =
+                    sqrt(f->bases[i].value[k]) * f->bases[i].vector[k * width + d];
+        store_rounded(f->staging, vectors.dtype, f->x_host, n * width);
+        ca_tensor lane = ca_tensor_slice(ca_tensor_slice(vectors, 0, k, 1), 1, first, n);
+        CA_TRY(ca_upload(f->model->backend, ca_tensor_2d(lane.data, lane.dtype, n, width),
+                         f->staging));
+    }
+out:
+    return st;
+}
+
+ca_status ca_jacobian_fisher_eigenpairs(jacobian_fisher *f, ca_tensor logits, ca_tensor vectors,
+                                        double *eigenvalues, double *trace) {
+    ca_status st = CA_OK;
+    int64_t reads = logits.shape[0];
+    for (int64_t first = 0; first < reads; first += f->chunk) {
+        int64_t n = min64(f->chunk, reads - first);
+        ca_tensor chunk = ca_tensor_slice(logits, 0, first, n);
+        CA_TRY(set_distribution(f, chunk, trace + first));
+        CA_TRY(iterate(f, chunk));
+        CA_TRY(store(f, first, n, vectors, eigenvalues));
+    }
+out:
+    return st;
+}

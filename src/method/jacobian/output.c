@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The datasets of the method.
+ *
+ * With one position per prompt /attribution/<scope>/score has a value per token of /data/tokens.
+ * With several it is a matrix: `matrix` holds a block [positions, tokens] per prompt, flat, with
+ * `matrix_offsets` [N + 1]; /attribution/positions and position_offsets say which positions.
+ */
+#include "jacobian.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static const char *score_name(const jacobian *j) { return j->matrix ? "matrix" : "score"; }
+
+static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    int64_t count = j->job->data->count;
+    char group[64], path[96];
+    ca_result_shape scores = {
+        1, {j->score_start[count]}, {j->matrix ? "position, token" : "token"}};
+    snprintf(group, sizeof group, "/attribution/%s", c->scope->name);
+    CA_TRY(ca_result_attribute_text(r, group, "target", c->scope->target));
+    CA_TRY(ca_result_attribute_text(r, group, "units", c->scope->units));
+    const ca_node *position = ca_config_node(j->job->config, "method.position");
+    CA_TRY(ca_result_attribute_text(r, group, "position",
+                                    position->kind == CA_NODE_SCALAR ? position->text : "list"));
+    CA_TRY(ca_result_attribute_int(r, group, "layer", j->layer));
+    snprintf(path, sizeof path, "%s/%s", group, score_name(j));
+    CA_TRY(ca_result_reserve(r, path, CA_RESULT_F32, scores));
+    if (c->scope->has_signed) {
+        snprintf(path, sizeof path, "%s/signed%s", group, j->matrix ? "_matrix" : "");
+        CA_TRY(ca_result_reserve(r, path, CA_RESULT_F32, scores));
+    }
+    if (c->scope->combine == COMBINE_SUM_SQUARES) {
+        int64_t reads = j->reads.start[count];
+        CA_TRY(ca_result_attribute_int(r, group, "rank", j->rank));
+        CA_TRY(
+            ca_result_reserve(r, "/attribution/fisher/eigenvalues", CA_RESULT_F64,
+                              (ca_result_shape){2, {reads, j->rank}, {"position", "eigenpair"}}));
+        CA_TRY(ca_result_reserve(r, "/attribution/fisher/trace", CA_RESULT_F64,
+                                 (ca_result_shape){1, {reads}, {"position"}}));
+    }
+    if (c->scope->path) {
+        snprintf(path, sizeof path, "%s/residual", group);
+        CA_TRY(
+            ca_result_reserve(r, path, CA_RESULT_F64, (ca_result_shape){1, {count}, {"example"}}));
+    }
+    if (j->matrix) {
+        snprintf(path, sizeof path, "%s/matrix_offsets", group);
+        CA_TRY(ca_result_put(r, path, CA_RESULT_I64, (ca_result_shape){1, {count + 1}, {"example"}},
+                             j->score_start));
+    }
+out:
+    return st;
+}
+
+static ca_status put_positions(jacobian *j) {
+    ca_status st = CA_OK;
+    int64_t count = j->job->data->count, reads = j->reads.start[count], *positions = NULL;
+    CA_TRY(ca_calloc((size_t)reads + 1, sizeof *positions, &positions));
+    for (int64_t i = 0; i < reads; i++) positions[i] = j->reads.read[i].position;
+    CA_TRY(ca_result_put(j->job->result, "/attribution/positions", CA_RESULT_I64,
+                         (ca_result_shape){1, {reads}, {"position"}}, positions));
+    CA_TRY(ca_result_put(j->job->result, "/attribution/position_offsets", CA_RESULT_I64,
+                         (ca_result_shape){1, {count + 1}, {"example"}}, j->reads.start));
+out:
+    free(positions);
+    return st;
+}
+
+ca_status ca_jacobian_reserve(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    int64_t reads = j->reads.start[j->job->data->count];
+    const char *axis = j->matrix ? "position" : "example";
+    ca_result_shape each = {1, {reads}, {axis}}, top = {2, {reads, j->top}, {axis, "rank"}};
+    CA_TRY(ca_result_reserve(r, "/data/position", CA_RESULT_I64, each));
+    CA_TRY(ca_result_reserve(r, "/data/target", CA_RESULT_I32, each));
+    CA_TRY(ca_result_reserve(r, "/data/target_piece", CA_RESULT_TEXT, each));
+    CA_TRY(ca_result_reserve(r, "/baseline/clean", CA_RESULT_F64, each));
+    CA_TRY(ca_result_reserve(r, "/baseline/predicted", CA_RESULT_I32, each));
+    CA_TRY(ca_result_reserve(r, "/predictions/token_ids", CA_RESULT_I32, top));
+    CA_TRY(ca_result_reserve(r, "/predictions/pieces", CA_RESULT_TEXT, top));
+    CA_TRY(ca_result_reserve(r, "/predictions/probability", CA_RESULT_F32, top));
+    for (int64_t c = 0; c < j->columns; c++) CA_TRY(reserve_scope(j, &j->column[c]));
+    if (j->matrix) CA_TRY(put_positions(j));
+out:
+    return st;
+}
+
+static ca_status write_one(jacobian *j, const jacobian_column *c, const char *name,
+                           const float *values) {
+    ca_job *job = j->job;
+    int64_t first = j->score_start[j->first], count = j->score_start[j->last] - first;
+    char path[96];
+    for (int64_t k = 0; k < count; k++) {
+        if (isfinite(values[k])) continue;
+        int64_t i = j->first;
+        while (j->score_start[i + 1] - first <= k) i++;
+        int64_t token = (first + k - j->score_start[i]) % job->data->examples[i].clean.count;
+        return ca_fail(CA_E_NUMERIC, "%s: scope %s is not finite at token %lld",
+                       ca_example_place(job->data, &job->data->examples[i]), c->scope->name,
+                       (long long)token);
+    }
+    snprintf(path, sizeof path, "/attribution/%s/%s", c->scope->name, name);
+    return ca_result_write(job->result, path, first, count, values);
+}
+
+ca_status ca_jacobian_write_scores(jacobian *j) {
+    ca_status st = CA_OK;
+    for (int64_t c = 0; c < j->columns; c++) {
+        const jacobian_column *column = &j->column[c];
+        CA_TRY(write_one(j, column, score_name(j), column->score));
+        if (column->scope->has_signed)
+            CA_TRY(
+                write_one(j, column, j->matrix ? "signed_matrix" : "signed", column->signed_score));
+    }
+out:
+    return st;
+}
+
+ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
+    char path[96];
+    snprintf(path, sizeof path, "/attribution/%s/residual", j->column[column].scope->name);
+    return ca_result_write(j->job->result, path, j->first, j->last - j->first, j->residual);
+}
+
+/* Means over all reads, those of an earlier, interrupted run included. */
+ca_status ca_jacobian_write_summary(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    int64_t reads = j->reads.start[j->job->data->count], right = 0;
+    double *value = NULL, sum = 0;
+    int32_t *predicted = NULL, *target = NULL;
+    CA_TRY(ca_calloc((size_t)reads + 1, sizeof *value, &value));
+    CA_TRY(ca_calloc((size_t)reads + 1, sizeof *predicted, &predicted));
+    CA_TRY(ca_calloc((size_t)reads + 1, sizeof *target, &target));
+    CA_TRY(ca_result_read_back(r, "/baseline/clean", value));
+    CA_TRY(ca_result_read_back(r, "/baseline/predicted", predicted));
+    CA_TRY(ca_result_read_back(r, "/data/target", target));
+    for (int64_t i = 0; i < reads; i++) {
+        sum += value[i];
+        right += predicted[i] == target[i];
+    }
+    CA_TRY(ca_result_attribute_text(r, "/baseline", "metric", "target logit"));
+    CA_TRY(
+        ca_result_attribute_float(r, "/baseline", "clean_mean", reads ? sum / (double)reads : NAN));
+    if (j->gold)
+        CA_TRY(ca_result_attribute_float(r, "/baseline", "accuracy",
+                                         reads ? (double)right / (double)reads : NAN));
+out:
+    free(value);
+    free(predicted);
+    free(target);
+    return st;
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See statistics.h.
+ */
+#include "statistics.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static int compare(const void *left, const void *right) {
+    const ranked_value *a = left, *b = right;
+    if (a->value != b->value) return a->value > b->value ? -1 : 1;
+    return (a->index > b->index) - (a->index < b->index);
+}
+
+void ca_statistics_sort(ranked_value *items, int64_t count) {
+    qsort(items, (size_t)count, sizeof *items, compare);
+}
+
+double ca_statistics_mean(const double *values, int64_t count) {
+    double sum = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (isnan(values[i])) continue;
+        sum += values[i];
+        n++;
+    }
+    return n ? sum / (double)n : NAN;
+}
+
+double ca_statistics_sem(const double *values, int64_t count) {
+    double mean = ca_statistics_mean(values, count), sum = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (isnan(values[i])) continue;
+        sum += (values[i] - mean) * (values[i] - mean);
+        n++;
+    }
+    return n > 1 ? sqrt(sum / (double)(n - 1) / (double)n) : NAN;
+}
+
+double ca_statistics_area(const double *x, const double *y, int64_t count) {
+    double area = 0;
+    for (int64_t i = 0; i + 1 < count; i++) area += (x[i + 1] - x[i]) / 2 * (y[i] + y[i + 1]);
+    return area;
+}
+
+double ca_statistics_published_sem(const double *x, const double *sem, int64_t count) {
+    double sum = 0;
+    for (int64_t i = 0; i + 1 < count; i++) {
+        double weight = (x[i + 1] - x[i]) / 2;
+        sum += weight * weight * (sem[i] * sem[i] + sem[i + 1] * sem[i + 1]);
+    }
+    return sqrt(sum);
+}
+
+/* ranks[i] of values[i], equal values get the mean of their ranks. */
+static void rank(const double *values, int64_t count, ranked_value *items, double *ranks) {
+    for (int64_t i = 0; i < count; i++) items[i] = (ranked_value){values[i], i};
+    ca_statistics_sort(items, count);
+    for (int64_t first = 0, last; first < count; first = last) {
+        for (last = first + 1; last < count && items[last].value == items[first].value;) last++;
+        for (int64_t i = first; i < last; i++)
+            ranks[items[i].index] = (double)(first + last - 1) / 2;
+    }
+}
+
+double ca_statistics_spearman(const double *a, const double *b, int64_t count, ranked_value *items,
+                              double *ranks) {
+    double *of_a = ranks, *of_b = ranks + count, mean = (double)(count - 1) / 2;
+    double ab = 0, aa = 0, bb = 0;
+    rank(a, count, items, of_a);
+    rank(b, count, items, of_b);
+    for (int64_t i = 0; i < count; i++) {
+        ab += (of_a[i] - mean) * (of_b[i] - mean);
+        aa += (of_a[i] - mean) * (of_a[i] - mean);
+        bb += (of_b[i] - mean) * (of_b[i] - mean);
+    }
+    return aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : NAN;
+}
+
+static int sign(double difference) { return (difference > 0) - (difference < 0); }
+
+double ca_statistics_kendall(const double *a, const double *b, int64_t count) {
+    int64_t agreement = 0, pairs_a = 0, pairs_b = 0; /* pairs that are no ties */
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t k = 0; k < i; k++) {
+            int in_a = sign(a[i] - a[k]), in_b = sign(b[i] - b[k]);
+            agreement += in_a * in_b;
+            pairs_a += in_a != 0;
+            pairs_b += in_b != 0;
+        }
+    if (pairs_a == 0 || pairs_b == 0) return NAN;
+    return (double)agreement / sqrt((double)pairs_a * (double)pairs_b);
+}

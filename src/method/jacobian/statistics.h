@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Statistics of the evaluation: means, areas, rank correlations. Pure functions of host arrays.
+ */
+#ifndef CAUSA_JACOBIAN_STATISTICS_H
+#define CAUSA_JACOBIAN_STATISTICS_H
+
+#include <stdint.h>
+
+/* A value and where it stood before sorting. */
+typedef struct ranked_value {
+    double value;
+    int64_t index;
+} ranked_value;
+
+/* Largest value first, ties by rising index. */
+void ca_statistics_sort(ranked_value *items, int64_t count);
+
+/* Of the values that are no NaN; NaN without any. */
+double ca_statistics_mean(const double *values, int64_t count);
+/* Standard error of that mean, from the sample standard deviation; NaN for fewer than two. */
+double ca_statistics_sem(const double *values, int64_t count);
+
+/* Area under y over rising x by the trapezoid rule. */
+double ca_statistics_area(const double *x, const double *y, int64_t count);
+/* Standard error of that area as published with Jacobian Scopes: the intervals are taken as
+ * independent, although neighbours share a point. sem [count] of y. */
+double ca_statistics_published_sem(const double *x, const double *sem, int64_t count);
+
+/* Spearman's rho with mean ranks for ties; NaN when either array is constant.
+ * items [count], ranks [2 * count]: room */
+double ca_statistics_spearman(const double *a, const double *b, int64_t count, ranked_value *items,
+                              double *ranks);
+/* Kendall's tau-b; NaN when either array is constant. */
+double ca_statistics_kendall(const double *a, const double *b, int64_t count);
+
+#endif

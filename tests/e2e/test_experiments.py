@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""The studies under experiments/: the series follow their rule, the prompts are what they claim."""
+
+import csv
+import importlib.util
+import json
+import pathlib
+import re
+
+import pytest
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
+SERIES = EXPERIMENTS / "time-series"
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def generate():
+    return load(SERIES / "generate.py")
+
+
+def stored(name):
+    return {row["id"]: row["clean"] for row in json.loads((SERIES / name).read_text())}
+
+
+def test_digits_are_cut_not_rounded(generate):
+    assert generate.digits(0.15) == "14" and generate.digits(0.85) == "84"
+    assert generate.serialise([3.0, 10.0]) == ["14", "84"]
+
+
+@pytest.mark.parametrize("file, row, begins", [
+    ("brownian.json", "brownian-4", "28,28,31,26,29,27,19,16,19,21,15,"),
+    ("logistic.json", "logistic-0", "80,29,76,40,84,16,53,80,28,74,"),
+])
+def test_recorded_beginnings(file, row, begins):
+    assert stored(file)[row].startswith(begins)
+
+
+@pytest.mark.parametrize("file, count", [("brownian.json", 5), ("logistic.json", 5),
+                                         ("lorenz.json", 10)])
+def test_prompts_are_two_digit_numbers(file, count):
+    rows = stored(file)
+    assert len(rows) == count
+    for text in rows.values():
+        numbers = text.split(",")
+        assert len(numbers) == 180
+        assert all(re.fullmatch(r"[1-8]\d", number) and 14 <= int(number) <= 84 for number in numbers)
+
+
+def test_stored_files_are_what_the_generator_writes(generate, tmp_path, monkeypatch):
+    """Random walk and map exactly; of Lorenz the beginning, which no LSODA gets wrong."""
+    monkeypatch.setattr("sys.argv", ["generate.py", str(tmp_path)])
+    generate.main()
+    for name in ("brownian.json", "logistic.json"):
+        assert (tmp_path / name).read_bytes() == (SERIES / name).read_bytes()
+    if not (tmp_path / "lorenz.json").exists():
+        pytest.skip("scipy is missing")
+    again = {row["id"]: row["clean"] for row in json.loads((tmp_path / "lorenz.json").read_text())}
+    for name, text in stored("lorenz.json").items():
+        assert [int(number) for number in again[name].split(",")[:50]] == pytest.approx(
+            [int(number) for number in text.split(",")[:50]], abs=1)
+
+
+def test_passages():
+    """40 to 70 words, the last of them the target: no punctuation behind it."""
+    rows = json.loads((EXPERIMENTS / "aopc" / "passages.json").read_text(encoding="utf-8"))
+    assert len(rows) == 24 and len({row["id"] for row in rows}) == 24
+    for row in rows:
+        words = row["clean"].split()
+        assert 40 <= len(words) <= 70, row["id"]
+        assert row["clean"] == " ".join(words) and words[-1].isalpha(), row["id"]
+
+
+def test_sentence_pairs():
+    with (EXPERIMENTS / "translation" / "prompts.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    for row in rows:
+        assert re.fullmatch(r"German: [^:]+ English: [^:]+\w", row["clean"]), row["id"]

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Statistics of the evaluation against values worked out by hand.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "method/jacobian/statistics.h"
+
+#include <math.h>
+
+/* A few roundings of numbers of the size of 1. */
+#define NEAR(got, expected) assert_true(fabs((got) - (expected)) <= 1e-14)
+
+static void largest_first_ties_by_index(void **state) {
+    (void)state;
+    ranked_value items[] = {{1, 0}, {3, 1}, {1, 2}, {-2, 3}, {3, 4}};
+    const int64_t expected[] = {1, 4, 0, 2, 3};
+    ca_statistics_sort(items, 5);
+    for (int i = 0; i < 5; i++) assert_int_equal(items[i].index, expected[i]);
+}
+
+static void means_leave_nan_out(void **state) {
+    (void)state;
+    const double values[] = {1, NAN, 3, 5}, one[] = {NAN, 2};
+    NEAR(ca_statistics_mean(values, 4), 3);
+    NEAR(ca_statistics_sem(values, 4), sqrt(4.0 / 3)); /* variance 8 / 2, three values */
+    NEAR(ca_statistics_mean(one, 2), 2);
+    assert_true(isnan(ca_statistics_sem(one, 2)));
+    assert_true(isnan(ca_statistics_mean(one, 1)));
+}
+
+/* Delta = -1 at every fraction gives -0.15: the weights of Jacobian Scopes. */
+static void areas(void **state) {
+    (void)state;
+    const double x[] = {0.05, 0.1, 0.2}, flat[] = {-1, -1, -1}, y[] = {1, 2, 4};
+    NEAR(ca_statistics_area(x, flat, 3), -0.15);
+    NEAR(ca_statistics_area(x, y, 3), 0.025 * 3 + 0.05 * 6);
+    NEAR(ca_statistics_published_sem(x, y, 3), sqrt(0.025 * 0.025 * 5 + 0.05 * 0.05 * 20));
+}
+
+static void correlations(void **state) {
+    (void)state;
+    ranked_value items[5];
+    double ranks[10];
+    const double a[] = {1, 2, 3, 4, 5}, up[] = {-9, 0, 0.5, 7, 100}, down[] = {5, 4, 3, 2, 1};
+    const double mixed[] = {2, 1, 4, 3, 5}; /* d^2 sums to 4; 8 of 10 pairs agree */
+    const double flat[] = {7, 7, 7, 7, 7};
+    NEAR(ca_statistics_spearman(a, up, 5, items, ranks), 1);
+    NEAR(ca_statistics_spearman(a, down, 5, items, ranks), -1);
+    NEAR(ca_statistics_spearman(a, mixed, 5, items, ranks), 1 - 6.0 * 4 / (5 * 24));
+    assert_true(isnan(ca_statistics_spearman(a, flat, 5, items, ranks)));
+    NEAR(ca_statistics_kendall(a, up, 5), 1);
+    NEAR(ca_statistics_kendall(a, down, 5), -1);
+    NEAR(ca_statistics_kendall(a, mixed, 5), 0.6);
+    assert_true(isnan(ca_statistics_kendall(flat, a, 5)));
+}
+
+/* Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4; five of six pairs are no tie in a, all agree. */
+static void correlations_with_ties(void **state) {
+    (void)state;
+    ranked_value items[4];
+    double ranks[8];
+    const double a[] = {1, 2, 2, 3}, b[] = {1, 2, 3, 4};
+    NEAR(ca_statistics_spearman(a, b, 4, items, ranks), 4.5 / sqrt(4.5 * 5));
+    NEAR(ca_statistics_kendall(a, b, 4), 5 / sqrt(5 * 6.0));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(largest_first_ties_by_index),
+        cmocka_unit_test(means_leave_nan_out),
+        cmocka_unit_test(areas),
+        cmocka_unit_test(correlations),
+        cmocka_unit_test(correlations_with_ties),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
