@@ -180,6 +180,7 @@ static ca_status flush(patch_state *p, const patch_place *place) {
     patch_group *g = p->group;
     ca_tensor logits;
     if (g->waiting == 0) return CA_OK;
+    CA_TRY(ca_signal_status()); /* a group may take minutes; it is begun again by --resume */
     CA_TRY(ca_patch_engine_run_cells(p->engine, place, g->cells, g->waiting, &logits));
     for (int64_t c = 0; c < g->waiting; c += CHUNK) {
         int64_t rows = g->waiting - c < CHUNK ? g->waiting - c : CHUNK;
@@ -249,13 +250,13 @@ static double gap_of(double clean, double corrupted) {
     return fabs(gap) > 1e-5 * fmax(fabs(clean), fabs(corrupted)) ? gap : NAN;
 }
 
-/* Means over the draws, and the standard error of the effect. */
+/* Means over the draws, and their interval. */
 static ca_status write_example(patch_state *p, int64_t n) {
     ca_status st = CA_OK;
     const patch_group *g = p->group;
     int64_t cells = cells_per_run(p), at = g->first + n, draws = p->draws;
     const double *corrupted = g->corrupted + n * draws;
-    double *value = g->row, *effect = value + cells, *error = effect + cells, mean = 0;
+    double *value = g->row, *effect = value + cells, *interval = effect + cells, mean = 0;
     for (int64_t d = 0; d < draws; d++) mean += corrupted[d] / (double)draws;
     double gap = gap_of(g->clean[n], mean);
     for (int64_t c = 0; c < cells; c++) {
@@ -268,11 +269,12 @@ static ca_status write_example(patch_state *p, int64_t n) {
         }
         for (int64_t d = 0; d < draws; d++)
             spread += pow((of_draw[d * cells] - corrupted[d]) / gap - effect[c], 2);
-        error[c] = sqrt(spread / (double)(draws - 1) / (double)draws); /* NaN for one draw */
+        interval[c] = ca_patch_half_width(spread, draws);
     }
     CA_TRY(ca_result_write(p->job->result, "/patch/value", at, 1, value));
     CA_TRY(ca_result_write(p->job->result, "/patch/effect", at, 1, effect));
-    if (draws > 1) CA_TRY(ca_result_write(p->job->result, "/patch/effect_error", at, 1, error));
+    if (draws > 1)
+        CA_TRY(ca_result_write(p->job->result, "/patch/effect_interval", at, 1, interval));
     CA_TRY(ca_result_write(p->job->result, "/baseline/clean", at, 1, &g->clean[n]));
     CA_TRY(ca_result_write(p->job->result, "/baseline/corrupted", at, 1, &mean));
     CA_TRY(ca_result_write(p->job->result, "/baseline/predicted", at, 1, &g->predicted[n]));

@@ -113,22 +113,36 @@ static void free_written(written *w) {
     free(w->predicted);
 }
 
-static void mean_cell(const written *w, int64_t cell, double *mean_effect, double *ratio) {
-    double effects = 0, value = 0, clean = 0, corrupted = 0;
-    int64_t defined = 0;
+/* Over the prompts that have the cell. */
+typedef struct cell_mean {
+    double value, effect, interval, ratio;
+} cell_mean;
+
+static cell_mean mean_cell(const written *w, int64_t cell) {
+    double value = 0, clean = 0, corrupted = 0, effect = 0, squares = 0;
+    int64_t count = 0, defined = 0;
     for (int64_t i = 0; i < w->count; i++) {
         double v = w->value[i * w->cells + cell], e = w->effect[i * w->cells + cell];
-        if (isfinite(e)) {
-            effects += e;
-            defined++;
-        }
         if (!isfinite(v)) continue;
         value += v;
         clean += w->clean[i];
         corrupted += w->corrupted[i];
+        count++;
+        if (!isfinite(e)) continue;
+        effect += e;
+        defined++;
     }
-    *mean_effect = defined ? effects / (double)defined : NAN;
-    *ratio = clean != corrupted ? (value - corrupted) / (clean - corrupted) : NAN;
+    effect = defined ? effect / (double)defined : NAN;
+    for (int64_t i = 0; i < w->count; i++) {
+        double e = w->effect[i * w->cells + cell];
+        if (isfinite(e)) squares += (e - effect) * (e - effect);
+    }
+    return (cell_mean){
+        .value = count ? value / (double)count : NAN,
+        .effect = effect,
+        .interval = ca_patch_half_width(squares, defined),
+        .ratio = clean != corrupted ? (value - corrupted) / (clean - corrupted) : NAN,
+    };
 }
 
 static ca_status write_baseline(ca_job *job, const written *w) {
@@ -149,29 +163,52 @@ out:
     return st;
 }
 
+/* A prompt has all of its effects or none. */
+static int64_t count_undefined(const written *w) {
+    int64_t undefined = 0;
+    for (int64_t i = 0; i < w->count; i++) {
+        bool defined = false;
+        for (int64_t c = 0; c < w->cells; c++) defined |= isfinite(w->effect[i * w->cells + c]);
+        undefined += !defined;
+    }
+    return undefined;
+}
+
+static ca_status write_means(ca_job *job, const patch_state *p, const written *w) {
+    ca_status st = CA_OK;
+    enum { MEANS = 4 };
+    static const char *const names[MEANS] = {"/patch/mean_value", "/patch/mean_effect",
+                                             "/patch/mean_effect_interval",
+                                             "/patch/ratio_of_means"};
+    double *means = NULL, strongest = NAN;
+    CA_TRY(ca_calloc((size_t)(MEANS * w->cells), sizeof *means, &means));
+    for (int64_t c = 0; c < w->cells; c++) {
+        cell_mean m = mean_cell(w, c);
+        means[c] = m.value;
+        means[w->cells + c] = m.effect;
+        means[2 * w->cells + c] = m.interval;
+        means[3 * w->cells + c] = m.ratio;
+        if (isfinite(m.effect) && !(fabs(m.effect) <= fabs(strongest))) strongest = m.effect;
+    }
+    for (int i = 0; i < MEANS; i++)
+        CA_TRY(
+            ca_result_put(job->result, names[i], CA_RESULT_F64,
+                          (ca_result_shape){2, {p->column_count, p->slots}, {"site", "position"}},
+                          means + i * w->cells));
+    CA_TRY(ca_result_attribute_float(job->result, "/patch", "strongest_effect", strongest));
+out:
+    free(means);
+    return st;
+}
+
 ca_status ca_patch_summarise(ca_job *job, const patch_state *p) {
     ca_status st = CA_OK;
     written w = {0};
-    double *mean = NULL, *ratio = NULL, strongest = NAN;
-    int64_t undefined = 0;
-    ca_result_shape shape = {2, {p->column_count, p->slots}, {"site", "position"}};
     CA_TRY(read_written(job, p, &w));
-    CA_TRY(ca_calloc((size_t)w.cells, sizeof *mean, &mean));
-    CA_TRY(ca_calloc((size_t)w.cells, sizeof *ratio, &ratio));
-    for (int64_t c = 0; c < w.cells; c++) {
-        mean_cell(&w, c, &mean[c], &ratio[c]);
-        if (!(fabs(mean[c]) <= fabs(strongest)) && isfinite(mean[c])) strongest = mean[c];
-    }
-    for (int64_t i = 0; i < w.count; i++) { /* a prompt has all of its effects or none */
-        bool defined = false;
-        for (int64_t c = 0; c < w.cells; c++) defined |= isfinite(w.effect[i * w.cells + c]);
-        undefined += !defined;
-    }
-    CA_TRY(ca_result_put(job->result, "/patch/mean_effect", CA_RESULT_F64, shape, mean));
-    CA_TRY(ca_result_put(job->result, "/patch/ratio_of_means", CA_RESULT_F64, shape, ratio));
-    CA_TRY(ca_result_attribute_int(job->result, "/patch", "undefined", undefined));
-    CA_TRY(ca_result_attribute_float(job->result, "/patch", "strongest_effect", strongest));
+    CA_TRY(write_means(job, p, &w));
     CA_TRY(write_baseline(job, &w));
+    int64_t undefined = count_undefined(&w);
+    CA_TRY(ca_result_attribute_int(job->result, "/patch", "undefined", undefined));
     if (undefined)
         ca_log(CA_LOG_WARNING,
                "prompts whose clean and corrupted runs give the same metric: %lld; their effects "
@@ -179,8 +216,6 @@ ca_status ca_patch_summarise(ca_job *job, const patch_state *p) {
                (long long)undefined);
 out:
     free_written(&w);
-    free(mean);
-    free(ratio);
     return st;
 }
 
@@ -208,36 +243,45 @@ out:
     return st;
 }
 
+/* The cell with the strongest effect of those not yet printed; -1 when none is left. */
+static int64_t strongest_cell(const cell_mean *means, int64_t count, double sign) {
+    int64_t best = -1;
+    for (int64_t c = 0; c < count; c++)
+        if (isfinite(means[c].effect) &&
+            (best < 0 || sign * means[c].effect > sign * means[best].effect))
+            best = c;
+    return best;
+}
+
 ca_status ca_patch_answer(ca_job *job, void *state, ca_string *text) {
     ca_status st = CA_OK;
     const patch_state *p = state;
     written w = {0};
-    double *mean = NULL, clean = 0, corrupted = 0, ratio;
+    cell_mean *means = NULL;
+    double clean = 0, corrupted = 0;
+    double sign = p->denoise ? 1 : -1; /* what was put in moves the run towards its own source */
     char name[CA_SITE_NAME_MAX];
     CA_TRY(read_written(job, p, &w));
-    CA_TRY(ca_calloc((size_t)w.cells, sizeof *mean, &mean));
+    CA_TRY(ca_calloc((size_t)w.cells, sizeof *means, &means));
     for (int64_t i = 0; i < w.count; i++) {
         clean += w.clean[i] / (double)w.count;
         corrupted += w.corrupted[i] / (double)w.count;
     }
-    for (int64_t c = 0; c < w.cells; c++) mean_cell(&w, c, &mean[c], &ratio);
+    for (int64_t c = 0; c < w.cells; c++) means[c] = mean_cell(&w, c);
     CA_TRY(ca_string_printf(text, "%s over %lld prompts: clean %.4g, corrupted %.4g\n",
                             p->metric.kind->name, (long long)w.count, clean, corrupted));
     CA_TRY(ca_string_printf(text, "strongest effects (0 = corrupted, 1 = clean):\n"));
-    double sign = p->denoise ? 1 : -1; /* what was put in moves the run towards its own source */
-    for (int64_t n = 0; n < STRONGEST && n < w.cells; n++) {
-        int64_t best = -1;
-        for (int64_t c = 0; c < w.cells; c++)
-            if (isfinite(mean[c]) && (best < 0 || sign * mean[c] > sign * mean[best])) best = c;
+    for (int64_t n = 0; n < STRONGEST; n++) {
+        int64_t best = strongest_cell(means, w.cells, sign);
         if (best < 0) break;
-        CA_TRY(ca_string_printf(text, "    %6.3f  %-22s ", mean[best],
+        CA_TRY(ca_string_printf(text, "    %6.3f  %-22s ", means[best].effect,
                                 ca_site_name(p->columns[best / p->slots].site, name)));
         CA_TRY(print_slot(job, p, best % p->slots, text));
         CA_TRY(ca_string_printf(text, "\n"));
-        mean[best] = NAN;
+        means[best].effect = NAN;
     }
 out:
     free_written(&w);
-    free(mean);
+    free(means);
     return st;
 }

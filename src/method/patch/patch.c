@@ -38,12 +38,13 @@ static const char *const conventions[] = {
     "clean run, in both directions; NaN where clean and corrupted differ by less than 1e-5 of the "
     "larger",
     "mean_effect: mean over prompts of effect; ratio_of_means: the same formula from means over "
-    "prompts of value, clean and corrupted",
+    "prompts of value, clean and corrupted; mean_effect_interval: half the 95 % interval "
+    "(Student's t) of mean_effect over prompts",
     "metrics are read at the last token; kl (clean run || patched run, natural logarithm) and js "
     "are 0 and rank is 1 when the model does the task",
     "style restore: value, effect and /baseline/corrupted are means over the draws of noise; "
-    "effect_error is the standard error of effect over them; the noise on tokens that are not "
-    "restored stays",
+    "effect_interval is half the 95 % interval (Student's t) of effect over the draws; the noise "
+    "on tokens that are not restored stays",
     "windows: N layers around the cell's own, cut at the ends; the residual stream is patched at "
     "one layer",
     "embed is patched as the input of block 0, resid_post as the input of the next block",

@@ -73,7 +73,7 @@ int64_t ca_patch_noise_bytes(const ca_arch *arch, ca_dtype dtype, int64_t rows);
 ca_status ca_patch_noise_create(const ca_job *job, patch_noise *noise, int64_t rows) CA_MUST_USE;
 void ca_patch_noise_free(patch_noise *noise);
 /* Draws the noise of a prompt's subject for a sequence that begins at row `start` of the batch.
- * What is drawn depends on seed, row of the data file, draw, token and dimension alone. */
+ * What is drawn depends on seed, tokens of the prompt, draw, position and dimension alone. */
 void ca_patch_noise_add(patch_noise *noise, const ca_job *job, const ca_example *example,
                         int64_t draw, int64_t start);
 /* Sends what was added to the backend; the hook adds it to the embeddings. */
@@ -84,6 +84,10 @@ ca_status ca_patch_group_create(patch_state *p) CA_MUST_USE;
 void ca_patch_group_free(struct patch_group *group);
 int64_t ca_patch_group_host_bytes(const ca_job *job, const patch_state *p);
 ca_status ca_patch_group_run(void *state, int64_t first, int64_t last) CA_MUST_USE;
+
+/* interval.c: half the width of the 95 % interval of a mean (Student's t) of `count` values whose
+ * squared deviations from it sum to `squares`; NaN for fewer than two values. */
+double ca_patch_half_width(double squares, int64_t count);
 
 /* output.c: the datasets before the first group and the means after the last one; the strongest
  * cells for the terminal. */

@@ -10,6 +10,7 @@
 enum {
     MOST_ROWS = 1024,     /* of a pass: more are no faster on the processors tried */
     MOST_SEQUENCES = 256, /* of a pass: bounds the logits */
+    MOST_PASSES = 4,      /* of one column and one group */
 };
 
 /* Rows, keys and number of the cells of one example in one column and one draw. */
@@ -30,7 +31,20 @@ static cell_load load_of(const ca_job *job, const patch_state *p, int64_t exampl
     return load;
 }
 
-/* Cuts the examples into groups of at most half the rows of a cell pass. */
+/* Rows of the runs of the largest group. */
+static int64_t most_rows(const ca_job *job, const patch_state *p) {
+    int64_t most = 0;
+    for (int64_t g = 0; g < p->packing.batches; g++) {
+        int64_t rows = 0;
+        for (int64_t i = p->packing.first[g]; i < p->packing.first[g + 1]; i++)
+            rows += (1 + p->draws) * job->data->examples[i].clean.count;
+        if (rows > most) most = rows;
+    }
+    return most;
+}
+
+/* Cuts the examples into groups: their runs have at most half the rows of a cell pass, and their
+ * cells of one column fill at most four, more of which would be no faster and a signal's loss. */
 static ca_status cut_groups(const ca_job *job, patch_state *p, int64_t rows) {
     ca_status st = CA_OK;
     int64_t *lengths = NULL, longest = 0, count = job->data->count;
@@ -38,14 +52,16 @@ static ca_status cut_groups(const ca_job *job, patch_state *p, int64_t rows) {
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
     for (int64_t i = 0; i < count; i++) {
         int64_t length = job->data->examples[i].clean.count;
+        int64_t cells = p->draws * load_of(job, p, i).rows / (2 * MOST_PASSES);
         lengths[i] = (1 + p->draws) * length;
+        if (lengths[i] < cells) lengths[i] = cells;
         if (length > longest) longest = length;
     }
     ca_packing_free(&p->packing);
     CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1 + p->draws,
                            rows > 1 ? rows / 2 : 1, INT64_MAX, &p->packing));
     p->sizes = (patch_sizes){
-        .base_rows = p->packing.limits.rows,
+        .base_rows = most_rows(job, p),
         .base_sequences = p->packing.max_sequences * (1 + p->draws),
         .cell_rows = rows > longest ? rows : longest,
         .cell_sequences = rows < MOST_SEQUENCES ? rows : MOST_SEQUENCES,
