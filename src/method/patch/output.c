@@ -69,7 +69,7 @@ ca_status ca_patch_reserve(ca_job *job, const patch_state *p) {
     CA_TRY(ca_result_reserve(job->result, "/patch/value", CA_RESULT_F64, cells));
     CA_TRY(ca_result_reserve(job->result, "/patch/effect", CA_RESULT_F64, cells));
     if (p->draws > 1)
-        CA_TRY(ca_result_reserve(job->result, "/patch/effect_error", CA_RESULT_F64, cells));
+        CA_TRY(ca_result_reserve(job->result, "/patch/effect_interval", CA_RESULT_F64, cells));
     CA_TRY(ca_result_reserve(job->result, "/baseline/clean", CA_RESULT_F64, examples));
     CA_TRY(ca_result_reserve(job->result, "/baseline/corrupted", CA_RESULT_F64, examples));
     CA_TRY(ca_result_reserve(job->result, "/baseline/predicted", CA_RESULT_I32, examples));
