@@ -9,14 +9,15 @@
 /* ---- sites ---- */
 
 /* The embeddings are the stream that enters block 0 (positions that are added later are the same
- * in both runs), and the stream that leaves a block is the one that enters the next. */
+ * in both runs), the stream that leaves a block is the one that enters the next, and a head's
+ * result is its z times a matrix. */
 static patch_place place_of(const ca_arch *arch, ca_site site, int64_t window) {
     patch_place p = {CA_SITE_RESID_PRE, site.layer, site.layer};
     if (site.kind == CA_SITE_EMBED) p.first = p.last = 0;
     if (site.kind == CA_SITE_RESID_POST) p.first = p.last = site.layer + 1;
     if (p.kind == site.kind || site.kind == CA_SITE_EMBED || site.kind == CA_SITE_RESID_POST)
         return p;
-    p.kind = site.kind;
+    p.kind = site.kind == CA_SITE_RESULT ? CA_SITE_Z : site.kind;
     p.first = site.layer - window / 2;
     p.last = site.layer + (window + 1) / 2 - 1;
     if (p.first < 0) p.first = 0;

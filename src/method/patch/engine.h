@@ -13,7 +13,8 @@
 #include "causa/graph.h"
 
 /* Where values are exchanged. CA_SITE_RESID_PRE stands for the residual stream: the one that enters
- * block `first`, or with first == L the one that leaves the last block. */
+ * block `first`, or with first == L the one that leaves the last block. Not attn.result, whose
+ * exchange is that of attn.z, and no pattern. */
 typedef struct patch_place {
     ca_site_kind kind;
     int64_t first, last; /* layers, inclusive; of the stream one */

@@ -47,7 +47,8 @@ static const char *const conventions[] = {
     "on tokens that are not restored stays",
     "windows: N layers around the cell's own, cut at the ends; the residual stream is patched at "
     "one layer",
-    "embed is patched as the input of block 0, resid_post as the input of the next block",
+    "embed is patched as the input of block 0, resid_post as the input of the next block, "
+    "attn.result as attn.z, of which it is a product",
     "attn.k and attn.v have one head per key/value group; q and k are patched before any norm and "
     "before rotary embedding",
     NULL,
