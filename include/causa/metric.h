@@ -14,6 +14,11 @@
  *   accuracy      1 when the most probable token is in A, else 0
  *   rank          1 + the number of tokens before the first of A; ties by rising id
  *   greater_than  p of the two-digit numbers above the label minus p of the others
+ *
+ * Where the tokenizer writes numbers digit by digit, the token read is the first digit, and the ten
+ * numbers that begin with it have a tenth of its probability each: larger digits count for the task,
+ * smaller ones against it, and the label's own digit as far as the numbers above the label outweigh
+ * the others. Differs: MIB appends that digit to the prompt and reads the second digit too.
  */
 #ifndef CAUSA_METRIC_H
 #define CAUSA_METRIC_H
@@ -29,7 +34,7 @@ typedef struct ca_metric_input {
     const double *log_probs; /* [V] their log softmax; NULL unless the metric reads it */
     const double *reference; /* [V] log softmax of the clean run; NULL unless the metric reads it */
     const ca_example *example;
-    const int32_t *numbers; /* [100] tokens of "00" to "99"; NULL unless the metric reads it */
+    const int32_t *numbers; /* [100] tokens with which "00" to "99" begin, or NULL */
 } ca_metric_input;
 
 /* What a metric needs, as bits. */

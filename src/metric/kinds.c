@@ -148,10 +148,15 @@ static double above(const ca_metric_input *in, int64_t number) {
     return number > in->example->label ? 1 : -1;
 }
 
+/* Share of a token's probability that each number which begins with it has: see metric.h. */
+static double share(const ca_metric_input *in) {
+    return in->numbers[0] == in->numbers[1] ? 0.1 : 1;
+}
+
 static double greater_than(const ca_metric_input *in) {
     double sum = 0;
     for (int64_t n = 0; n < CA_METRIC_NUMBERS; n++)
-        sum += above(in, n) * exp(in->log_probs[in->numbers[n]]);
+        sum += above(in, n) * share(in) * exp(in->log_probs[in->numbers[n]]);
     return sum;
 }
 
@@ -159,7 +164,7 @@ static void greater_than_gradient(const ca_metric_input *in, double *gradient) {
     double all = greater_than(in);
     for (int64_t v = 0; v < in->vocab; v++) gradient[v] = -all * exp(in->log_probs[v]);
     for (int64_t n = 0; n < CA_METRIC_NUMBERS; n++)
-        gradient[in->numbers[n]] += above(in, n) * exp(in->log_probs[in->numbers[n]]);
+        gradient[in->numbers[n]] += above(in, n) * share(in) * exp(in->log_probs[in->numbers[n]]);
 }
 
 /* ---- table ---- */

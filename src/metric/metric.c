@@ -44,25 +44,44 @@ static ca_status check_columns(const ca_metric_kind *kind, const ca_dataset *dat
     return CA_OK;
 }
 
-/* Tokens of "00" to "99". Tokenizers that write numbers digit by digit have none: there the next
- * token alone does not tell the number. */
+/* The last token of a two-digit number: all of it, or its second digit. -1 for neither. */
+static ca_status end_of_number(const ca_tokenizer *tokenizer, const char text[3], int64_t vocab,
+                               int32_t *id, bool *whole) {
+    ca_status st = CA_OK;
+    ca_encoding e = {0};
+    CA_TRY(ca_tokenizer_encode(tokenizer, text, 2, false, &e));
+    *whole = e.count == 1;
+    *id = -1;
+    if (e.count > 0 && e.end[e.count - 1] == 2 && e.ids[e.count - 1] < vocab &&
+        (*whole || e.start[e.count - 1] == 1))
+        *id = e.ids[e.count - 1];
+out:
+    ca_encoding_free(&e);
+    return st;
+}
+
+/* The token with which each number begins: itself, or its first digit where the tokenizer writes
+ * numbers digit by digit. One tokenizer does the one or the other for all of them. */
 static ca_status find_numbers(const ca_config *config, const char *path,
                               const ca_tokenizer *tokenizer, int64_t vocab, int32_t *numbers) {
-    char text[3] = "00";
+    ca_status st = CA_OK;
+    int32_t last[CA_METRIC_NUMBERS];
+    bool whole, all = false;
     if (!tokenizer)
         return ca_config_fail(config, path, "greater_than needs a tokenizer, the model has none");
     for (int n = 0; n < CA_METRIC_NUMBERS; n++) {
-        text[0] = (char)('0' + n / 10);
-        text[1] = (char)('0' + n % 10);
-        if (ca_token_of_text(tokenizer, text, vocab, &numbers[n]) != CA_OK) {
-            ca_error_clear();
+        const char text[3] = {(char)('0' + n / 10), (char)('0' + n % 10), '\0'};
+        CA_TRY(end_of_number(tokenizer, text, vocab, &last[n], &whole));
+        if (n == 0) all = whole;
+        if (last[n] < 0 || whole != all || (!all && last[n] != last[n % 10]))
             return ca_config_fail(config, path,
-                                  "greater_than needs a tokenizer in which every two-digit number "
-                                  "is one token, but \"%s\" is not",
+                                  "greater_than needs a tokenizer that writes every two-digit "
+                                  "number as one token or as two digits, but not \"%s\"",
                                   text);
-        }
     }
-    return CA_OK;
+    for (int n = 0; n < CA_METRIC_NUMBERS; n++) numbers[n] = last[all ? n : n / 10];
+out:
+    return st;
 }
 
 ca_status ca_metric_open(const ca_config *config, const char *path, const ca_dataset *dataset,

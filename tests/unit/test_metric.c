@@ -28,11 +28,20 @@ static void tenths(double *logits, const double *shares, int64_t vocab) {
     for (int64_t v = 0; v < vocab; v++) logits[v] = 3 + log(shares[v]);
 }
 
+/* Tokens of the numbers, set by whole_numbers or digits. */
+static int32_t numbers[CA_METRIC_NUMBERS];
+
+static void whole_numbers(void) {
+    for (int n = 0; n < CA_METRIC_NUMBERS; n++) numbers[n] = (n + 7) % VOCAB;
+}
+
+static void digits(void) {
+    for (int n = 0; n < CA_METRIC_NUMBERS; n++) numbers[n] = 7 + n / 10;
+}
+
 static double value_of(const char *name, const double *logits, const double *reference,
                        int64_t vocab) {
     double log_probs[VOCAB];
-    int32_t numbers[CA_METRIC_NUMBERS];
-    for (int n = 0; n < CA_METRIC_NUMBERS; n++) numbers[n] = (n + 7) % VOCAB;
     ca_metric_log_softmax(logits, vocab, log_probs);
     return ca_metric_find(name)->value(&(ca_metric_input){
         .vocab = vocab,
@@ -78,11 +87,26 @@ static void test_values(void **state) {
 static void test_greater_than(void **state) {
     (void)state;
     double logits[VOCAB] = {0};
+    whole_numbers();
     close_to(value_of("greater_than", logits, NULL, VOCAB), 16.0 / 120);
     logits[(41 + 7) % VOCAB] = 800; /* the label itself does not count as above */
     close_to(value_of("greater_than", logits, NULL, VOCAB), -1);
     logits[(42 + 7) % VOCAB] = 1600;
     close_to(value_of("greater_than", logits, NULL, VOCAB), 1);
+}
+
+/* The label 41 is the second of its ten: eight above, two not. */
+static void test_greater_than_by_digits(void **state) {
+    (void)state;
+    double logits[VOCAB] = {0};
+    digits();
+    close_to(value_of("greater_than", logits, NULL, VOCAB), (5 - 4 + 0.8 - 0.2) / 120);
+    logits[7 + 4] = 800;
+    close_to(value_of("greater_than", logits, NULL, VOCAB), 0.6);
+    logits[7 + 5] = 1600;
+    close_to(value_of("greater_than", logits, NULL, VOCAB), 1);
+    logits[7 + 3] = 2400;
+    close_to(value_of("greater_than", logits, NULL, VOCAB), -1);
 }
 
 /* Answers that are too improbable for exp still have a log-probability. */
@@ -94,12 +118,9 @@ static void test_extreme_logits(void **state) {
     close_to(value_of("logit_diff", logits, NULL, 4), 0.5 - 2000);
 }
 
-static void test_gradients(void **state) {
-    (void)state;
+static void check_gradients(void) {
     double logits[VOCAB], reference[VOCAB], log_probs[VOCAB], gradient[VOCAB];
-    int32_t numbers[CA_METRIC_NUMBERS];
     ca_philox_key key = {.seed = 3, .stream = ca_stream("test.metric")};
-    for (int n = 0; n < CA_METRIC_NUMBERS; n++) numbers[n] = (n + 7) % VOCAB;
     for (int v = 0; v < VOCAB; v++) {
         logits[v] = 2 * ca_philox_normal(key, (uint64_t)v);
         reference[v] = 2 * ca_philox_normal(key, (uint64_t)(v + VOCAB));
@@ -132,10 +153,19 @@ static void test_gradients(void **state) {
     }
 }
 
+static void test_gradients(void **state) {
+    (void)state;
+    whole_numbers();
+    check_gradients();
+    digits();
+    check_gradients();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_greater_than),
+        cmocka_unit_test(test_greater_than_by_digits),
         cmocka_unit_test(test_extreme_logits),
         cmocka_unit_test(test_gradients),
     };
