@@ -250,6 +250,11 @@ static double gap_of(double clean, double corrupted) {
     return fabs(gap) > 1e-5 * fmax(fabs(clean), fabs(corrupted)) ? gap : NAN;
 }
 
+/* Takes value number n, from 0, into a mean; exact where all values are equal. */
+static void add_to_mean(double *mean, int64_t n, double value) {
+    *mean += (value - *mean) / (double)(n + 1);
+}
+
 /* Means over the draws, and their interval. */
 static ca_status write_example(patch_state *p, int64_t n) {
     ca_status st = CA_OK;
@@ -257,15 +262,15 @@ static ca_status write_example(patch_state *p, int64_t n) {
     int64_t cells = cells_per_run(p), at = g->first + n, draws = p->draws;
     const double *corrupted = g->corrupted + n * draws;
     double *value = g->row, *effect = value + cells, *interval = effect + cells, mean = 0;
-    for (int64_t d = 0; d < draws; d++) mean += corrupted[d] / (double)draws;
+    for (int64_t d = 0; d < draws; d++) add_to_mean(&mean, d, corrupted[d]);
     double gap = gap_of(g->clean[n], mean);
     for (int64_t c = 0; c < cells; c++) {
         const double *of_draw = g->value + n * draws * cells + c;
         double spread = 0;
         value[c] = effect[c] = 0;
         for (int64_t d = 0; d < draws; d++) {
-            value[c] += of_draw[d * cells] / (double)draws;
-            effect[c] += (of_draw[d * cells] - corrupted[d]) / gap / (double)draws;
+            add_to_mean(&value[c], d, of_draw[d * cells]);
+            add_to_mean(&effect[c], d, (of_draw[d * cells] - corrupted[d]) / gap);
         }
         for (int64_t d = 0; d < draws; d++)
             spread += pow((of_draw[d * cells] - corrupted[d]) / gap - effect[c], 2);
