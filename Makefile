@@ -234,8 +234,8 @@ fuzz-run: $(fuzzers)
 	    tail -n 1 build/fuzz/$$name.log; \
 	done
 
-bench: $(benches) ## measure passes, operations and the tokenizer beside the machine's own peak
-	@export GOMP_SPINCOUNT=3000; for program in executor ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
+bench: $(benches) ## measure passes, patching, operations and the tokenizer beside the machine's own peak
+	@export GOMP_SPINCOUNT=3000; for program in executor patch ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
 
 # ---- upkeep ----------------------------------------------------------------------------------
 
