@@ -153,12 +153,13 @@ static ca_status write_baseline(ca_job *job, const written *w) {
         const ca_answers *a = &job->data->examples[i].answer;
         clean += w->clean[i] / count;
         corrupted += w->corrupted[i] / count;
-        right += ca_metric_is_answer(a, w->predicted[i]) / count;
+        right += ca_metric_is_answer(a, w->predicted[i]);
         answers = answers && a->count > 0;
     }
     CA_TRY(ca_result_attribute_float(job->result, "/baseline", "clean_mean", clean));
     CA_TRY(ca_result_attribute_float(job->result, "/baseline", "corrupted_mean", corrupted));
-    if (answers) CA_TRY(ca_result_attribute_float(job->result, "/baseline", "accuracy", right));
+    if (answers)
+        CA_TRY(ca_result_attribute_float(job->result, "/baseline", "accuracy", right / count));
 out:
     return st;
 }
