@@ -16,9 +16,10 @@
  *   greater_than  p of the two-digit numbers above the label minus p of the others
  *
  * Where the tokenizer writes numbers digit by digit, the token read is the first digit, and the ten
- * numbers that begin with it have a tenth of its probability each: larger digits count for the task,
- * smaller ones against it, and the label's own digit as far as the numbers above the label outweigh
- * the others. Differs: MIB appends that digit to the prompt and reads the second digit too.
+ * numbers that begin with it have a tenth of its probability each: larger digits count for the
+ * task, smaller ones against it, and the label's own digit as far as the numbers above the label
+ * outweigh the others. Differs: MIB appends that digit to the prompt and reads the second digit
+ * too.
  */
 #ifndef CAUSA_METRIC_H
 #define CAUSA_METRIC_H
