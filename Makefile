@@ -234,8 +234,8 @@ fuzz-run: $(fuzzers)
 	    tail -n 1 build/fuzz/$$name.log; \
 	done
 
-bench: $(benches) ## measure passes, scopes, operations and the tokenizer beside the machine's own peak
-	@export GOMP_SPINCOUNT=3000; for program in executor scopes ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
+bench: $(benches) ## measure passes, scopes, patching, operations and the tokenizer beside the machine's own peak
+	@export GOMP_SPINCOUNT=3000; for program in executor scopes patch ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
 
 # ---- upkeep ----------------------------------------------------------------------------------
 
