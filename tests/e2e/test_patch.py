@@ -378,3 +378,25 @@ def test_stop_and_resume(causa, tmp_path, number):
     same = [{key: value for key, value in files.attributes(p).items() if key.startswith(("p", "b"))}
             for p in (path, whole)]
     assert same[0] == same[1] and "patch@strongest_effect" in same[0]
+
+
+def test_stop_inside_an_example(causa, tmp_path):
+    """One prompt with many cells: what was done of it is kept, and the run goes on behind it."""
+    method = {**SWAP, "sites": ["blocks.*.resid_pre", "blocks.*.attn.z[*]", "blocks.*.mlp_post"]}
+    config = files.write_config(tmp_path / "one.yaml", method, id_pairs(1, least=90, most=91),
+                                backend="ref", batch=64, model=files.MODELS / "smollm2")
+    path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
+    process = start(causa, config, path)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75 and "finished examples: 0" in errors, errors
+    with h5py.File(f"{path}.checkpoint", "r") as file:
+        first, count, scored = file["unfinished/cells"][()]
+        cells = file["unfinished/value"].size
+        assert (first, count) == (0, 1) and 0 < scored < cells
+        assert np.isnan(file["patch/value"][()]).all()
+    causa("run", config, f"output={path}", "--resume")
+    causa("run", config, f"output={whole}")
+    files.same_bytes(path, whole)
+    with h5py.File(path, "r") as file:
+        assert "unfinished" not in file

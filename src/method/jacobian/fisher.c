@@ -237,16 +237,6 @@ static ca_status solve(jacobian_fisher *f, basis *b) {
 
 /* ---- backend: many reads ---- */
 
-/* Values as the backend stores them. */
-static void store_rounded(void *out, ca_dtype dtype, const double *values, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-        if (dtype == CA_F64)
-            ((double *)out)[i] = values[i];
-        else
-            ((float *)out)[i] = (float)values[i];
-    }
-}
-
 /* Most probable token of a row of p. */
 static int64_t likeliest(const double *p, int64_t vocab) {
     int64_t best = 0;
@@ -291,8 +281,7 @@ static ca_status compare_with_best(jacobian_fisher *f, int64_t n) {
     CA_TRY(ca_download_f64(be, flat, f->staging, f->dots_host));
     for (int64_t i = 0; i < n; i++)
         f->p_host[i * vocab + likeliest(f->p_host + i * vocab, vocab)] = 0;
-    store_rounded(f->staging, flat.dtype, f->p_host, n * vocab);
-    CA_TRY(ca_upload(be, flat, f->staging));
+    CA_TRY(ca_upload_f64(be, flat, f->staging, f->p_host));
     CA_TRY(ca_linear_bwd(be, rest, flat, f->model->head));
     CA_TRY(ca_download_f64(be, rest, f->staging, f->x_host));
 out:
@@ -361,13 +350,11 @@ static ca_status send_vectors(jacobian_fisher *f, int64_t n, int64_t block, ca_t
             const double *q = f->bases[i].q + (first + k) * width;
             memcpy(f->x_host + (k * n + i) * width, q, (size_t)width * sizeof *q);
         }
-    store_rounded(f->staging, x.dtype, f->x_host, block * n * width);
-    CA_TRY(ca_upload(f->model->backend, x, f->staging));
+    CA_TRY(ca_upload_f64(f->model->backend, x, f->staging, f->x_host));
     for (int64_t r = 0; r < block * n; r++)
         f->x_host[r] =
             dot(f->mu_host + r % n * width, f->bases[r % n].q + (first + r / n) * width, width);
-    store_rounded(f->staging, means.dtype, f->x_host, block * n);
-    CA_TRY(ca_upload(f->model->backend, means, f->staging));
+    CA_TRY(ca_upload_f64(f->model->backend, means, f->staging, f->x_host));
 out:
     return st;
 }
@@ -456,10 +443,9 @@ static ca_status store(jacobian_fisher *f, int64_t first, int64_t n, ca_tensor v
             for (int64_t d = 0; d < width; d++)
                 f->x_host[i * width + d] =
                     sqrt(f->bases[i].value[k]) * f->bases[i].vector[k * width + d];
-        store_rounded(f->staging, vectors.dtype, f->x_host, n * width);
         ca_tensor lane = ca_tensor_slice(ca_tensor_slice(vectors, 0, k, 1), 1, first, n);
-        CA_TRY(ca_upload(f->model->backend, ca_tensor_2d(lane.data, lane.dtype, n, width),
-                         f->staging));
+        CA_TRY(ca_upload_f64(f->model->backend, ca_tensor_2d(lane.data, lane.dtype, n, width),
+                             f->staging, f->x_host));
     }
 out:
     return st;

@@ -19,7 +19,7 @@ struct jacobian_hutchinson {
     int64_t probes, chunk; /* chunk: reads of one product */
     method_buffers buffers;
     ca_tensor weights, vectors; /* [probes, chunk, V], [probes, chunk, D] */
-    void *staging;              /* [probes, chunk, V] as the backend stores them */
+    void *staging;              /* [V] as the backend stores it */
     double *p, *row;            /* [V] of one read; of one probe */
 };
 
@@ -67,8 +67,7 @@ ca_status ca_jacobian_hutchinson_create(const ca_model *model, int64_t most_read
     CA_TRY(ca_method_buffers_create(model->backend, (size_t)take_tensors(h, a, model->dtype, NULL),
                                     &h->buffers));
     take_tensors(h, a, model->dtype, &h->buffers);
-    CA_TRY(ca_calloc((size_t)(h->probes * h->chunk * a->vocab), ca_dtype_size(model->dtype),
-                     &h->staging));
+    CA_TRY(ca_calloc((size_t)a->vocab, sizeof(double), &h->staging));
     CA_TRY(ca_calloc((size_t)a->vocab, sizeof *h->p, &h->p));
     CA_TRY(ca_calloc((size_t)a->vocab, sizeof *h->row, &h->row));
     *out = h;
@@ -109,15 +108,6 @@ static void draw(const jacobian_hutchinson *h, ca_philox_key key, int64_t probe,
     for (int64_t i = 0; i < vocab; i++) row[i] = scale * (row[i] - h->p[i] * sum);
 }
 
-static void store_rounded(const jacobian_hutchinson *h, int64_t at, const double *row) {
-    for (int64_t i = 0, vocab = h->model->arch.vocab; i < vocab; i++) {
-        if (h->model->dtype == CA_F64)
-            ((double *)h->staging)[at * vocab + i] = row[i];
-        else
-            ((float *)h->staging)[at * vocab + i] = (float)row[i];
-    }
-}
-
 /* Vectors [probes, n of all, D] of the reads [first, first + n). */
 static ca_status probe_chunk(jacobian_hutchinson *h, ca_tensor logits, const ca_philox_key *keys,
                              int64_t first, int64_t n, ca_tensor vectors) {
@@ -130,11 +120,11 @@ static ca_status probe_chunk(jacobian_hutchinson *h, ca_tensor logits, const ca_
         CA_TRY(ca_download_f64(be, ca_tensor_slice(logits, 0, first + i, 1), h->row, h->p));
         softmax(h->p, vocab);
         for (int64_t k = 0; k < h->probes; k++) {
+            ca_tensor row = ca_tensor_slice(ca_tensor_slice(weights, 0, k, 1), 1, i, 1);
             draw(h, keys[first + i], k, h->row);
-            store_rounded(h, k * n + i, h->row);
+            CA_TRY(ca_upload_f64(be, row, h->staging, h->row));
         }
     }
-    CA_TRY(ca_upload(be, weights, h->staging));
     CA_TRY(ca_linear_bwd(be, sums, weights, h->model->head));
     CA_TRY(ca_copy(be, ca_tensor_slice(vectors, 1, first, n), sums));
 out:

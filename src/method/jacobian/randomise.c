@@ -177,14 +177,9 @@ static ca_status randomise_tensor(struct jacobian_randomisation *r, ca_philox_ke
     CA_TRY(measure(r, old, &mean, &deviation));
     for (int64_t at = 0; at < count; at += PIECE) {
         ca_tensor piece = piece_of(fresh, at);
-        for (int64_t i = 0; i < piece.shape[0]; i++) {
-            double value = mean + deviation * ca_philox_normal(key, (uint64_t)(at + i));
-            if (piece.dtype == CA_F64)
-                ((double *)r->staging)[i] = value;
-            else
-                ((float *)r->staging)[i] = (float)value;
-        }
-        CA_TRY(ca_upload(r->model.backend, piece, r->staging));
+        for (int64_t i = 0; i < piece.shape[0]; i++)
+            r->piece[i] = mean + deviation * ca_philox_normal(key, (uint64_t)(at + i));
+        CA_TRY(ca_upload_f64(r->model.backend, piece, r->staging, r->piece));
     }
     tensor->data = fresh.data;
 out:

@@ -35,6 +35,9 @@ struct patch_engine {
     ca_tensor index; /* [cell rows] i64: rows of the first pass that it is gathered from */
     int64_t *index_host;
     const patch_cell *cells; /* of the running pass */
+    ca_tensor normed;        /* [cell sequences, D] of cells that wait for the head */
+    ca_tensor logits;        /* [cell sequences, V] */
+    int64_t waiting;
 };
 
 static bool is_stream(const patch_place *place) { return place->kind == CA_SITE_RESID_PRE; }
@@ -84,8 +87,7 @@ static void set_limits(const patch_place *places, int64_t count, patch_sizes siz
                  CA_SITE_BIT(CA_SITE_RESID_POST),
         .edited = CA_SITE_BIT(CA_SITE_EMBED),
     };
-    *cell =
-        (ca_pass_limits){.rows = sizes.cell_rows, .reads = sizes.cell_sequences, .logits = true};
+    *cell = (ca_pass_limits){.rows = sizes.cell_rows, .reads = sizes.cell_sequences};
     for (int64_t i = 0; i < count; i++) {
         if (is_stream(&places[i])) continue;
         base->sites |= CA_SITE_BIT(places[i].kind);
@@ -97,7 +99,9 @@ static void set_limits(const patch_place *places, int64_t count, patch_sizes siz
 static size_t buffer_bytes(const ca_arch *arch, ca_dtype dtype, const tap_list *list,
                            patch_sizes sizes) {
     size_t bytes = ca_method_buffer_bytes(sizes.cell_rows * arch->width, dtype) +
-                   ca_method_buffer_bytes(sizes.cell_rows, CA_I64);
+                   ca_method_buffer_bytes(sizes.cell_rows, CA_I64) +
+                   ca_method_buffer_bytes(sizes.cell_sequences * arch->width, dtype) +
+                   ca_method_buffer_bytes(sizes.cell_sequences * arch->vocab, dtype);
     for (int64_t i = 0; i < list->count; i++)
         bytes += ca_method_buffer_bytes(sizes.base_rows * list->taps[i].heads * list->taps[i].width,
                                         dtype);
@@ -132,8 +136,12 @@ static void take_tensors(patch_engine *e) {
     const ca_arch *arch = &e->model->arch;
     ca_dtype dtype = e->model->dtype;
     int64_t rows = e->sizes.cell_rows, start[] = {rows, arch->width};
+    int64_t normed[] = {e->sizes.cell_sequences, arch->width};
+    int64_t logits[] = {e->sizes.cell_sequences, arch->vocab};
     e->start = ca_method_buffers_take(&e->buffers, dtype, 2, start);
     e->index = ca_method_buffers_take(&e->buffers, CA_I64, 1, &rows);
+    e->normed = ca_method_buffers_take(&e->buffers, dtype, 2, normed);
+    e->logits = ca_method_buffers_take(&e->buffers, dtype, 2, logits);
     for (int64_t i = 0; i < e->kept.count; i++) {
         patch_tap *tap = &e->kept.taps[i];
         int64_t shape[] = {e->sizes.base_rows, tap->heads, tap->width};
@@ -196,6 +204,7 @@ ca_batch *ca_patch_engine_base(patch_engine *engine) { return engine->base_batch
 ca_status ca_patch_engine_run_base(patch_engine *e, const ca_hook *embed, ca_tensor *logits) {
     ca_status st = CA_OK;
     ca_forward request = ca_forward_all(e->model, e->base_batch);
+    e->waiting = 0;
     if (embed) e->hooks[0] = *embed;
     request.hooks = embed ? e->hooks : e->hooks + 1;
     request.hook_count = e->kept.count + (embed != NULL);
@@ -256,7 +265,7 @@ out:
 }
 
 ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
-                                    const patch_cell *cells, int64_t count, ca_tensor *logits) {
+                                    const patch_cell *cells, int64_t count) {
     ca_status st = CA_OK;
     ca_hook edit = {.site = place->kind,
                     .first_layer = place->first,
@@ -264,16 +273,27 @@ ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
                     .edits = true,
                     .forward = put_in,
                     .context = e};
+    assert(e->waiting + count <= e->sizes.cell_sequences);
     CA_TRY(start_cells(e, place, cells, count));
     e->cells = cells;
     ca_forward request = ca_forward_all(e->model, e->cell_batch);
     request.first_layer = place->first;
     request.resid = ca_tensor_slice(e->start, 0, 0, e->cell_batch->sequences.rows);
+    request.head = CA_HEAD_NORM;
     request.prefix = e->base_pass;
     request.hooks = &edit;
     request.hook_count = !is_stream(place);
     CA_TRY(ca_pass_forward(e->cell_pass, &request));
-    *logits = ca_pass_logits(e->cell_pass);
+    CA_TRY(ca_copy(e->model->backend, ca_tensor_slice(e->normed, 0, e->waiting, count),
+                   ca_pass_final_norm(e->cell_pass)));
+    e->waiting += count;
 out:
     return st;
+}
+
+ca_status ca_patch_engine_logits(patch_engine *e, ca_tensor *logits) {
+    *logits = ca_tensor_slice(e->logits, 0, 0, e->waiting);
+    ca_tensor normed = ca_tensor_slice(e->normed, 0, 0, e->waiting);
+    e->waiting = 0;
+    return ca_head_forward(e->model, *logits, normed);
 }

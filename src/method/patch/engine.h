@@ -30,7 +30,8 @@ typedef struct patch_cell {
 /* Upper bounds of what the two kinds of passes hold. */
 typedef struct patch_sizes {
     int64_t base_rows, base_sequences;
-    int64_t cell_rows, cell_sequences;
+    int64_t cell_rows;      /* of a pass */
+    int64_t cell_sequences; /* of a pass, and of passes whose logits are asked for together */
 } patch_sizes;
 
 typedef struct patch_engine patch_engine;
@@ -49,9 +50,11 @@ ca_batch *ca_patch_engine_base(patch_engine *engine);
  * prompt, valid until the next run. */
 ca_status ca_patch_engine_run_base(patch_engine *engine, const ca_hook *embed,
                                    ca_tensor *logits) CA_MUST_USE;
-/* Runs cells of one place in one pass. logits: one row per cell, valid until the next run. */
+/* Runs cells of one place in one pass, up to the final norm. */
 ca_status ca_patch_engine_run_cells(patch_engine *engine, const patch_place *place,
-                                    const patch_cell *cells, int64_t count,
-                                    ca_tensor *logits) CA_MUST_USE;
+                                    const patch_cell *cells, int64_t count) CA_MUST_USE;
+/* Logits of all cells run since the last call, a row per cell in their order, valid until the next
+ * call. Together, because reading the head's weights costs as much as its product with few rows. */
+ca_status ca_patch_engine_logits(patch_engine *engine, ca_tensor *logits) CA_MUST_USE;
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A group of examples: their clean and corrupted runs in one pass, then every cell of every place,
- * packed in the order example, draw, column, slot.
+ * packed in the order place, example, draw, column, slot. Cells are scored in that order, many
+ * passes at a time, so that their number says where a stopped group goes on.
  */
 #include "patch.h"
 
@@ -10,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { CHUNK = 16 }; /* rows of logits brought to the host at once */
+enum { MOST_WAIT = 4 /* full passes whose cells wait to be scored: bounds what a signal loses */ };
 
 /* Runs of the examples of the running group; n counts them from 0. */
 typedef struct patch_group {
@@ -20,17 +21,17 @@ typedef struct patch_group {
     double *clean;          /* [n] metric */
     double *corrupted;      /* [n, draws] */
     int32_t *predicted;     /* [n] by the clean run */
-    double *reference;      /* [n, V] log-probabilities of the clean run, where the metric asks */
     double *value;          /* [n, draws, columns, slots] metric of the patched runs */
-    /* cells waiting for their pass */
+    /* cells waiting to be scored, of which the first `passed` have had their pass */
     patch_cell *cells; /* [cell_sequences] */
     int64_t *example;  /* [cell_sequences] n of each */
     double **to;       /* [cell_sequences] its element of `value` */
-    int64_t waiting, rows;
-    /* scratch */
-    double *logits, *log_probs; /* [CHUNK, V], [V] */
-    void *staging;              /* [CHUNK, V] */
-    double *row;                /* [columns, slots], one of each dataset */
+    int64_t waiting, passed;
+    int64_t rows, passed_rows; /* of the cells without and with their pass */
+    int64_t scored;            /* cells of the group whose value is known */
+    int64_t met;               /* cells of the group that came by, an earlier run's included */
+    method_scorer scorer;
+    double *row; /* [columns, slots], one of each dataset */
 } patch_group;
 
 static int64_t most_examples(const patch_state *p) { return p->packing.max_sequences; }
@@ -38,17 +39,16 @@ static int64_t most_examples(const patch_state *p) { return p->packing.max_seque
 static int64_t cells_per_run(const patch_state *p) { return p->column_count * p->slots; }
 
 int64_t ca_patch_group_host_bytes(const ca_job *job, const patch_state *p) {
-    int64_t vocab = job->arch->vocab, n = most_examples(p);
-    int64_t reference = p->metric.kind->needs & CA_METRIC_REFERENCE ? n * vocab : 0;
-    return (int64_t)sizeof(double) * ((n * p->draws + 1) * cells_per_run(p) + reference +
-                                      (2 * CHUNK + 1) * vocab + 2 * cells_per_run(p));
+    int64_t n = most_examples(p);
+    return (int64_t)sizeof(double) * (n * p->draws + 3) * cells_per_run(p) +
+           ca_method_scorer_host_bytes(&p->metric, job->arch->vocab, n);
 }
 
 ca_status ca_patch_group_create(patch_state *p) {
     ca_status st = CA_OK;
     patch_group *g = NULL;
     size_t n = (size_t)most_examples(p), draws = (size_t)p->draws, cells = (size_t)cells_per_run(p);
-    size_t vocab = (size_t)p->job->arch->vocab, waiting = (size_t)p->sizes.cell_sequences;
+    size_t waiting = (size_t)p->sizes.cell_sequences;
     CA_TRY(ca_calloc(1, sizeof *g, &g));
     p->group = g;
     CA_TRY(ca_calloc(n, sizeof *g->clean_row, &g->clean_row));
@@ -56,16 +56,13 @@ ca_status ca_patch_group_create(patch_state *p) {
     CA_TRY(ca_calloc(n, sizeof *g->clean, &g->clean));
     CA_TRY(ca_calloc(n * draws, sizeof *g->corrupted, &g->corrupted));
     CA_TRY(ca_calloc(n, sizeof *g->predicted, &g->predicted));
-    if (p->metric.kind->needs & CA_METRIC_REFERENCE)
-        CA_TRY(ca_calloc(n * vocab, sizeof *g->reference, &g->reference));
     CA_TRY(ca_calloc(n * draws * cells, sizeof *g->value, &g->value));
     CA_TRY(ca_calloc(waiting, sizeof *g->cells, &g->cells));
     CA_TRY(ca_calloc(waiting, sizeof *g->example, &g->example));
     CA_TRY(ca_calloc(waiting, sizeof(double *), &g->to));
-    CA_TRY(ca_calloc(CHUNK * vocab, sizeof *g->logits, &g->logits));
-    CA_TRY(ca_calloc(CHUNK * vocab, sizeof(double), &g->staging));
-    CA_TRY(ca_calloc(vocab, sizeof *g->log_probs, &g->log_probs));
     CA_TRY(ca_calloc(3 * cells, sizeof *g->row, &g->row));
+    CA_TRY(ca_method_scorer_create(&p->metric, p->job->data, p->job->backend, p->job->arch->vocab,
+                                   most_examples(p), &g->scorer));
 out:
     return st; /* freed by the owner */
 }
@@ -77,46 +74,17 @@ void ca_patch_group_free(patch_group *g) {
     free(g->clean);
     free(g->corrupted);
     free(g->predicted);
-    free(g->reference);
     free(g->value);
     free(g->cells);
     free(g->example);
     free(g->to);
-    free(g->logits);
-    free(g->log_probs);
-    free(g->staging);
     free(g->row);
+    ca_method_scorer_free(&g->scorer);
     free(g);
 }
 
 static const ca_example *example_of(const patch_state *p, int64_t n) {
     return &p->job->data->examples[p->group->first + n];
-}
-
-/* ---- metric ---- */
-
-static ca_status score(const patch_state *p, int64_t n, const double *logits, double *value) {
-    const patch_group *g = p->group;
-    int64_t vocab = p->job->arch->vocab;
-    if (p->metric.kind->needs & CA_METRIC_LOG_PROBS)
-        ca_metric_log_softmax(logits, vocab, g->log_probs);
-    *value = p->metric.kind->value(&(ca_metric_input){
-        .vocab = vocab,
-        .logits = logits,
-        .log_probs = g->log_probs,
-        .reference = g->reference ? g->reference + n * vocab : NULL,
-        .example = example_of(p, n),
-        .numbers = p->metric.numbers,
-    });
-    if (isfinite(*value)) return CA_OK;
-    return ca_fail(CA_E_NUMERIC, "%s: the metric is not finite",
-                   ca_example_place(p->job->data, example_of(p, n)));
-}
-
-/* Rows [first, first + count) of logits to the host; count <= CHUNK. */
-static ca_status fetch(const patch_state *p, ca_tensor logits, int64_t first, int64_t count) {
-    return ca_download_f64(p->job->backend, ca_tensor_slice(logits, 0, first, count),
-                           p->group->staging, p->group->logits);
 }
 
 /* ---- first pass ---- */
@@ -143,16 +111,15 @@ static void add_example(patch_state *p, int64_t n) {
 static ca_status score_runs(patch_state *p, ca_tensor logits) {
     ca_status st = CA_OK;
     patch_group *g = p->group;
-    int64_t vocab = p->job->arch->vocab, runs = 1 + p->draws;
-    for (int64_t n = 0; n < g->count; n++)
-        for (int64_t r = 0; r < runs; r++) {
-            CA_TRY(fetch(p, logits, n * runs + r, 1));
-            if (r == 0) g->predicted[n] = ca_metric_argmax(g->logits, vocab);
-            if (r == 0 && g->reference)
-                ca_metric_log_softmax(g->logits, vocab, g->reference + n * vocab);
-            CA_TRY(score(p, n, g->logits,
-                         r == 0 ? &g->clean[n] : &g->corrupted[n * p->draws + r - 1]));
-        }
+    for (int64_t n = 0, at = 0; n < g->count; n++) {
+        const ca_example *e = example_of(p, n);
+        ca_tensor clean = ca_tensor_slice(logits, 0, at++, 1);
+        CA_TRY(ca_method_scorer_clean(&g->scorer, n, clean, &g->predicted[n]));
+        CA_TRY(ca_method_score(&g->scorer, e, n, clean, &g->clean[n]));
+        for (int64_t d = 0; d < p->draws; d++)
+            CA_TRY(ca_method_score(&g->scorer, e, n, ca_tensor_slice(logits, 0, at++, 1),
+                                   &g->corrupted[n * p->draws + d]));
+    }
 out:
     return st;
 }
@@ -175,20 +142,35 @@ out:
 
 /* ---- cells ---- */
 
-static ca_status flush(patch_state *p, const patch_place *place) {
+static ca_status score_cells(patch_state *p) {
     ca_status st = CA_OK;
     patch_group *g = p->group;
     ca_tensor logits;
-    if (g->waiting == 0) return CA_OK;
-    CA_TRY(ca_signal_status()); /* a group may take minutes; it is begun again by --resume */
-    CA_TRY(ca_patch_engine_run_cells(p->engine, place, g->cells, g->waiting, &logits));
-    for (int64_t c = 0; c < g->waiting; c += CHUNK) {
-        int64_t rows = g->waiting - c < CHUNK ? g->waiting - c : CHUNK;
-        CA_TRY(fetch(p, logits, c, rows));
-        for (int64_t r = 0; r < rows; r++)
-            CA_TRY(score(p, g->example[c + r], g->logits + r * p->job->arch->vocab, g->to[c + r]));
-    }
-    g->waiting = g->rows = 0;
+    if (g->passed == 0) return CA_OK;
+    CA_TRY(ca_patch_engine_logits(p->engine, &logits));
+    for (int64_t c = 0; c < g->passed; c++)
+        CA_TRY(ca_method_score(&g->scorer, example_of(p, g->example[c]), g->example[c],
+                               ca_tensor_slice(logits, 0, c, 1), g->to[c]));
+    g->scored += g->passed;
+    g->waiting = g->passed = g->passed_rows = 0;
+out:
+    return st;
+}
+
+/* Runs the cells that wait for their pass. Scores when half of the room is taken: the next pass may
+ * need the other half. */
+static ca_status run_pass(patch_state *p, const patch_place *place) {
+    ca_status st = CA_OK;
+    patch_group *g = p->group;
+    if (g->waiting == g->passed) return CA_OK;
+    CA_TRY(ca_signal_status());
+    CA_TRY(
+        ca_patch_engine_run_cells(p->engine, place, g->cells + g->passed, g->waiting - g->passed));
+    g->passed = g->waiting;
+    g->passed_rows += g->rows;
+    g->rows = 0;
+    if (2 * g->passed > p->sizes.cell_sequences || g->passed_rows >= MOST_WAIT * p->sizes.cell_rows)
+        CA_TRY(score_cells(p));
 out:
     return st;
 }
@@ -198,8 +180,9 @@ static ca_status add_cell(patch_state *p, const patch_place *place, int64_t n, p
     ca_status st = CA_OK;
     patch_group *g = p->group;
     int64_t rows = cell.length - cell.from;
+    if (g->met++ < g->scored) return CA_OK; /* by an earlier run */
     if (g->waiting == p->sizes.cell_sequences || g->rows + rows > p->sizes.cell_rows)
-        CA_TRY(flush(p, place));
+        CA_TRY(run_pass(p, place));
     g->cells[g->waiting] = cell;
     g->example[g->waiting] = n;
     g->to[g->waiting++] = to;
@@ -224,9 +207,10 @@ static ca_status add_slots(patch_state *p, int64_t n, int64_t draw, int64_t colu
     for (int64_t s = 0; s < p->slots; s++) {
         cell.from = spans[s].from;
         cell.to = spans[s].to;
-        to[s] = cell.from < 0 ? NAN : p->denoise ? g->corrupted[run] : g->clean[n];
         if (cell.from >= 0 && cell.from < cell.to)
             CA_TRY(add_cell(p, &p->places[p->columns[column].place], n, cell, &to[s]));
+        else
+            to[s] = cell.from < 0 ? NAN : p->denoise ? g->corrupted[run] : g->clean[n];
     }
 out:
     return st;
@@ -237,7 +221,58 @@ static ca_status run_place(patch_state *p, int64_t place, int64_t first, int64_t
     for (int64_t n = 0; n < p->group->count; n++)
         for (int64_t d = 0; d < p->draws; d++)
             for (int64_t c = first; c < last; c++) CA_TRY(add_slots(p, n, d, c));
-    CA_TRY(flush(p, &p->places[place]));
+    CA_TRY(run_pass(p, &p->places[place]));
+out:
+    return st;
+}
+
+static ca_status run_places(patch_state *p) {
+    ca_status st = CA_OK;
+    for (int64_t c = 0, end = 0; c < p->column_count; c = end) {
+        int64_t place = p->columns[c].place;
+        while (end < p->column_count && p->columns[end].place == place) end++;
+        CA_TRY(run_place(p, place, c, end));
+    }
+    CA_TRY(score_cells(p));
+out:
+    return st;
+}
+
+/* ---- a stopped group ---- */
+
+/* Which group it was and how many of its cells are scored; then their values. */
+static const char *const PROGRESS = CA_RESULT_UNFINISHED "/cells";
+static const char *const VALUES = CA_RESULT_UNFINISHED "/value";
+
+static ca_status save_cells(const patch_state *p) {
+    ca_status st = CA_OK;
+    const patch_group *g = p->group;
+    int64_t progress[] = {g->first, g->count, g->scored};
+    ca_result_shape shape = {
+        3,
+        {g->count * p->draws, p->column_count, p->slots},
+        {"run", "site", "position"},
+    };
+    if (g->scored == 0) return CA_OK;
+    CA_TRY(ca_result_put(p->job->result, PROGRESS, CA_RESULT_I64, (ca_result_shape){1, {3}, {NULL}},
+                         progress));
+    CA_TRY(ca_result_put(p->job->result, VALUES, CA_RESULT_F64, shape, g->value));
+out:
+    return st;
+}
+
+/* Takes what an earlier run left of the same group. Passes are cut where it would have cut them:
+ * it left off after a pass. */
+static ca_status restore_cells(patch_state *p) {
+    ca_status st = CA_OK;
+    patch_group *g = p->group;
+    int64_t progress[3];
+    g->scored = 0;
+    if (!ca_result_has(p->job->result, PROGRESS)) return CA_OK;
+    CA_TRY(ca_result_read_back(p->job->result, PROGRESS, progress));
+    if (progress[0] != g->first || progress[1] != g->count) return CA_OK;
+    CA_TRY(ca_result_read_back(p->job->result, VALUES, g->value));
+    g->scored = progress[2];
 out:
     return st;
 }
@@ -292,16 +327,19 @@ out:
 ca_status ca_patch_group_run(void *state, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     patch_state *p = state;
-    p->group->first = first;
-    p->group->count = last - first;
-    p->group->waiting = p->group->rows = 0;
+    patch_group *g = p->group;
+    g->first = first;
+    g->count = last - first;
+    g->waiting = g->passed = g->rows = g->passed_rows = g->met = 0;
+    CA_TRY(restore_cells(p));
     CA_TRY(run_examples(p));
-    for (int64_t c = 0, end = 0; c < p->column_count; c = end) {
-        int64_t place = p->columns[c].place;
-        while (end < p->column_count && p->columns[end].place == place) end++;
-        CA_TRY(run_place(p, place, c, end));
+    st = run_places(p);
+    if (st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) {
+        ca_status saved = save_cells(p);
+        st = saved == CA_OK ? st : saved;
     }
-    for (int64_t n = 0; n < p->group->count; n++) CA_TRY(write_example(p, n));
+    CA_TRY(st);
+    for (int64_t n = 0; n < g->count; n++) CA_TRY(write_example(p, n));
 out:
     return st;
 }

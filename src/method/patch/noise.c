@@ -52,8 +52,8 @@ ca_status ca_patch_noise_create(const ca_job *job, patch_noise *noise, int64_t r
         job->backend, (size_t)ca_patch_noise_bytes(job->arch, job->dtype, rows), &noise->buffers));
     noise->rows = ca_method_buffers_take(&noise->buffers, job->dtype, 2, shape);
     noise->index = ca_method_buffers_take(&noise->buffers, CA_I64, 1, &rows);
-    CA_TRY(
-        ca_calloc((size_t)(rows * job->arch->width), ca_dtype_size(job->dtype), &noise->row_host));
+    CA_TRY(ca_calloc((size_t)(rows * job->arch->width), sizeof(double), &noise->row_host));
+    CA_TRY(ca_calloc((size_t)(rows * job->arch->width), sizeof(double), &noise->staging));
     CA_TRY(ca_calloc((size_t)rows, sizeof *noise->index_host, &noise->index_host));
 out:
     return st;
@@ -62,6 +62,7 @@ out:
 void ca_patch_noise_free(patch_noise *noise) {
     ca_method_buffers_free(&noise->buffers);
     free(noise->row_host);
+    free(noise->staging);
     free(noise->index_host);
 }
 
@@ -81,13 +82,9 @@ void ca_patch_noise_add(patch_noise *noise, const ca_job *job, const ca_example 
                          .stream = stream_of(&e->clean, draw)};
     for (int64_t t = e->subject_first; t < e->subject_last; t++) {
         int64_t at = noise->count * width;
-        for (int64_t d = 0; d < width; d++) {
-            double value = noise->sigma * ca_philox_normal(key, (uint64_t)(t * width + d));
-            if (job->dtype == CA_F64)
-                ((double *)noise->row_host)[at + d] = value;
-            else
-                ((float *)noise->row_host)[at + d] = (float)value;
-        }
+        for (int64_t d = 0; d < width; d++)
+            noise->row_host[at + d] =
+                noise->sigma * ca_philox_normal(key, (uint64_t)(t * width + d));
         noise->index_host[noise->count++] = start + t;
     }
 }
@@ -101,7 +98,8 @@ static ca_status add_noise(void *context, const ca_hook_call *call, ca_tensor va
 ca_status ca_patch_noise_upload(patch_noise *noise, ca_backend *backend, ca_hook *hook) {
     ca_status st = CA_OK;
     *hook = (ca_hook){.site = CA_SITE_EMBED, .edits = true, .forward = add_noise, .context = noise};
-    CA_TRY(ca_upload(backend, ca_tensor_slice(noise->rows, 0, 0, noise->count), noise->row_host));
+    CA_TRY(ca_upload_f64(backend, ca_tensor_slice(noise->rows, 0, 0, noise->count), noise->staging,
+                         noise->row_host));
     CA_TRY(
         ca_upload(backend, ca_tensor_slice(noise->index, 0, 0, noise->count), noise->index_host));
 out:

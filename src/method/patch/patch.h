@@ -15,6 +15,7 @@
 
 #include "common.h"
 #include "engine.h"
+#include "scorer.h"
 
 typedef struct patch_column {
     ca_site site; /* as the config names it */
@@ -34,7 +35,8 @@ typedef struct patch_noise {
     ca_tensor rows;  /* [noised rows, D] */
     ca_tensor index; /* [noised rows] i64, rows of the batch, rising */
     int64_t count, most;
-    void *row_host; /* [noised rows, D] of the model's dtype */
+    double *row_host; /* [noised rows, D] */
+    void *staging;    /* [noised rows, D] as the backend stores them */
     int64_t *index_host;
 } patch_noise;
 
@@ -79,7 +81,8 @@ void ca_patch_noise_add(patch_noise *noise, const ca_job *job, const ca_example 
 /* Sends what was added to the backend; the hook adds it to the embeddings. */
 ca_status ca_patch_noise_upload(patch_noise *noise, ca_backend *backend, ca_hook *hook) CA_MUST_USE;
 
-/* group.c: runs all cells of examples [first, last) and writes their part of the result. */
+/* group.c: runs all cells of examples [first, last) and writes their part of the result. A signal
+ * leaves the cells done so far in the result, from where a resumed run takes them. */
 ca_status ca_patch_group_create(patch_state *p) CA_MUST_USE;
 void ca_patch_group_free(struct patch_group *group);
 int64_t ca_patch_group_host_bytes(const ca_job *job, const patch_state *p);
