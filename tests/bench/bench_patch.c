@@ -21,6 +21,7 @@ typedef struct bench {
     patch_engine *engine;
     patch_place *places; /* [L] */
     patch_cell *cells;   /* [tokens] */
+    int64_t waiting;     /* cells without logits */
     ca_batch *batch;     /* of plain forwards */
     ca_pass *pass;
     void *staging;  /* [V] logits on their way to the host */
@@ -28,20 +29,11 @@ typedef struct bench {
     ca_tensor operands[3];
 } bench;
 
-typedef ca_status (*bench_function)(bench *b);
-
 static const double LEAST_SECONDS = 6;
-enum { MOST_WAIT = 256 /* cells whose logits are made together, as in the method */ };
-
-static ca_status time_once(bench *b, bench_function function, double *best) {
-    ca_status st = CA_OK;
-    double before = ca_seconds();
-    CA_TRY(function(b));
-    CA_TRY(ca_sync(b->be));
-    if (ca_seconds() - before < *best) *best = ca_seconds() - before;
-out:
-    return st;
-}
+enum {
+    MOST_WAIT = 256, /* cells whose logits are made together, as in the method */
+    STRIDE = 3,      /* layers of the map between two passes of plain forwards */
+};
 
 static ca_status multiply(bench *b) {
     return ca_matmul(b->be, b->operands[0], b->operands[1], b->operands[2], (ca_tensor){0},
@@ -58,7 +50,12 @@ static ca_status measure_peak(bench *b) {
         b->operands[i] = ca_tensor_2d((float *)memory + i * N * N, CA_F32, N, N);
         CA_TRY(ca_fill(b->be, b->operands[i], 0.5));
     }
-    for (int i = 0; i < 20; i++) CA_TRY(time_once(b, multiply, &seconds));
+    for (int i = 0; i < 20; i++) {
+        double before = ca_seconds();
+        CA_TRY(multiply(b));
+        CA_TRY(ca_sync(b->be));
+        if (ca_seconds() - before < seconds) seconds = ca_seconds() - before;
+    }
     b->peak = 2.0 * N * N * N / seconds;
 out:
     if (memory) ca_release(b->be, memory);
@@ -66,18 +63,18 @@ out:
 }
 
 /* Makes the logits of the cells run so far and brings them to the host. */
-static ca_status fetch(bench *b, int64_t cells) {
+static ca_status fetch(bench *b) {
     ca_status st = CA_OK;
     ca_tensor logits;
     CA_TRY(ca_patch_engine_logits(b->engine, &logits));
-    for (int64_t c = 0; c < cells; c++)
-        CA_TRY(ca_download_f64(b->be, ca_tensor_slice(logits, 0, c, 1), b->staging, b->logits));
+    for (; b->waiting > 0; b->waiting--)
+        CA_TRY(ca_download_f64(b->be, ca_tensor_slice(logits, 0, b->waiting - 1, 1), b->staging,
+                               b->logits));
 out:
     return st;
 }
 
-/* The pair's two runs, then the cells of every layer. */
-static ca_status run_map(bench *b) {
+static ca_status run_pair(bench *b) {
     ca_status st = CA_OK;
     ca_batch *base = ca_patch_engine_base(b->engine);
     ca_tensor logits;
@@ -88,20 +85,49 @@ static ca_status run_map(bench *b) {
     }
     CA_TRY(ca_batch_upload(base));
     CA_TRY(ca_patch_engine_run_base(b->engine, NULL, &logits));
-    for (int64_t l = 0, waiting = 0; l < b->model->arch.layers; l++) {
-        CA_TRY(ca_patch_engine_run_cells(b->engine, &b->places[l], b->cells, b->tokens));
-        waiting += b->tokens;
-        if (waiting + b->tokens <= MOST_WAIT && l + 1 < b->model->arch.layers) continue;
-        CA_TRY(fetch(b, waiting));
-        waiting = 0;
-    }
+    CA_TRY(ca_sync(b->be));
+out:
+    return st;
+}
+
+/* The cells of one layer; their logits when no more can wait, or it is the last. */
+static ca_status run_layer(bench *b, int64_t layer) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_patch_engine_run_cells(b->engine, &b->places[layer], b->cells, b->tokens));
+    b->waiting += b->tokens;
+    if (b->waiting + b->tokens > MOST_WAIT || layer + 1 == b->model->arch.layers) CA_TRY(fetch(b));
+    CA_TRY(ca_sync(b->be));
 out:
     return st;
 }
 
 static ca_status run_forwards(bench *b) {
+    ca_status st = CA_OK;
     ca_forward request = ca_forward_all(b->model, b->batch);
-    return ca_pass_forward(b->pass, &request);
+    CA_TRY(ca_pass_forward(b->pass, &request));
+    CA_TRY(ca_sync(b->be));
+out:
+    return st;
+}
+
+/* One map, and plain forwards in between: other programs slow both alike. Adds to the seconds. */
+static ca_status run_map(bench *b, double *map, double *forwards, int64_t *passes) {
+    ca_status st = CA_OK;
+    double before = ca_seconds();
+    CA_TRY(run_pair(b));
+    *map += ca_seconds() - before;
+    for (int64_t l = 0; l < b->model->arch.layers; l++) {
+        before = ca_seconds();
+        CA_TRY(run_layer(b, l));
+        *map += ca_seconds() - before;
+        if (l % STRIDE) continue;
+        before = ca_seconds();
+        CA_TRY(run_forwards(b));
+        *forwards += ca_seconds() - before;
+        (*passes)++;
+    }
+out:
+    return st;
 }
 
 static void close_case(bench *b) {
@@ -150,13 +176,15 @@ out:
 static ca_status bench_map(bench *b, int64_t tokens) {
     ca_status st = CA_OK;
     int64_t copies = (tokens + 1) / 2, cells = b->model->arch.layers * tokens;
-    double map = 1e30, forwards = 1e30, start = ca_seconds();
+    int64_t maps = 0, passes = 0;
+    double map = 0, forwards = 0, start = ca_seconds();
     CA_TRY(open_case(b, tokens, copies));
-    for (int i = 0; i < 1 || ca_seconds() - start < LEAST_SECONDS; i++) {
-        CA_TRY(time_once(b, run_map, &map)); /* in turns: other programs slow both alike */
-        for (int k = 0; k < 4; k++) CA_TRY(time_once(b, run_forwards, &forwards));
-    }
-    double one = forwards / (double)copies;
+    CA_TRY(run_pair(b)); /* warms up */
+    CA_TRY(run_forwards(b));
+    for (; maps == 0 || ca_seconds() - start < LEAST_SECONDS; maps++)
+        CA_TRY(run_map(b, &map, &forwards, &passes));
+    map /= (double)maps;
+    double one = forwards / (double)(passes * copies);
     printf("map of %" PRId64 " x %" PRId64 " cells %10.2f s, %6.1f ms per forward: %7.1f forwards, "
            "%.3f per cell\n",
            b->model->arch.layers, tokens, map, 1e3 * one, map / one, map / one / (double)cells);

@@ -6,6 +6,7 @@ tests/method/test_patch.c compares every kind of cell with a whole forward.
 
 import json
 import signal
+import time
 
 import files
 import h5py
@@ -382,11 +383,15 @@ def test_stop_and_resume(causa, tmp_path, number):
 
 def test_stop_inside_an_example(causa, tmp_path):
     """One prompt with many cells: what was done of it is kept, and the run goes on behind it."""
-    method = {**SWAP, "sites": ["blocks.*.resid_pre", "blocks.*.attn.z[*]", "blocks.*.mlp_post"]}
-    config = files.write_config(tmp_path / "one.yaml", method, id_pairs(1, least=90, most=91),
-                                backend="ref", batch=64, model=files.MODELS / "smollm2")
+    method = {**SWAP, "sites": ["blocks.*.attn.q[*]", "blocks.*.attn.z[*]"]}
+    clean = [(7 * t + 3) % 390 for t in range(70)]
+    pair = {"clean_ids": clean, "corrupted_ids": [clean[0], 5, *clean[2:]],
+            "answer_ids": [1], "wrong_ids": [2]}
+    config = files.write_config(tmp_path / "one.yaml", method, [pair], backend="ref", batch=64,
+                                model=files.MODELS / "smollm2")
     path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
     process = start(causa, config, path)
+    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and "finished examples: 0" in errors, errors
