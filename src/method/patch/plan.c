@@ -9,7 +9,7 @@
 
 enum {
     MOST_ROWS = 1024,     /* of a pass: more are no faster on the processors tried */
-    MOST_SEQUENCES = 256, /* of a pass: bounds the logits */
+    MOST_SEQUENCES = 256, /* cells of a pass, and of passes scored together: bounds the logits */
     MOST_PASSES = 4,      /* of one column and one group */
 };
 
@@ -44,7 +44,7 @@ static int64_t most_rows(const ca_job *job, const patch_state *p) {
 }
 
 /* Cuts the examples into groups: their runs have at most half the rows of a cell pass, and their
- * cells of one column fill at most four, more of which would be no faster and a signal's loss. */
+ * cells of one column fill at most four, more of which would be no faster. */
 static ca_status cut_groups(const ca_job *job, patch_state *p, int64_t rows) {
     ca_status st = CA_OK;
     int64_t *lengths = NULL, longest = 0, count = job->data->count;
