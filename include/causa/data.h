@@ -80,6 +80,12 @@ void ca_dataset_free(ca_dataset *dataset);
 ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int64_t vocab,
                            int32_t *id) CA_MUST_USE;
 
+/* Puts the tokens of answer_text behind those of `clean`, where they cover no bytes of its text.
+ * positions: longest prompt that the model takes. Errors: CA_E_DATA naming the row: no answer_text,
+ * or too long together. */
+ca_status ca_example_join_answer(const ca_dataset *dataset, ca_example *example,
+                                 int64_t positions) CA_MUST_USE;
+
 /* "row 12 (id 'ioi-11')" into a per-thread buffer, for messages: file and row. */
 const char *ca_example_place(const ca_dataset *dataset, const ca_example *example);
 

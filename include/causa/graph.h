@@ -126,6 +126,10 @@ ca_forward ca_forward_all(const ca_model *model, const ca_batch *batch);
 
 ca_status ca_pass_forward(ca_pass *pass, const ca_forward *request) CA_MUST_USE;
 
+/* logits [n, V] of normed rows [n, D], as CA_HEAD_NORM leaves them: the vocabulary head and its cap.
+ * For rows of many passes at once, which read the head's weights once. Runs no hooks. */
+ca_status ca_head_forward(const ca_model *model, ca_tensor logits, ca_tensor normed) CA_MUST_USE;
+
 /* Values of the last forward. resid of a layer: its input; `last_layer`: the output of the last
  * block. Only that one exists in forward-only passes. */
 ca_tensor ca_pass_resid(const ca_pass *pass, int64_t layer);

@@ -19,6 +19,7 @@ typedef struct ca_plan {
     int64_t tokens;         /* over all examples */
     int64_t batch_rows;     /* largest micro-batch */
     int64_t batches;
+    int64_t cells;          /* of a map: runs that start from cached states */
     int64_t lanes;
     bool recompute;         /* block values are made again in the backward */
     int64_t weight_bytes;   /* filled by the caller of prepare */

@@ -18,7 +18,8 @@ typedef struct ca_method {
     ca_status (*prepare)(const ca_job *job, ca_plan *plan, void **state);
     /* Runs examples job->resume_at .. and writes its groups of the result. On a signal it finishes
      * the micro-batch, sets *done to the number of finished examples and returns
-     * ca_signal_status(). */
+     * ca_signal_status(). Work of examples that it has begun may be left in
+     * CA_RESULT_UNFINISHED. */
     ca_status (*run)(ca_job *job, void *state, int64_t *done);
     /* The result in a few lines of text for the terminal, after a complete run; may be NULL. */
     ca_status (*answer)(ca_job *job, void *state, ca_string *text);

@@ -25,6 +25,8 @@ ca_status ca_upload(ca_backend *be, ca_tensor dst, const void *host) CA_MUST_USE
 ca_status ca_download(ca_backend *be, void *host, ca_tensor src) CA_MUST_USE;
 /* A floating tensor -> host as float64, waits. staging: room for its values as they are stored. */
 ca_status ca_download_f64(ca_backend *be, ca_tensor src, void *staging, double *host) CA_MUST_USE;
+/* float64 host -> a floating tensor. staging: room for its values as they are stored. */
+ca_status ca_upload_f64(ca_backend *be, ca_tensor dst, void *staging, const double *host) CA_MUST_USE;
 /* dst = src, same shape; floating dtypes may differ (round to nearest even). */
 ca_status ca_copy(ca_backend *be, ca_tensor dst, ca_tensor src) CA_MUST_USE;
 ca_status ca_fill(ca_backend *be, ca_tensor dst, double value) CA_MUST_USE;

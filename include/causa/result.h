@@ -62,6 +62,10 @@ ca_status ca_result_write(ca_result *r, const char *dataset, int64_t first, int6
                           const void *data) CA_MUST_USE;
 /* Reads a whole numeric or boolean dataset of the file being written back into `data`. */
 ca_status ca_result_read_back(ca_result *r, const char *dataset, void *data) CA_MUST_USE;
+bool ca_result_has(ca_result *r, const char *object);
+/* The group of what only a checkpoint holds, the begun work of an example that is not finished.
+ * ca_result_finish removes it. */
+#define CA_RESULT_UNFINISHED "/unfinished"
 /* Makes the 1-d dataset `scale` the dimension scale of an axis of `dataset`. */
 ca_status ca_result_scale(ca_result *r, const char *dataset, int axis, const char *scale) CA_MUST_USE;
 /* A link to the root of another file, relative path as given: index.h5 of a sweep. */

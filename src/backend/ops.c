@@ -66,6 +66,16 @@ ca_status ca_download_f64(ca_backend *be, ca_tensor src, void *staging, double *
     return st;
 }
 
+ca_status ca_upload_f64(ca_backend *be, ca_tensor dst, void *staging, const double *host) {
+    for (int64_t i = 0, n = ca_tensor_count(&dst); i < n; i++) {
+        if (dst.dtype == CA_F64)
+            ((double *)staging)[i] = host[i];
+        else
+            ((float *)staging)[i] = (float)host[i];
+    }
+    return ca_upload(be, dst, staging);
+}
+
 ca_status ca_copy(ca_backend *be, ca_tensor dst, ca_tensor src) {
     const ca_argument arguments[] = {{"dst", &dst, "*", OUT | CA_ANY_DTYPE, NULL},
                                      {"src", &src, "*", CA_ANY_DTYPE, NULL}};

@@ -21,6 +21,7 @@ static void print_text(const cli_session *s, int64_t points, const char *output)
            (long long)p->tokens, (long long)s->data->excluded_count);
     printf("micro-batches %lld (most rows: %lld)\n", (long long)p->batches,
            (long long)p->batch_rows);
+    if (p->cells) printf("cells         %lld\n", (long long)p->cells);
     if (p->lanes)
         printf("backward      lanes: %lld, block values %s\n", (long long)p->lanes,
                p->recompute ? "recomputed" : "kept");
@@ -34,16 +35,17 @@ static void print_text(const cli_session *s, int64_t points, const char *output)
 ca_status ca_cli_plan_json(const cli_session *s, int64_t points, const char *output, json_t **out) {
     const ca_plan *p = &s->job.plan;
     *out = json_pack(
-        "{s:s, s:s, s:I, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I, "
+        "{s:s, s:s, s:I, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, "
+        "s:I, "
         "s:f}",
         "config", ca_config_yaml(s->config), "output", output, "points", (json_int_t)points,
         "model_type", s->job.arch->family, "backend", s->backend->name, "threads",
         s->backend->threads, "dtype", ca_dtype_name(s->job.dtype), "examples",
         (json_int_t)p->examples, "excluded", (json_int_t)s->data->excluded_count, "tokens",
         (json_int_t)p->tokens, "batches", (json_int_t)p->batches, "batch_rows",
-        (json_int_t)p->batch_rows, "lanes", (json_int_t)p->lanes, "recompute", p->recompute,
-        "weight_bytes", (json_int_t)p->weight_bytes, "work_bytes", (json_int_t)p->work_bytes,
-        "host_bytes", (json_int_t)p->host_bytes, "flops", p->flops);
+        (json_int_t)p->batch_rows, "cells", (json_int_t)p->cells, "lanes", (json_int_t)p->lanes,
+        "recompute", p->recompute, "weight_bytes", (json_int_t)p->weight_bytes, "work_bytes",
+        (json_int_t)p->work_bytes, "host_bytes", (json_int_t)p->host_bytes, "flops", p->flops);
     return *out ? CA_OK : ca_fail(CA_E_MEMORY, "no memory for the plan");
 }
 

@@ -115,7 +115,8 @@ static ca_status run_point(cli_session *s, const char *path) {
     CA_TRY(ca_cli_session_load(s));
     s->job.result = result;
     st = s->method->run(&s->job, s->state, &done);
-    if ((st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) && done > 0) {
+    bool stopped = st == CA_E_PREEMPTED || st == CA_E_INTERRUPT;
+    if (stopped && (done > 0 || ca_result_has(result, CA_RESULT_UNFINISHED))) {
         ca_result *partial = result;
         result = NULL;
         ca_status saved = ca_result_checkpoint(partial, done);

@@ -91,9 +91,9 @@ static ca_status resolve_list(const ca_positions *p, const ca_dataset *dataset,
     for (int64_t i = 0; i < p->count; i++) {
         int64_t index = p->indices[i] < 0 ? p->indices[i] + length : p->indices[i];
         if (index < 0 || index >= length)
-            return ca_fail(CA_E_DATA, "%s: position %lld is outside the prompt of %lld tokens",
-                           ca_example_place(dataset, example), (long long)p->indices[i],
-                           (long long)length);
+            return ca_fail(
+                CA_E_DATA, "%s: column clean: position %lld is outside the prompt of %lld tokens",
+                ca_example_place(dataset, example), (long long)p->indices[i], (long long)length);
         bool repeated = false;
         for (int64_t k = 0; k < n; k++) repeated |= tokens[k] == index;
         if (!repeated) tokens[n++] = index;
@@ -108,13 +108,16 @@ static ca_status resolve_after(const ca_positions *p, const ca_dataset *dataset,
     const ca_prompt_text *prompt = &example->clean;
     const char *place = ca_example_place(dataset, example);
     if (!prompt->text)
-        return ca_fail(CA_E_DATA,
-                       "%s: a position after \"%s\" needs the prompt as text, got token ids", place,
-                       p->after);
+        return ca_fail(
+            CA_E_DATA,
+            "%s: column clean: a position after \"%s\" needs the prompt as text, got token ids",
+            place, p->after);
     const char *found = strstr(prompt->text, p->after);
-    if (!found) return ca_fail(CA_E_DATA, "%s: \"%s\" is not in the prompt", place, p->after);
+    if (!found)
+        return ca_fail(CA_E_DATA, "%s: column clean: \"%s\" is not in the prompt", place, p->after);
     if (strstr(found + 1, p->after))
-        return ca_fail(CA_E_DATA, "%s: \"%s\" is in the prompt more than once", place, p->after);
+        return ca_fail(CA_E_DATA, "%s: column clean: \"%s\" is in the prompt more than once", place,
+                       p->after);
     int64_t end = (int64_t)(found - prompt->text) + (int64_t)strlen(p->after);
     for (int64_t t = 0; t < prompt->count; t++) {
         if (prompt->start[t] < end || prompt->end[t] == 0) continue;
@@ -122,7 +125,7 @@ static ca_status resolve_after(const ca_positions *p, const ca_dataset *dataset,
         *count = 1;
         return CA_OK;
     }
-    return ca_fail(CA_E_DATA, "%s: no token comes after \"%s\"", place, p->after);
+    return ca_fail(CA_E_DATA, "%s: column clean: no token comes after \"%s\"", place, p->after);
 }
 
 ca_status ca_positions_resolve(const ca_positions *p, const ca_dataset *dataset,

@@ -265,6 +265,15 @@ out:
     return st;
 }
 
+ca_status ca_head_forward(const ca_model *m, ca_tensor logits, ca_tensor normed) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_linear_fwd(m->backend, logits, normed, m->head, m->head_bias));
+    if (m->arch.logit_soft_cap > 0)
+        CA_TRY(ca_soft_cap_fwd(m->backend, logits, logits, m->arch.logit_soft_cap));
+out:
+    return st;
+}
+
 static ca_status finish(ca_pass *pass) {
     ca_status st = CA_OK;
     const ca_model *m = pass->model;
@@ -276,11 +285,9 @@ static ca_status finish(ca_pass *pass) {
     CA_TRY(ca_norm_fwd(m->backend, s->final, s->read, m->final_gain, m->final_bias, m->arch.norm));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_FINAL_NORM, -1, false, s->final));
     if (pass->request.head == CA_HEAD_NORM) return CA_OK;
-    CA_TRY(ca_linear_fwd(m->backend, s->logits, s->final, m->head, m->head_bias));
-    if (m->arch.logit_soft_cap > 0) {
-        CA_TRY(ca_soft_cap_fwd(m->backend, s->logits, s->logits, m->arch.logit_soft_cap));
-        if (s->capped.data != s->logits.data) CA_TRY(ca_copy(m->backend, s->capped, s->logits));
-    }
+    CA_TRY(ca_head_forward(m, s->logits, s->final));
+    if (m->arch.logit_soft_cap > 0 && s->capped.data != s->logits.data)
+        CA_TRY(ca_copy(m->backend, s->capped, s->logits));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_LOGITS, -1, false, s->logits));
 out:
     return st;

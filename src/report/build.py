@@ -11,11 +11,13 @@ import capture
 import jacobian
 import overview
 import page
+import patch
 import plots
 
 METHODS = {
     "jacobian": jacobian.sections,
     "capture": capture.sections,
+    "patch": patch.sections,
 }
 
 

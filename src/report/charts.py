@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Figures of the attribution pages beyond heat maps: series, alignments, ablation, spectra.
+"""Figures beyond heat maps: series, alignments, ablation, spectra, effects of patching.
 
 Every function draws one figure, writes it through plots.Figures and gives the PNG's bytes.
 """
@@ -195,4 +195,54 @@ def spectrum(figures, name, values, trace):
         axes.minorticks_off()
         soft_grid(axes, "y")
     figure.tight_layout(w_pad=2.5)
+    return figures.save(name, figure)
+
+
+# ---- effects of patching
+
+
+def effect_map(figures, name, values, row_names, column_names, column_label, title):
+    """Map of effects [rows, columns], layers upwards: white is 0, blue towards 1, red below 0.
+
+    Cells that do not exist are NaN.
+    """
+    rows, columns = values.shape
+    figure, axes = pyplot.subplots(figsize=(min(2.0 + 0.3 * columns, 10.5), min(1.4 + 0.24 * rows, 7.5)))
+    limit = np.nanmax(np.abs(values), initial=0) or 1.0
+    axes.set_facecolor(GROUND)
+    image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto",
+                        origin="lower", interpolation="nearest")
+    for axis, names, rotation in ((axes.xaxis, column_names, 90), (axes.yaxis, row_names, 0)):
+        every = max(1, len(names) // 30)
+        axis.set_ticks(range(0, len(names), every))
+        turned = rotation if max(map(len, names), default=0) > 2 else 0
+        axis.set_ticklabels(names[::every], size=8, rotation=turned, family=plots.FONTS)
+    axes.set_xlabel(column_label)
+    axes.set_ylabel("layer" if any(row_names) else "")
+    axes.set_title(title, size=10, loc="left")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8)
+    return figures.save(name, figure)
+
+
+def effect_line(figures, name, values, half_widths, labels, axis_label, title):
+    """Effects along one axis with their intervals."""
+    figure, axes = pyplot.subplots(figsize=(min(2.0 + 0.3 * len(values), 10.5), 2.8))
+    places = np.arange(len(values))
+    axes.errorbar(places, values, yerr=np.nan_to_num(half_widths), color=BLUE, marker="o",
+                  markersize=4, linewidth=1.4, elinewidth=1, capsize=2)
+    every = max(1, len(labels) // 30)
+    axes.set_xticks(places[::every])
+    axes.set_xticklabels(labels[::every], size=8, family=plots.FONTS,
+                         rotation=90 if max(map(len, labels), default=0) > 2 else 0)
+    for level in (0, 1):
+        axes.axhline(level, color=SOFT, linewidth=0.8, linestyle=":")
+    axes.set_xlabel(axis_label)
+    axes.set_ylabel("mean effect")
+    axes.set_title(title, size=10, loc="left")
+    soft_grid(axes, "y")
     return figures.save(name, figure)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""How well the scopes do: ablation curves, paired differences, agreement with leave-one-out."""
+"""How well the scopes do: ablation curves, paired differences, agreement with leave-one-out, and
+what is left of the scores without the model's weights."""
 
 import numpy as np
 
@@ -15,7 +16,7 @@ LOO_COLUMNS = {
 
 
 def sections(result, figures):
-    parts = [aopc(result, figures), loo(result)]
+    parts = [aopc(result, figures), loo(result), randomise(result)]
     return [part for part in parts if part is not None]
 
 
@@ -128,3 +129,26 @@ def cell(mean, error):
         return "–"
     known = error is not None and np.isfinite(error)
     return f"{mean:.3f} ± {NORMAL_95 * error:.3f}" if known else f"{mean:.3f}"
+
+
+# ---- random weights
+
+
+def randomise(result):
+    """Table of rank correlations with the scores of random blocks, None when there are none."""
+    folder = "/evaluation/randomise"
+    blocks = result.array(f"{folder}/blocks")
+    scopes = [s for s in result.members(folder) if result.has_in(f"{folder}/{s}", "spearman_mean")]
+    if blocks is None or not scopes:
+        return None
+    rows = [[scope.replace("_", " "), *(
+        cell(float(mean), float(error)) for mean, error in zip(
+            result.array(f"{folder}/{scope}/spearman_mean"),
+            result.array(f"{folder}/{scope}/spearman_sem")))] for scope in scopes]
+    markup = page.note(
+        "The scores are computed again with random weights in blocks from the top down: Spearman ρ "
+        "with the scores of the model. Scores that stay alike do not show what the model has learned. "
+        f"± are {NORMAL_95} standard errors over prompts.")
+    header = ["scope", *(f"{count} {'block' if count == 1 else 'blocks'} random" for count in blocks)]
+    return Section("Random weights",
+                   markup + page.table(header, rows, numbers=set(range(1, len(header)))))

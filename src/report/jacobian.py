@@ -27,7 +27,7 @@ OF_DISTRIBUTION = {"fisher", "temperature", LEAVE_ONE_OUT}
 
 def sections(result, figures):
     prompts = Prompts(result)
-    maps = score_maps(result) if prompts.one_read else []
+    maps = score_maps(result)
     aligned = alignment.sections(result, figures, prompts)
     if prompts.count == 0 or not (maps or aligned):
         return [Section("Attribution", page.note("The file holds no attribution scores."))]
@@ -56,6 +56,7 @@ def score_maps(result):
         if result.has_in(folder, "score"):
             about = result.attributes(folder)
             about = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
+            about += probes(result, folder)
             maps.append(Map(scope, result.array(f"{folder}/score"),
                             result.array(f"{folder}/word_score"), about))
     reference = result.array("/evaluation/loo/kl")
@@ -64,10 +65,19 @@ def score_maps(result):
     return maps
 
 
+def probes(result, folder):
+    """How exact an estimate from random probes is, for the caption."""
+    score, error = result.array(f"{folder}/score"), result.array(f"{folder}/standard_error")
+    if error is None or not np.nansum(score) > 0:
+        return []
+    count, share = result.attributes(folder).get("probes"), np.nansum(error) / np.nansum(score)
+    return [f"{count} probes, standard error {100 * share:.0f} % of the scores"]
+
+
 class Prompts:
     """The prompts of a result, and what was read of them: position, target and predictions.
 
-    A prompt has one read, of its own index, or several when the file has matrices.
+    A prompt has one read, of its own index, or several when the file has matrices or spans.
     """
 
     def __init__(self, result):
@@ -164,7 +174,8 @@ def heat_maps(result, figures, prompts, maps):
         "score of one prompt and scope. The Fisher score is a sum of squared norms, those of other "
         "scopes are norms: compare orders, not sizes. The target is red. Hover a token for its score.")]
     for index in range(min(prompts.count, MAX_PROMPTS)):
-        numbers = series.find(prompts.pieces(index), prompts.position(index))
+        read = prompts.reads(index)[-1]
+        numbers = series.find(prompts.pieces(index), prompts.position(read))
         cards = "".join(card(figures, prompts, index, one) for one in maps)
         if numbers is not None:
             cards = series_plot(figures, prompts, index, numbers, maps) + page.fold("tokens", cards)
@@ -178,8 +189,7 @@ def card(figures, prompts, index, one):
     """The heat map of one prompt and scope, with that of its words below."""
     first, last = prompts.offsets[index], prompts.offsets[index + 1]
     pieces = prompts.pieces(index)
-    target = tokens.DISTRIBUTION if one.name in OF_DISTRIBUTION else prompts.target(index)
-    at = tokens.place_target(len(pieces), prompts.position(index), target)
+    target, at = explained(prompts, index, one.name)
     values = one.scores[first:last].astype(float).tolist()
     if index < MAX_FIGURES:
         figures.heat_map(f"prompt-{index:03d}-{one.name}", pieces, values, target, at)
@@ -189,10 +199,19 @@ def card(figures, prompts, index, one):
         return markup
     words = ["".join(pieces[first:last]) for first, last in spans]
     values = one.words[start : start + len(spans)].astype(float).tolist()
-    if at is not None:  # the word that holds the target
-        at = next((i for i, (_, last) in enumerate(spans) if last > at), len(spans))
+    at = {next((i for i, (_, last) in enumerate(spans) if last > target), len(spans))
+          for target in at}  # the words that hold the targets
     return (f"{markup}<figure>{one.word_caption}"
             f"{tokens.heat_map(words, values, target, at)}</figure>")
+
+
+def explained(prompts, index, scope):
+    """Text of the target behind the prompt, and where the targets stand: from place_target."""
+    count, at, target = len(prompts.pieces(index)), set(), None
+    for read in prompts.reads(index):
+        target = tokens.DISTRIBUTION if scope in OF_DISTRIBUTION else prompts.target(read)
+        at |= tokens.place_target(count, prompts.position(read), target)
+    return target, at
 
 
 def series_plot(figures, prompts, index, numbers, maps):
@@ -205,7 +224,8 @@ def series_plot(figures, prompts, index, numbers, maps):
 
 
 def predictions(figures, prompts, index):
-    found = prompts.predictions(index)[:MAX_BARS]
+    """Of the last read."""
+    found = prompts.predictions(prompts.reads(index)[-1])[:MAX_BARS]
     if not found:
         return ""
     pieces, values = [piece for piece, _ in found], [value for _, value in found]

@@ -57,7 +57,7 @@ class Figures:
         return buffer.getvalue()
 
     def heat_map(self, name, pieces, scores, target, at):
-        """Token heat map with a colour bar; target, at: from tokens.place_target."""
+        """Token heat map with a colour bar; target, at: as of tokens.heat_map."""
         cells = heat_cells(pieces, scores, target, at)
         boxes, rows = wrap(cells, COLUMNS)
         size, line = 11, 2.2  # font points, line height in font sizes
@@ -142,14 +142,14 @@ def heat_cells(pieces, scores, target, at):
     cells = []
     for index, (text, step) in enumerate(zip(pieces, tokens.steps(scores))):
         shown = tokens.visible(text, "\n")
-        if index == at:
+        if index in at:
             cells.append((shown, tokens.RED, "white"))
         elif step is None:
             cells.append((shown, "white", "black"))
         else:
             ink = "white" if tokens.is_dark(step) else "black"
             cells.append((shown, tokens.colour(step), ink))
-    if at == len(pieces):
+    if len(pieces) in at:
         cells.append((tokens.visible(target, "\n"), tokens.RED, "white"))
     return cells
 

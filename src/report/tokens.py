@@ -77,24 +77,25 @@ def number(value):
 
 
 def place_target(count, position, target):
-    """Index of the target among the tokens, `count` when it follows them, None when there is none.
+    """{index of the target among the tokens}, {count} when it follows them, empty without one.
 
     position: index of the last token read, negative when unknown.
     """
     if target is None:
-        return None
-    return position + 1 if 0 <= position < count else count
+        return set()
+    return {position + 1 if 0 <= position < count else count}
 
 
 def heat_map(pieces, scores, target, at):
-    """Contiguous spans on a white card with a colour bar. target, at: from place_target."""
+    """Contiguous spans on a white card with a colour bar. at: all places of targets; target: text of
+    the one behind the tokens."""
     spans = []
     for index, (text, score, step) in enumerate(zip(pieces, scores, steps(scores))):
         kind = f"c{step}" if step is not None else "none"
-        if index == at:
+        if index in at:
             kind = "target"
         spans.append(_span(text, kind, f"token {index}: {number(score)}"))
-    if at == len(pieces):
+    if len(pieces) in at:
         spans.append(_span(target, "target", "target"))
     finite = [score for score in scores if math.isfinite(score)]
     rows = 1 + sum(map(len, pieces)) // COLUMNS

@@ -294,6 +294,8 @@ out:
     return st;
 }
 
+bool ca_result_has(ca_result *r, const char *object) { return ca_h5_exists(r->file, object); }
+
 ca_status ca_result_scale(ca_result *r, const char *dataset, int axis, const char *scale) {
     ca_status st = CA_OK;
     hid_t id = -1, scale_id = -1, space = -1, scale_space = -1;

@@ -14,7 +14,6 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-
 static const char next_name[] = "checkpoint_next";
 
 /* ---- paths */
@@ -315,6 +314,10 @@ ca_status ca_result_finish(ca_result *r) {
     CA_TRY(with_suffix(r->path, "", &path));
     if (H5Aexists(r->file, next_name) > 0) {
         CA_H5(CA_E_IO, r->temporary, next_name, H5Adelete(r->file, next_name));
+    }
+    if (ca_result_has(r, CA_RESULT_UNFINISHED)) {
+        CA_H5(CA_E_IO, r->temporary, CA_RESULT_UNFINISHED,
+              H5Ldelete(r->file, CA_RESULT_UNFINISHED, H5P_DEFAULT));
     }
     CA_TRY(ca_result_attribute_text(r, "/", "status", "complete"));
     st = close_and_rename(r, path);

@@ -116,6 +116,15 @@ def evaluation_result(causa, results):
 
 
 @pytest.fixture(scope="session")
+def patch_results(causa, results):
+    """The configurations of activation patching, as they are."""
+    names = ["causal-tracing", "patch-ioi"]
+    for name in names:
+        causa("run", f"configs/{name}.yaml", f"output={results / name}.h5")
+    return [results / f"{name}.h5" for name in names]
+
+
+@pytest.fixture(scope="session")
 def text_model(tmp_path_factory):
     """A small Llama that reads text: weights of a fixture, a vocabulary that fits a tokenizer."""
     return files.write_text_model(tmp_path_factory.mktemp("models") / "text")

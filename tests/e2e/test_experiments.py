@@ -7,6 +7,8 @@ import json
 import pathlib
 import re
 
+import h5py
+import numpy as np
 import pytest
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
@@ -83,3 +85,39 @@ def test_sentence_pairs():
     assert len(rows) == 8
     for row in rows:
         assert re.fullmatch(r"German: [^:]+ English: [^:]+\w", row["clean"]), row["id"]
+
+
+def test_facts():
+    """One fact a row: the subject stands once in the prompt, the answer is a word after it."""
+    folder = EXPERIMENTS / "causal-tracing"
+    for name, least in (("prompts.csv", 20), ("facts.csv", 20)):
+        with (folder / name).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) >= least and len({row["id"] for row in rows}) == len(rows)
+        for row in rows:
+            assert row["clean"].count(row["subject"]) == 1, row["id"]
+            assert re.fullmatch(r" \w+", row["answer"]) and row["answer"] not in row["clean"], row["id"]
+
+
+def test_causal_tracing(patch_results):
+    """What experiments/causal-tracing/README.md says of the bundled model."""
+    with h5py.File(patch_results[0], "r") as file:
+        baseline, site = file["baseline"].attrs, file["patch/site"].asstr()[()].tolist()
+        assert baseline["clean_mean"] > 0.99 and 0.1 < baseline["corrupted_mean"] < 0.4
+        assert baseline["accuracy"] == 1
+        last = file["data/position"][()]
+        effect = [file["patch/effect"][:, site.index(f"blocks.{layer}.resid_post")][
+            np.arange(len(last)), last] for layer in (1, 3)]
+        assert effect[0].mean() > 0.9 and abs(effect[1] - 1).max() < 1e-4
+        assert file["patch/effect_interval"].shape == file["patch/effect"].shape
+
+
+def test_patching_of_names(patch_results):
+    """The name moves from its repetition to the last token, mostly by one head of the first block."""
+    with h5py.File(patch_results[1], "r") as file:
+        site, mean = file["patch/site"].asstr()[()].tolist(), file["patch/mean_effect"][()]
+        best = np.nanmax(np.abs(mean), axis=1)
+        heads = {name: value for name, value in zip(site, best) if "attn.z[" in name}
+        assert max(heads, key=heads.get) == "blocks.0.attn.z[4]"
+        assert best[site.index("blocks.0.resid_pre")] > 0.3
+        assert best[site.index("blocks.3.resid_pre")] > 0.95

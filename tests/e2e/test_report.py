@@ -203,3 +203,30 @@ def test_missing_package(tmp_path, package):
                           env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}, timeout=60)
     assert done.returncode == 1
     assert f"'{package}' is missing" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_patch_pages(causa, patch_results, tmp_path):
+    """A map per kind of site, heads apart."""
+    for path in patch_results:
+        causa("report", path, "-o", tmp_path)
+    text = read_page(tmp_path / "causal-tracing.html")
+    for expected in ("Strongest effects", "Patching resid_post", "blocks.1.resid_post", "± 95 %",
+                     "0 = the corrupted run"):
+        assert expected in text, expected
+    figures = {path.stem for path in (tmp_path / "causal-tracing").iterdir()}
+    assert figures == {f"patch-{name}{part}" for name in ("resid-post", "attn-out", "mlp-out")
+                       for part in ("", "-interval")}
+    text = read_page(tmp_path / "patch-ioi.html")
+    assert "Patching attn.z, one head at a time" in text
+    assert (tmp_path / "patch-ioi" / "patch-attn-z-one-head-at-a-time.png").exists()
+
+
+def test_patch_page_of_one_position(causa, run_ids, tmp_path):
+    rows = [{"clean_ids": [3, 1, 4, i], "corrupted_ids": [3, 2, 4, i], "answer_ids": [5],
+             "wrong_ids": [6]} for i in range(3)]
+    path = run_ids(rows, {"kind": "patch", "sites": ["blocks.*.resid_pre", "embed"],
+                          "positions": "last"})
+    causa("report", path, "-o", tmp_path / "pages")
+    assert "last" in read_page(tmp_path / "pages" / "result.html")
+    assert {p.stem for p in (tmp_path / "pages" / "result").iterdir()} == \
+        {"patch-resid-pre", "patch-embed"}

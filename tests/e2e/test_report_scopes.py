@@ -5,6 +5,7 @@ import importlib.util
 import re
 import sys
 
+import files
 import h5py
 import numpy as np
 import pytest
@@ -229,3 +230,33 @@ def test_one_prompt_and_one_fraction(tmp_path):
     text = page_of(path)
     assert "Δ at 5 %" in text and "nan" not in text.lower()
     assert "fisher-spectrum.png" not in figures_of(path)
+
+
+# ---- spans, probes and random weights, of results of the tool itself
+
+
+def test_page_of_spans_words_and_probes(causa, text_model, tmp_path):
+    rows = [{"clean": "Mary and John went to", "answer_text": " the store"}]
+    method = {"kind": "jacobian", "target": "answer_text", "scopes": ["semantic"]}
+    config = files.write_config(tmp_path / "span.yaml", method, rows, model=text_model, backend="ref")
+    path = tmp_path / "span.h5"
+    causa("run", config, f"output={path}")
+    with h5py.File(path) as file:
+        positions, pieces = file["data/position"][:], file["data/pieces"].asstr()[:].tolist()
+    text = page_of(path)
+    assert "Influence of each token" in text and "semantic · words" in text.replace("\n", " ")
+    source = path.with_suffix(".html").read_text(encoding="utf-8")
+    first, second = source.split('class="card"')[1:3]
+    red = re.findall(r'class="target" title="[^"]*">([^<]*)<', first.split("</div>")[0])
+    assert red == [pieces[at + 1] for at in positions]
+    assert re.findall(r'class="target" title="[^"]*">([^<]*)<', second.split("</div>")[0]) == [
+        " the", " store"]
+
+
+def test_page_of_probes_and_random_weights(run_ids):
+    method = {"kind": "jacobian", "target": "argmax", "scopes": ["fisher"],
+              "fisher": {"estimator": "hutchinson", "probes": 8},
+              "evaluate": {"randomise": {"fractions": [0, 1]}}}
+    text = page_of(run_ids([[1, 2, 3, 4, 5], [6, 7, 8, 9]], method))
+    assert "8 probes, standard error" in text
+    assert "Random weights" in text and "0 blocks random" in text and "1.000 ± 0.000" in text

@@ -20,7 +20,7 @@ def test_there_are_snippets():
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippet(number, results, demo_result, capture_result, sweep_result, matrix_result,
-                 evaluation_result):
+                 evaluation_result, patch_results):
     done = subprocess.run([sys.executable, "-c", SNIPPETS[number]], cwd=results.parent,
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -35,12 +35,13 @@ def datasets(path):
     return found
 
 
-def test_every_dataset_is_documented(demo_result, capture_result, matrix_result, evaluation_result):
+def test_every_dataset_is_documented(demo_result, capture_result, matrix_result, evaluation_result,
+                                     patch_results):
     """Paths of the first column of the tables; <name> stands for any one name."""
     rows = re.findall(r"^\| (`/[^|]+) \|", README, re.MULTILINE)
     documented = [re.escape(path) for row in rows for path in re.findall(r"`(/[^`]+)`", row)]
     patterns = [re.compile(re.sub(r"<\w+>", "[^/]+", path)) for path in documented]
-    for path in (demo_result, capture_result, matrix_result, evaluation_result):
+    for path in (demo_result, capture_result, matrix_result, evaluation_result, *patch_results):
         for dataset in datasets(path):
             assert any(pattern.fullmatch(dataset) for pattern in patterns), dataset
 

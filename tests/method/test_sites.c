@@ -10,34 +10,44 @@
 
 enum { LENGTH = 11 }; /* more than the window of the fixture that has one */
 
-/* Random weights on all logits, so that every row takes part. */
+/* Random weights on all logits, or on all values after the final norm, so that every row takes
+ * part. */
 typedef struct problem {
     fixture *f;
     ca_batch *batch;
-    const double *weights; /* [n, V] */
+    ca_head head;
+    int64_t width;         /* V, or D */
+    const double *weights; /* [n, width] */
 } problem;
 
-static problem make_problem(fixture *f) {
+static problem make_problem_at(fixture *f, ca_head head) {
     const sequence sequences[] = {{f->prompts[2].ids, LENGTH, 0, 0}, {f->prompts[0].ids, 5, 0, 0}};
-    problem p = {.f = f, .batch = batch_of(f, sequences, 2, READ_ALL)};
-    p.weights = values_of(f, random_tensor(f, 2, (int64_t[]){p.batch->reads, f->vocab}, "weights"));
+    problem p = {.f = f, .batch = batch_of(f, sequences, 2, READ_ALL), .head = head};
+    p.width = head == CA_HEAD_NORM ? f->width : f->vocab;
+    p.weights = values_of(f, random_tensor(f, 2, (int64_t[]){p.batch->reads, p.width}, "weights"));
     return p;
 }
 
+static problem make_problem(fixture *f) { return make_problem_at(f, CA_HEAD_LOGITS); }
+
 /* New for every backward, which may overwrite it. */
 static ca_backward from_weights(const problem *p) {
-    int64_t shape[] = {1, p->batch->reads, p->f->vocab};
-    return (ca_backward){.lanes = 1, .d_logits = tensor_of(p->f, 3, shape, p->weights)};
+    int64_t shape[] = {1, p->batch->reads, p->width};
+    ca_tensor weights = tensor_of(p->f, 3, shape, p->weights);
+    return p->head == CA_HEAD_NORM ? (ca_backward){.lanes = 1, .d_final_norm = weights}
+                                   : (ca_backward){.lanes = 1, .d_logits = weights};
 }
 
 static double outcome(problem *p, ca_pass *pass, const ca_hook *hooks, int64_t count) {
     ca_forward request = ca_forward_all(p->f->model, p->batch);
+    request.head = p->head;
     request.hooks = hooks;
     request.hook_count = count;
     ok(ca_pass_forward(pass, &request));
-    const double *logits = values_of(p->f, ca_pass_logits(pass));
+    const double *values =
+        values_of(p->f, p->head == CA_HEAD_NORM ? ca_pass_final_norm(pass) : ca_pass_logits(pass));
     double sum = 0;
-    for (int64_t i = 0; i < p->batch->reads * p->f->vocab; i++) sum += p->weights[i] * logits[i];
+    for (int64_t i = 0; i < p->batch->reads * p->width; i++) sum += p->weights[i] * values[i];
     return sum;
 }
 
@@ -100,6 +110,24 @@ static void edits_everywhere(fixture *f) {
         nudges[count++].epsilon = EDIT;
     }
     for (int keep = 0; keep < 2; keep++) check_slope(&p, hooks, count, nudges, keep);
+}
+
+/* The product of a cotangent after the final norm with the Jacobian, the one that every scope is
+ * made of, at the first and at the last site that it passes. */
+static void from_final_norm(fixture *f) {
+    problem p = make_problem_at(f, CA_HEAD_NORM);
+    for (int keep = 0; keep < 2; keep++) {
+        nudge embed, norm;
+        ca_hook at_embed = nudge_at(f, &embed, CA_SITE_EMBED, -1);
+        ca_hook at_norm = nudge_at(f, &norm, CA_SITE_FINAL_NORM, -1);
+        check_slope(&p, &at_embed, 1, &embed, keep);
+        check_slope(&p, &at_norm, 1, &norm, keep);
+    }
+}
+
+static void test_from_final_norm(void **state) {
+    (void)state;
+    on_fixtures(every_fixture, "ref", from_final_norm);
 }
 
 static void test_every_site(void **state) {
@@ -168,6 +196,7 @@ static void test_other_blocks(void **state) {
         blocks[i].change(f.model);
         every_site(&f);
         edits_everywhere(&f);
+        from_final_norm(&f);
         check_in_place(&f);
         fixture_close(&f);
     }
@@ -226,11 +255,9 @@ static void test_cpu_sees_what_ref_sees(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_site),
-        cmocka_unit_test(test_edits_everywhere),
-        cmocka_unit_test(test_other_blocks),
-        cmocka_unit_test(test_returned_gradient),
-        cmocka_unit_test(test_cpu_sees_what_ref_sees),
+        cmocka_unit_test(test_every_site),        cmocka_unit_test(test_edits_everywhere),
+        cmocka_unit_test(test_from_final_norm),   cmocka_unit_test(test_other_blocks),
+        cmocka_unit_test(test_returned_gradient), cmocka_unit_test(test_cpu_sees_what_ref_sees),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,22 +69,29 @@ out:
     return st;
 }
 
-/* The last read of a prompt: one row of its block of scores. */
+/* The last read of a prompt, of a span all: one row of its block of scores. */
 static ca_status print_example(const jacobian *j, const ca_job *job, int64_t example,
                                const int32_t *predicted, const float *probability,
                                const float *score, int64_t scores, ca_string *text) {
     ca_status st = CA_OK;
     const ca_example *e = &job->data->examples[example];
     int64_t read = j->reads.start[example + 1] - 1;
+    int64_t first = j->reads.span ? j->reads.start[example] : read;
     int64_t row = j->score_start[example + 1] - e->clean.count;
     CA_TRY(print_prompt(e, text));
-    CA_TRY(ca_string_printf(text, "    target "));
-    int32_t target = j->reads.read[read].id;
-    CA_TRY(print_piece(job, target < 0 ? predicted[read * j->top] : target, text));
-    CA_TRY(ca_string_printf(text, ", the model predicts "));
-    CA_TRY(print_piece(job, predicted[read * j->top], text));
-    CA_TRY(
-        ca_string_printf(text, " (p = %.3f); moved most by\n", (double)probability[read * j->top]));
+    CA_TRY(ca_string_printf(text, "    target"));
+    for (int64_t r = first; r <= read; r++) {
+        int32_t target = j->reads.read[r].id;
+        CA_TRY(ca_string_printf(text, " "));
+        CA_TRY(print_piece(job, target < 0 ? predicted[r * j->top] : target, text));
+    }
+    CA_TRY(ca_string_printf(text, ", the model predicts"));
+    for (int64_t r = first; r <= read; r++) {
+        CA_TRY(ca_string_printf(text, " "));
+        CA_TRY(print_piece(job, predicted[r * j->top], text));
+        CA_TRY(ca_string_printf(text, " (p = %.3f)", (double)probability[r * j->top]));
+    }
+    CA_TRY(ca_string_printf(text, "; moved most by\n"));
     for (int64_t c = 0; c < j->columns; c++)
         CA_TRY(print_scores(job, e, j->column[c].scope->name, score + c * scores + row, text));
 out:

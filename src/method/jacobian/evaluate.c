@@ -101,10 +101,10 @@ ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) {
     if (!aopc && ca_config_has(job->config, PAD))
         return ca_config_fail(job->config, PAD, "expected " FRACTIONS " beside it");
     if (!aopc && !loo) return CA_OK;
-    if (j->matrix)
+    if (j->reads.most > 1 || j->reads.span)
         return ca_config_fail(job->config, aopc ? FRACTIONS : LOO,
                               "expected one position per prompt in method.position, got up to %lld",
-                              (long long)j->reads.slots);
+                              (long long)j->reads.most);
     CA_TRY(ca_calloc(1, sizeof *j->evaluation, &j->evaluation));
     j->evaluation->loo = loo;
     CA_TRY(read_fractions(job, j->evaluation));

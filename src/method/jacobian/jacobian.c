@@ -6,6 +6,7 @@
  * the vectors of all scopes and positions as lanes of the backward, one reduction per lane.
  */
 #include "jacobian.h"
+#include "randomise.h"
 
 #include "causa/ops.h"
 
@@ -20,15 +21,25 @@ static const ca_option options[] = {
      "scopes to compute; the first four all from one forward and one backward"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
-     "as text or #id, A:B for a difference of logits"},
+     "as text or #id, A:B for a difference of logits, answer_text (all tokens of the row's "
+     "continuation, as one span behind the prompt)"},
     {"method.position", CA_OPTION_ANY, "last", NULL, NULL,
      "tokens whose prediction is read: last, all, an index or a list of indices (negative from the "
      "end), subject, {after: \"text\"}; several give a matrix of targets and sources"},
+    {"method.span", CA_OPTION_BOOL, "false", NULL, NULL,
+     "explain the sum over all positions of a prompt, from one backward, in place of a matrix"},
     {"method.rank", CA_OPTION_INT, "1", "1..", "full",
      "eigenpairs of the Fisher information that the fisher scope keeps; full: all, the exact "
      "trace"},
+    {"method.fisher.estimator", CA_OPTION_CHOICE, "eigen", NULL, "eigen|hutchinson",
+     "fisher scope from the largest eigenpairs, or the full trace without bias from random probes "
+     "with a standard error"},
+    {"method.fisher.probes", CA_OPTION_INT, "16", "2..", NULL,
+     "probes of the hutchinson estimator: its error falls as 1 / sqrt(probes)"},
     {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
+    {"method.words", CA_OPTION_CHOICE, "sum", NULL, "sum|max|mean",
+     "how the scores of a word's tokens become one score of the word"},
     {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
      "nodes of integrated_gradients and path_semantic"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
@@ -40,6 +51,9 @@ static const ca_option options[] = {
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
      "token that ablation pad puts in, as text or #id"},
+    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "", "0..1", NULL,
+     "rising fractions of the blocks, from the top, that get random weights: how far the scores "
+     "then agree with the model's"},
     {"method.evaluate.loo", CA_OPTION_ANY, "false", NULL, NULL,
      "true or {}: zero each token alone and compare the change of the distribution with the "
      "scores"},
@@ -52,7 +66,16 @@ static const char *const conventions[] = {
     "stream at method.layer; unsigned, not normalised",
     "signed: gradient . input, the dot product of the gradient and the leaf's value (of GPT-2 the "
     "token embedding without its position)",
+    "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
+    "mu); "
+    "standard_error: sample standard deviation over the probes / sqrt(probes)",
     "tokens after the position that is read score exactly 0; a BOS token is scored like any other",
+    "a span: the target is the sum over its positions of their targets' logits "
+    "(integrated_gradients: "
+    "log-probabilities); target answer_text: the continuation's tokens follow the prompt in "
+    "/data/tokens and are scored as inputs too",
+    "word_score: sum, largest or mean (method.words) of the scores of the tokens of a word; a word "
+    "holds the white space before it; the sum of norms is at least the norm of the sum",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
     "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
@@ -66,6 +89,9 @@ static const char *const conventions[] = {
     "loo: sum P (log P - log Q) in nats, P clean, Q with the embedding of one token zero; spearman "
     "and kendall (tau-b) over the same tokens without the target's slot; top1_percentile: 100 R / "
     "n, R tokens have a larger divergence than the best-scored one",
+    "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
+    "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
+    "final norm, unembedding and target unchanged",
     NULL,
 };
 static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_mean", NULL};
@@ -90,6 +116,16 @@ static ca_status choose_scopes(const ca_job *job, jacobian *j) {
     return CA_OK;
 }
 
+/* A sum over positions needs something to be summed. */
+static ca_status check_span(const ca_job *job, const jacobian *j) {
+    for (int64_t c = 0; j->reads.span && c < j->columns; c++)
+        if (!j->column[c].scope->of_target)
+            return ca_config_fail(job->config, "method.scopes",
+                                  "expected scopes that explain a target with a span, got %s",
+                                  j->column[c].scope->name);
+    return CA_OK;
+}
+
 static bool has_path(const jacobian *j) {
     for (int64_t c = 0; c < j->columns; c++)
         if (j->column[c].scope->path) return true;
@@ -110,8 +146,10 @@ static ca_status check_path(const ca_job *job, jacobian *j) {
     return CA_OK;
 }
 
-/* Eigenpairs asked for; more than the width of the model are refused. */
+/* Probes, or eigenpairs; of these more than the width of the model are refused. */
 static ca_status choose_rank(const ca_job *job, jacobian *j) {
+    if (strcmp(ca_config_text(job->config, "method.fisher.estimator"), "hutchinson") == 0)
+        j->probes = ca_config_int(job->config, "method.fisher.probes");
     j->rank = job->arch->width;
     if (ca_config_is_word(job->config, "method.rank")) return CA_OK;
     j->rank = ca_config_int(job->config, "method.rank");
@@ -128,8 +166,16 @@ static bool has_fisher(const jacobian *j) {
 }
 
 static int64_t fisher_bytes(const jacobian *j, const ca_job *job) {
-    return has_fisher(j) ? ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank)
-                         : 0;
+    if (!has_fisher(j)) return 0;
+    if (j->probes)
+        return ca_jacobian_hutchinson_bytes(job->arch, job->dtype, j->most_reads, j->probes);
+    return ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank);
+}
+
+static double fisher_flops(const jacobian *j, const ca_job *job) {
+    if (!has_fisher(j)) return 0;
+    if (j->probes) return 2.0 * (double)(j->probes * job->arch->vocab * job->arch->width);
+    return ca_jacobian_fisher_flops(job->arch, j->rank);
 }
 
 static ca_status choose_layer(const ca_job *job, jacobian *j) {
@@ -184,10 +230,10 @@ static ca_status count_rows(const ca_job *job, jacobian *j, int64_t **lengths, i
     CA_TRY(ca_calloc((size_t)count + 1, sizeof **lengths, lengths));
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *j->score_start, &j->score_start));
     for (int64_t i = 0; i < count; i++) {
-        int64_t reads = j->reads.start[i + 1] - j->reads.start[i];
+        int64_t rows = ca_jacobian_slots_of(j, i);
         (*lengths)[i] = j->reads.read[j->reads.start[i + 1] - 1].position + 1;
         *tokens += (*lengths)[i];
-        j->score_start[i + 1] = j->score_start[i] + reads * job->data->examples[i].clean.count;
+        j->score_start[i + 1] = j->score_start[i] + rows * job->data->examples[i].clean.count;
     }
 out:
     return st;
@@ -195,25 +241,26 @@ out:
 
 static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     ca_status st = CA_OK;
-    int64_t count = job->data->count, *lengths = NULL, tokens = 0, slots = j->reads.slots;
-    int64_t all = j->lanes * slots, batch = job->batch;
+    int64_t count = job->data->count, *lengths = NULL, tokens = 0;
+    int64_t all = j->lanes * j->slots, batch = job->batch;
     j->tile = all < 1 ? 1 : all < JACOBIAN_TILE ? all : JACOBIAN_TILE;
     ca_pass_limits limits = {.lanes = j->tile, .logits = true, .key_values = j->evaluation != NULL};
     ca_hook hook = ca_jacobian_path_hook(NULL);
     if (has_path(j)) ca_pass_limits_add_hooks(&limits, &hook, 1);
     CA_TRY(count_rows(job, j, &lengths, &tokens));
     for (;;) { /* fewer rows until pass, batch and the method's tensors fit together */
-        CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, slots, batch,
-                               job->memory, &j->packing));
+        CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, j->reads.most,
+                               batch, job->memory, &j->packing));
         measure_batches(j);
         int64_t bytes = j->packing.bytes + take_tensors(j, job, NULL) + fisher_bytes(j, job) +
-                        ca_jacobian_evaluation_bytes(j, job);
+                        ca_jacobian_evaluation_bytes(j, job) + ca_jacobian_randomise_bytes(j, job);
         if (bytes <= job->memory || job->batch || j->packing.batches == count) break;
         batch = j->packing.limits.rows / 2 > 1 ? j->packing.limits.rows / 2 : 1;
         ca_packing_free(&j->packing);
     }
     ca_method_plan_packing(&j->packing, plan);
-    plan->work_bytes += take_tensors(j, job, NULL) + fisher_bytes(j, job);
+    plan->work_bytes +=
+        take_tensors(j, job, NULL) + fisher_bytes(j, job) + ca_jacobian_randomise_bytes(j, job);
     plan->host_bytes += j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
     plan->examples = count;
     plan->tokens = tokens;
@@ -222,8 +269,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                   ca_flops_head(job->arch, j->reads.start[count]) +
                   ca_flops_backward(job->arch, tokens, j->packing.keys,
                                     job->arch->layers - j->layer, all, j->packing.limits.keep);
-    if (has_fisher(j))
-        plan->flops += (double)j->reads.start[count] * ca_jacobian_fisher_flops(job->arch, j->rank);
+    plan->flops += (double)j->reads.start[count] * fisher_flops(j, job);
     for (int64_t c = 0; c < j->columns; c++) {
         if (!j->column[c].scope->path) continue;
         double forward = ca_flops_forward(job->arch, tokens, j->packing.keys, job->arch->layers) +
@@ -232,6 +278,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                                             1, j->packing.limits.keep);
         plan->flops += (double)j->steps * (forward + backward) + 2 * forward; /* and the residual */
     }
+    plan->flops *= (double)ca_jacobian_randomise_runs(j);
     ca_jacobian_evaluation_plan(j, job, plan);
 out:
     free(lengths);
@@ -242,19 +289,24 @@ static void release(void *state) {
     jacobian *j = state;
     if (!j) return;
     ca_jacobian_evaluation_free(j->evaluation);
+    ca_jacobian_randomise_free(j->randomisation);
     ca_pass_free(j->pass);
     ca_batch_free(j->batch);
     ca_method_buffers_free(&j->buffers);
     ca_packing_free(&j->packing);
     ca_jacobian_reads_free(&j->reads);
+    ca_jacobian_words_free(&j->words);
     for (int64_t c = 0; c < j->columns; c++) {
         free(j->column[c].score);
         free(j->column[c].signed_score);
+        free(j->column[c].squares);
     }
     free(j->score_start);
     free(j->staging);
     free(j->numbers);
     ca_jacobian_fisher_free(j->fisher);
+    ca_jacobian_hutchinson_free(j->hutchinson);
+    free(j->keys);
     free(j->eigenvalues);
     free(j->residual);
     free(j->row_host);
@@ -270,11 +322,15 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     CA_TRY(choose_scopes(job, j));
     CA_TRY(choose_layer(job, j));
     j->top = job->arch->vocab < TOP ? job->arch->vocab : TOP;
-    j->gold = strcmp(ca_config_text(job->config, "method.target"), "gold") == 0;
+    const char *target = ca_config_text(job->config, "method.target");
+    j->gold = strcmp(target, "gold") == 0 || strcmp(target, "answer_text") == 0;
     CA_TRY(ca_jacobian_reads(job, &j->reads));
-    j->matrix = j->reads.slots > 1;
+    j->slots = j->reads.span ? 1 : j->reads.most;
+    j->matrix = j->slots > 1;
+    CA_TRY(check_span(job, j));
     CA_TRY(check_path(job, j));
     CA_TRY(ca_jacobian_evaluation_prepare(job, j));
+    CA_TRY(ca_jacobian_randomise_prepare(job, j));
     CA_TRY(plan_batches(job, j, plan));
     *state = j;
     return CA_OK;
@@ -285,6 +341,35 @@ out:
 
 /* ---- run ---- */
 
+static ca_status create_fisher(ca_job *job, jacobian *j) {
+    ca_status st = CA_OK;
+    size_t reads = (size_t)j->most_reads;
+    if (!has_fisher(j)) return CA_OK;
+    if (j->probes) {
+        CA_TRY(ca_jacobian_hutchinson_create(job->model, j->most_reads, j->probes, &j->hutchinson));
+        CA_TRY(ca_calloc(reads, sizeof *j->keys, &j->keys));
+    } else {
+        CA_TRY(ca_jacobian_fisher_create(job->model, j->most_reads, j->rank, &j->fisher));
+        CA_TRY(ca_calloc(reads * (size_t)j->rank, sizeof(double), &j->eigenvalues));
+    }
+out:
+    return st;
+}
+
+static ca_status create_scores(jacobian *j) {
+    ca_status st = CA_OK;
+    size_t most = (size_t)j->most_scores;
+    for (int64_t c = 0; c < j->columns; c++) {
+        jacobian_column *column = &j->column[c];
+        CA_TRY(ca_calloc(most, sizeof *column->score, &column->score));
+        CA_TRY(ca_calloc(most, sizeof *column->signed_score, &column->signed_score));
+        if (j->probes && column->scope->combine == COMBINE_SUM_SQUARES)
+            CA_TRY(ca_calloc(most, sizeof *column->squares, &column->squares));
+    }
+out:
+    return st;
+}
+
 static ca_status create_buffers(ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
     const ca_pass_limits *l = &j->packing.limits;
@@ -292,22 +377,18 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
         2 * l->rows > j->most_reads * (j->top + 1) ? 2 * l->rows : j->most_reads * (j->top + 1);
     CA_TRY(
         ca_batch_create(job->backend, j->packing.max_sequences, l->rows, j->most_reads, &j->batch));
-    CA_TRY(ca_pass_create(job->model, l, &j->pass));
+    const ca_model *model;
+    CA_TRY(ca_jacobian_randomise_create(j, &model));
+    CA_TRY(ca_pass_create(model, l, &j->pass));
     CA_TRY(ca_method_buffers_create(job->backend, (size_t)take_tensors(j, job, NULL), &j->buffers));
     take_tensors(j, job, &j->buffers);
     CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
     CA_TRY(ca_calloc((size_t)most, sizeof *j->numbers, &j->numbers));
-    if (has_fisher(j)) {
-        CA_TRY(ca_jacobian_fisher_create(job->model, j->most_reads, j->rank, &j->fisher));
-        CA_TRY(ca_calloc((size_t)(j->most_reads * j->rank), sizeof(double), &j->eigenvalues));
-    }
+    CA_TRY(create_fisher(job, j));
     CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));
-    for (int64_t c = 0; c < j->columns; c++) {
-        CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].score));
-        CA_TRY(ca_calloc((size_t)j->most_scores, sizeof(float), &j->column[c].signed_score));
-    }
+    CA_TRY(create_scores(j));
     CA_TRY(ca_jacobian_evaluation_create(j));
 out:
     return st;
@@ -324,7 +405,8 @@ static ca_status make_batch(jacobian *j) {
     return ca_batch_upload(j->batch);
 }
 
-static ca_status step(void *context, int64_t first, int64_t last) {
+/* Scores of a micro-batch. */
+static ca_status score(void *context, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     jacobian *j = context;
     size_t scores = (size_t)(j->score_start[last] - j->score_start[first]);
@@ -334,6 +416,7 @@ static ca_status step(void *context, int64_t first, int64_t last) {
     for (int64_t c = 0; c < j->columns; c++) {
         memset(j->column[c].score, 0, scores * sizeof(float));
         memset(j->column[c].signed_score, 0, scores * sizeof(float));
+        if (j->column[c].squares) memset(j->column[c].squares, 0, scores * sizeof(double));
     }
     CA_TRY(make_batch(j));
     ca_forward forward = ca_forward_all(j->job->model, j->batch);
@@ -346,7 +429,16 @@ static ca_status step(void *context, int64_t first, int64_t last) {
         CA_TRY(ca_jacobian_path(j, c));
         CA_TRY(ca_jacobian_write_residual(j, c));
     }
+out:
+    return st;
+}
+
+static ca_status step(void *context, int64_t first, int64_t last) {
+    ca_status st = CA_OK;
+    jacobian *j = context;
+    CA_TRY(score(j, first, last));
     CA_TRY(ca_jacobian_write_scores(j));
+    CA_TRY(ca_jacobian_write_words(j));
     CA_TRY(ca_jacobian_evaluate(j));
 out:
     return st;
@@ -356,15 +448,18 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     ca_status st = CA_OK;
     jacobian *j = state;
     j->job = job;
+    CA_TRY(ca_jacobian_find_words(job, &j->words));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_jacobian_reserve(j));
+        CA_TRY(ca_jacobian_words_reserve(j));
         CA_TRY(ca_jacobian_evaluation_reserve(j));
     }
     CA_TRY(create_buffers(job, j));
     CA_TRY(ca_method_run_batches(job, &j->packing, "jacobian", step, j, done));
     CA_TRY(ca_jacobian_write_summary(j));
     CA_TRY(ca_jacobian_evaluation_summary(j));
+    CA_TRY(ca_jacobian_randomise(j, score));
 out:
     return st;
 }

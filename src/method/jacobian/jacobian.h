@@ -9,7 +9,8 @@
  * Vocabulary of this folder: a *read* is a (prompt, position) pair whose prediction is explained;
  * the s-th read of a prompt is its *slot* s. A *lane* is one vector of one scope for one slot: it
  * serves that slot of all prompts of a micro-batch at once. The lanes of all scopes and slots share
- * one forward and go through the backward in tiles.
+ * one forward and go through the backward in tiles. The reads of a *span* are explained by their
+ * sum: they are one slot, whose lanes hold the vectors of all of them.
  *
  * Source: "Jacobian Scopes", arXiv 2601.16407.
  */
@@ -19,6 +20,7 @@
 #include "causa/method.h"
 #include "common.h"
 #include "fisher.h"
+#include "hutchinson.h"
 
 /* What is explained at a read: the logit of `id`, or logit(id) - logit(other). */
 typedef struct jacobian_read {
@@ -31,8 +33,15 @@ typedef struct jacobian_read {
 typedef struct jacobian_reads {
     jacobian_read *read;
     int64_t *start; /* [N + 1] */
-    int64_t slots;  /* most reads of one prompt */
+    int64_t most;   /* reads of one prompt */
+    bool span;      /* the reads of a prompt are explained together */
 } jacobian_reads;
+
+/* Words of all prompts, end to end; offsets == NULL without a tokenizer. */
+typedef struct jacobian_words {
+    int64_t *offsets; /* [words + 1] first token of each, of the tokens of all prompts */
+    int64_t *first;   /* [N + 1] first word of each prompt */
+} jacobian_words;
 
 /* target.c. Errors name the config place or the data row. */
 ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) CA_MUST_USE;
@@ -57,6 +66,7 @@ typedef struct jacobian_scope {
     const char *units;
     jacobian_combine combine;
     bool has_signed; /* also g_t . x_t */
+    bool of_target;  /* explains the target, which of a span is a sum */
     jacobian_path path;
     /* Vectors per read. */
     int64_t (*lanes)(const struct jacobian *j);
@@ -73,12 +83,14 @@ typedef struct jacobian_column {
     int64_t lanes;               /* per slot */
     int64_t first_lane;          /* in `vectors` */
     float *score, *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end */
+    double *squares;             /* the same: sums over lanes of |g_t|^4; NULL without probes */
 } jacobian_column;
 
 enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16 };
 
 typedef struct jacobian {
     jacobian_reads reads;
+    jacobian_words words;
     jacobian_column column[JACOBIAN_MOST_SCOPES];
     int64_t columns;
     int64_t lanes;                          /* vectors per slot, over the scopes of one backward */
@@ -86,14 +98,18 @@ typedef struct jacobian {
     int64_t top;                            /* predictions kept */
     int64_t layer;                          /* leaf: the input of this block */
     int64_t rank;                           /* eigenpairs of the Fisher scope */
+    int64_t probes;                         /* of its Hutchinson estimator; 0: eigenpairs */
     int64_t steps;                          /* nodes of a path */
     bool compat;                            /* paths as in the published implementation */
     struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
-    bool gold, matrix;                      /* matrix: several positions may be read per prompt */
+    struct jacobian_randomisation *randomisation; /* the same */
+    int64_t slots;                                /* most slots of one prompt */
+    bool gold, matrix;                            /* matrix: several slots per prompt */
     int64_t *score_start; /* [N + 1] first score of each prompt in the flat arrays */
     ca_packing packing;
     int64_t most_reads, most_scores; /* of one micro-batch */
     /* while running */
+    bool control; /* the weights are not the model's: only scores are wanted */
     ca_job *job;
     ca_batch *batch;
     ca_pass *pass;
@@ -103,15 +119,19 @@ typedef struct jacobian {
     ca_tensor ids, others, slot_rows, direction, vectors, slot_vectors, cotangents, leaf, product;
     ca_tensor path_sum, probability;
     ca_tensor norms, dots, values, lse, top_values, top_ids;
-    void *staging;           /* the largest download */
-    double *numbers;         /* the same as float64 */
-    jacobian_fisher *fisher; /* NULL without that scope */
-    double *eigenvalues;     /* [n, rank] */
-    double *residual;        /* [examples] of the path scope run last */
-    int64_t *row_host;       /* [n] */
-    int32_t *id_host;        /* [n] */
+    void *staging;                   /* the largest download */
+    double *numbers;                 /* the same as float64 */
+    jacobian_fisher *fisher;         /* NULL without that scope, or with probes */
+    double *eigenvalues;             /* [n, rank] */
+    jacobian_hutchinson *hutchinson; /* NULL without probes */
+    ca_philox_key *keys;             /* [n] */
+    double *residual;                /* [examples] of the path scope run last */
+    int64_t *row_host;               /* [n] */
+    int32_t *id_host;                /* [n] */
 } jacobian;
 
+/* Slots of an example. */
+int64_t ca_jacobian_slots_of(const jacobian *j, int64_t example);
 /* The read of a micro-batch that is slot s of example i, or -1. */
 int64_t ca_jacobian_read_of(const jacobian *j, int64_t example, int64_t slot);
 
@@ -135,11 +155,21 @@ ca_hook ca_jacobian_path_hook(double *alpha);
 ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
 
 /* output.c: the datasets of the method. */
+
+/* ca_result_write, but for a control. */
+ca_status ca_jacobian_write(jacobian *j, const char *dataset, int64_t first, int64_t count,
+                            const void *data) CA_MUST_USE;
 ca_status ca_jacobian_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
 /* Completeness residual f(x) - f(0) - sum of signed scores of a path, per prompt. */
 ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) CA_MUST_USE;
 ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
+
+/* words.c: scores of words, where there is one score per token. */
+ca_status ca_jacobian_find_words(const ca_job *job, jacobian_words *out) CA_MUST_USE;
+void ca_jacobian_words_free(jacobian_words *words);
+ca_status ca_jacobian_words_reserve(jacobian *j) CA_MUST_USE;
+ca_status ca_jacobian_write_words(jacobian *j) CA_MUST_USE;
 
 /* evaluate.c: what happens to the prediction without the tokens that the scopes score highest. */
 ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) CA_MUST_USE;

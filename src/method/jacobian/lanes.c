@@ -27,6 +27,10 @@ static lane_place place_of(const jacobian *j, int64_t index) {
     return p;
 }
 
+int64_t ca_jacobian_slots_of(const jacobian *j, int64_t example) {
+    return j->reads.span ? 1 : j->reads.start[example + 1] - j->reads.start[example];
+}
+
 int64_t ca_jacobian_read_of(const jacobian *j, int64_t example, int64_t slot) {
     int64_t read = j->reads.start[example] + slot;
     return read < j->reads.start[example + 1] ? read - j->reads.start[j->first] : -1;
@@ -39,7 +43,7 @@ static ca_status set_cotangent(jacobian *j, lane_place place, ca_tensor cotangen
     int64_t width = j->job->arch->width, rows = 0;
     ca_tensor vector = ca_tensor_slice(j->vectors, 0, place.vector, 1);
     vector = ca_tensor_2d(vector.data, vector.dtype, j->n, width);
-    if (j->reads.slots == 1) return ca_copy(be, cotangent, vector);
+    if (j->slots == 1) return ca_copy(be, cotangent, vector);
     for (int64_t i = j->first; i < j->last; i++) {
         int64_t read = ca_jacobian_read_of(j, i, place.slot);
         if (read >= 0) j->row_host[rows++] = read;
@@ -79,6 +83,7 @@ static void combine(jacobian *j, int64_t column, int64_t slot, const double *nor
                 c->score[at + t] += (float)(value * value);
             else
                 c->score[at + t] = (float)value;
+            if (c->squares) c->squares[at + t] += value * value * value * value;
             if (c->scope->has_signed) c->signed_score[at + t] = (float)dot[row + t];
         }
     }
@@ -136,7 +141,7 @@ ca_status ca_jacobian_lanes(jacobian *j) {
     ca_tensor whole = j->vectors;
     if (j->lanes == 0) return CA_OK;
     for (int64_t i = j->first; i < j->last; i++) {
-        int64_t n = j->reads.start[i + 1] - j->reads.start[i];
+        int64_t n = ca_jacobian_slots_of(j, i);
         if (n > slots) slots = n;
     }
     j->vectors = ca_tensor_3d(whole.data, whole.dtype, j->lanes, j->n, width);

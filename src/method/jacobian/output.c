@@ -4,14 +4,42 @@
  *
  * With one position per prompt /attribution/<scope>/score has a value per token of /data/tokens.
  * With several it is a matrix: `matrix` holds a block [positions, tokens] per prompt, flat, with
- * `matrix_offsets` [N + 1]; /attribution/positions and position_offsets say which positions.
+ * `matrix_offsets` [N + 1]; /attribution/positions and position_offsets say which positions. A span
+ * has these too, but one score per token.
  */
 #include "jacobian.h"
 
 #include <math.h>
 #include <stdlib.h>
 
+ca_status ca_jacobian_write(jacobian *j, const char *dataset, int64_t first, int64_t count,
+                            const void *data) {
+    return j->control ? CA_OK : ca_result_write(j->job->result, dataset, first, count, data);
+}
+
 static const char *score_name(const jacobian *j) { return j->matrix ? "matrix" : "score"; }
+
+static ca_status reserve_fisher(jacobian *j, ca_result_shape scores) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    const char *group = "/attribution/fisher";
+    int64_t reads = j->reads.start[j->job->data->count];
+    CA_TRY(ca_result_attribute_text(r, group, "estimator", j->probes ? "hutchinson" : "eigen"));
+    if (j->probes) {
+        CA_TRY(ca_result_attribute_int(r, group, "probes", j->probes));
+        return ca_result_reserve(r,
+                                 j->matrix ? "/attribution/fisher/standard_error_matrix"
+                                           : "/attribution/fisher/standard_error",
+                                 CA_RESULT_F32, scores);
+    }
+    CA_TRY(ca_result_attribute_int(r, group, "rank", j->rank));
+    CA_TRY(ca_result_reserve(r, "/attribution/fisher/eigenvalues", CA_RESULT_F64,
+                             (ca_result_shape){2, {reads, j->rank}, {"position", "eigenpair"}}));
+    CA_TRY(ca_result_reserve(r, "/attribution/fisher/trace", CA_RESULT_F64,
+                             (ca_result_shape){1, {reads}, {"position"}}));
+out:
+    return st;
+}
 
 static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     ca_status st = CA_OK;
@@ -33,15 +61,7 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
         snprintf(path, sizeof path, "%s/signed%s", group, j->matrix ? "_matrix" : "");
         CA_TRY(ca_result_reserve(r, path, CA_RESULT_F32, scores));
     }
-    if (c->scope->combine == COMBINE_SUM_SQUARES) {
-        int64_t reads = j->reads.start[count];
-        CA_TRY(ca_result_attribute_int(r, group, "rank", j->rank));
-        CA_TRY(
-            ca_result_reserve(r, "/attribution/fisher/eigenvalues", CA_RESULT_F64,
-                              (ca_result_shape){2, {reads, j->rank}, {"position", "eigenpair"}}));
-        CA_TRY(ca_result_reserve(r, "/attribution/fisher/trace", CA_RESULT_F64,
-                                 (ca_result_shape){1, {reads}, {"position"}}));
-    }
+    if (c->scope->combine == COMBINE_SUM_SQUARES) CA_TRY(reserve_fisher(j, scores));
     if (c->scope->path) {
         snprintf(path, sizeof path, "%s/residual", group);
         CA_TRY(
@@ -74,7 +94,8 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     ca_status st = CA_OK;
     ca_result *r = j->job->result;
     int64_t reads = j->reads.start[j->job->data->count];
-    const char *axis = j->matrix ? "position" : "example";
+    bool several = j->matrix || j->reads.span;
+    const char *axis = several ? "position" : "example";
     ca_result_shape each = {1, {reads}, {axis}}, top = {2, {reads, j->top}, {axis, "rank"}};
     CA_TRY(ca_result_reserve(r, "/data/position", CA_RESULT_I64, each));
     CA_TRY(ca_result_reserve(r, "/data/target", CA_RESULT_I32, each));
@@ -85,7 +106,7 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     CA_TRY(ca_result_reserve(r, "/predictions/pieces", CA_RESULT_TEXT, top));
     CA_TRY(ca_result_reserve(r, "/predictions/probability", CA_RESULT_F32, top));
     for (int64_t c = 0; c < j->columns; c++) CA_TRY(reserve_scope(j, &j->column[c]));
-    if (j->matrix) CA_TRY(put_positions(j));
+    if (several) CA_TRY(put_positions(j));
 out:
     return st;
 }
@@ -108,6 +129,19 @@ static ca_status write_one(jacobian *j, const jacobian_column *c, const char *na
     return ca_result_write(job->result, path, first, count, values);
 }
 
+/* Standard error of the mean over n probes. A lane's |g|^2 is x / n of the probe's x, so that the
+ * score is the mean m and the variance (n^2 squares - n m^2) / (n - 1). It takes the place of the
+ * column's signed scores, which it has none of. */
+static ca_status write_standard_error(jacobian *j, const jacobian_column *c) {
+    double n = (double)j->probes;
+    int64_t count = j->score_start[j->last] - j->score_start[j->first];
+    for (int64_t k = 0; k < count; k++) {
+        double mean = (double)c->score[k], square = n * c->squares[k] - mean * mean;
+        c->signed_score[k] = square > 0 ? (float)sqrt(square / (n - 1)) : 0;
+    }
+    return write_one(j, c, j->matrix ? "standard_error_matrix" : "standard_error", c->signed_score);
+}
+
 ca_status ca_jacobian_write_scores(jacobian *j) {
     ca_status st = CA_OK;
     for (int64_t c = 0; c < j->columns; c++) {
@@ -116,6 +150,7 @@ ca_status ca_jacobian_write_scores(jacobian *j) {
         if (column->scope->has_signed)
             CA_TRY(
                 write_one(j, column, j->matrix ? "signed_matrix" : "signed", column->signed_score));
+        if (column->squares) CA_TRY(write_standard_error(j, column));
     }
 out:
     return st;
@@ -124,7 +159,7 @@ out:
 ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
     char path[96];
     snprintf(path, sizeof path, "/attribution/%s/residual", j->column[column].scope->name);
-    return ca_result_write(j->job->result, path, j->first, j->last - j->first, j->residual);
+    return ca_jacobian_write(j, path, j->first, j->last - j->first, j->residual);
 }
 
 /* Means over all reads, those of an earlier, interrupted run included. */

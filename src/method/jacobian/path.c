@@ -122,10 +122,12 @@ static ca_status set_residual(jacobian *j, const jacobian_column *c, path_point 
     CA_TRY(forward_at(j, point, 1));
     CA_TRY(read_values(j, c->scope, to));
     for (int64_t i = j->first; i < j->last; i++) {
-        double sum = 0;
+        double rest = 0;
+        for (int64_t r = j->reads.start[i]; r < j->reads.start[i + 1]; r++)
+            rest += to[r - j->reads.start[j->first]] - from[r - j->reads.start[j->first]];
         for (int64_t t = j->score_start[i]; t < j->score_start[i + 1]; t++)
-            sum += (double)c->signed_score[t - j->score_start[j->first]];
-        j->residual[i - j->first] = to[i - j->first] - from[i - j->first] - sum;
+            rest -= (double)c->signed_score[t - j->score_start[j->first]];
+        j->residual[i - j->first] = rest;
     }
 out:
     return st;

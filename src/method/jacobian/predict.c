@@ -80,7 +80,7 @@ static ca_status write_pieces(jacobian *j, const char *path, int64_t per_read, c
     ca_string text = {0};
     const char **pieces = NULL;
     CA_TRY(ca_method_pieces(j->job, ids, j->n * per_read, &text, &pieces));
-    CA_TRY(ca_result_write(j->job->result, path, first_read(j), j->n, pieces));
+    CA_TRY(ca_jacobian_write(j, path, first_read(j), j->n, pieces));
 out:
     free(pieces);
     ca_string_free(&text);
@@ -89,21 +89,20 @@ out:
 
 static ca_status write_reads(jacobian *j, const float *probability, const int32_t *id) {
     ca_status st = CA_OK;
-    ca_result *r = j->job->result;
     const jacobian_read *read = &j->reads.read[first_read(j)];
     int64_t first = first_read(j);
-    CA_TRY(ca_result_write(r, "/predictions/token_ids", first, j->n, id));
-    CA_TRY(ca_result_write(r, "/predictions/probability", first, j->n, probability));
+    CA_TRY(ca_jacobian_write(j, "/predictions/token_ids", first, j->n, id));
+    CA_TRY(ca_jacobian_write(j, "/predictions/probability", first, j->n, probability));
     CA_TRY(write_pieces(j, "/predictions/pieces", j->top, id));
     for (int64_t i = 0; i < j->n; i++) j->id_host[i] = id[i * j->top];
-    CA_TRY(ca_result_write(r, "/baseline/predicted", first, j->n, j->id_host));
+    CA_TRY(ca_jacobian_write(j, "/baseline/predicted", first, j->n, j->id_host));
     for (int64_t i = 0; i < j->n; i++) j->id_host[i] = read[i].id;
-    CA_TRY(ca_result_write(r, "/data/target", first, j->n, j->id_host));
+    CA_TRY(ca_jacobian_write(j, "/data/target", first, j->n, j->id_host));
     CA_TRY(write_pieces(j, "/data/target_piece", 1, j->id_host));
     CA_TRY(target_values(j, j->numbers));
-    CA_TRY(ca_result_write(r, "/baseline/clean", first, j->n, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/baseline/clean", first, j->n, j->numbers));
     for (int64_t i = 0; i < j->n; i++) j->row_host[i] = read[i].position;
-    CA_TRY(ca_result_write(r, "/data/position", first, j->n, j->row_host));
+    CA_TRY(ca_jacobian_write(j, "/data/position", first, j->n, j->row_host));
 out:
     return st;
 }

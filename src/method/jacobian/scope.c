@@ -43,16 +43,26 @@ out:
 
 /* Fisher: v_i = sqrt(lambda_i) u_i of the largest eigenpairs of the Fisher information at y, so
  * that the sum of |J^T v_i|^2 is the truncated trace of J^T F J. */
-static int64_t fisher_lanes(const jacobian *j) { return j->rank; }
+static int64_t fisher_lanes(const jacobian *j) { return j->probes ? j->probes : j->rank; }
+
+/* The same trace, all of it, from random vectors. */
+static ca_status fisher_probes(jacobian *j, ca_tensor vectors) {
+    uint64_t seed = (uint64_t)ca_config_int(j->job->config, "seed");
+    for (int64_t i = j->first; i < j->last; i++)
+        for (int64_t r = j->reads.start[i]; r < j->reads.start[i + 1]; r++)
+            j->keys[r - j->reads.start[j->first]] =
+                ca_jacobian_hutchinson_key(seed, i, j->reads.read[r].position);
+    return ca_jacobian_hutchinson_probes(j->hutchinson, ca_pass_logits(j->pass), j->keys, vectors);
+}
 
 static ca_status fisher(jacobian *j, ca_tensor vectors) {
+    if (j->probes) return fisher_probes(j, vectors);
     ca_status st = CA_OK;
-    ca_result *r = j->job->result;
     int64_t first = j->reads.start[j->first];
     CA_TRY(ca_jacobian_fisher_eigenpairs(j->fisher, ca_pass_logits(j->pass), vectors,
                                          j->eigenvalues, j->numbers));
-    CA_TRY(ca_result_write(r, "/attribution/fisher/eigenvalues", first, j->n, j->eigenvalues));
-    CA_TRY(ca_result_write(r, "/attribution/fisher/trace", first, j->n, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/attribution/fisher/eigenvalues", first, j->n, j->eigenvalues));
+    CA_TRY(ca_jacobian_write(j, "/attribution/fisher/trace", first, j->n, j->numbers));
 out:
     return st;
 }
@@ -63,6 +73,7 @@ static const jacobian_scope scopes[] = {
      .units = "Euclidean norm of d logit / d x",
      .combine = COMBINE_NORM,
      .has_signed = true,
+     .of_target = true,
      .lanes = one_lane,
      .vectors = semantic},
     {.name = "temperature",
@@ -74,7 +85,7 @@ static const jacobian_scope scopes[] = {
      .vectors = temperature},
     {.name = "fisher",
      .target = "the whole distribution: Fisher information of the next token",
-     .units = "sum over the largest eigenpairs of lambda |J^T u|^2, not square-rooted",
+     .units = "trace of J^T F J, of the eigenpairs kept or by probes, not square-rooted",
      .combine = COMBINE_SUM_SQUARES,
      .lanes = fisher_lanes,
      .vectors = fisher},
@@ -83,6 +94,7 @@ static const jacobian_scope scopes[] = {
      .units = "Euclidean norm of x * d logit / d x, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
+     .of_target = true,
      .lanes = one_lane,
      .vectors = semantic},
     {.name = "integrated_gradients",
@@ -90,12 +102,14 @@ static const jacobian_scope scopes[] = {
      .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
+     .of_target = true,
      .path = PATH_LOGPROB},
     {.name = "path_semantic",
      .target = "logit of the target token, integrated from zero embeddings",
      .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
+     .of_target = true,
      .path = PATH_LOGIT},
 };
 

@@ -7,6 +7,7 @@
  *             last token is the target
  *   argmax    the most probable token, known after the forward
  *   "text"    one token, "#17" by id
+ *   answer_text  at the positions before its tokens, which are put behind the prompt: a span
  *   "A:B"     contrast logit(A) - logit(B); both sides one token
  */
 #include "jacobian.h"
@@ -73,34 +74,75 @@ out:
     return st;
 }
 
-ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) {
+/* Room for the reads of all prompts: at most one a token. */
+static ca_status allocate(const ca_job *job, jacobian_reads *out, int64_t **tokens) {
     ca_status st = CA_OK;
-    const char *text = ca_config_text(job->config, "method.target");
-    bool gold = strcmp(text, "gold") == 0, argmax = strcmp(text, "argmax") == 0;
-    int32_t id = -1, other = -1;
-    int64_t total = 0, longest = 0, *tokens = NULL, count = job->data->count;
-    ca_positions positions = {0};
-    CA_TRY(ca_positions_read(job->config, "method.position", &positions));
-    if (!gold && !argmax) CA_TRY(fixed_target(job, text, &id, &other));
+    int64_t total = 0, longest = 0, count = job->data->count;
     for (int64_t i = 0; i < count; i++) {
         int64_t length = job->data->examples[i].clean.count;
         total += length;
         if (length > longest) longest = length;
     }
-    CA_TRY(ca_calloc((size_t)longest + 1, sizeof *tokens, &tokens));
+    CA_TRY(ca_calloc((size_t)longest + 1, sizeof **tokens, tokens));
     CA_TRY(ca_calloc((size_t)total + 1, sizeof *out->read, &out->read));
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *out->start, &out->start));
-    for (int64_t i = 0; i < count; i++) {
+out:
+    return st;
+}
+
+/* Closes the reads of prompt i. */
+static void count_reads(jacobian_reads *out, int64_t i, int64_t n) {
+    out->start[i + 1] = out->start[i] + n;
+    if (n > out->most) out->most = n;
+}
+
+/* The continuations as spans, joined to their prompts. */
+static ca_status read_answers(const ca_job *job, jacobian_reads *out) {
+    ca_status st = CA_OK;
+    int64_t *tokens = NULL;
+    const ca_node *position = ca_config_node(job->config, "method.position");
+    if (position->kind != CA_NODE_SCALAR || strcmp(position->text, "last") != 0)
+        return ca_config_fail(job->config, "method.position",
+                              "expected last with target answer_text, whose positions are read");
+    for (int64_t i = 0; i < job->data->count; i++)
+        CA_TRY(
+            ca_example_join_answer(job->data, &job->data->examples[i], job->arch->max_positions));
+    CA_TRY(allocate(job, out, &tokens));
+    for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *e = &job->data->examples[i];
-        int64_t n;
+        int64_t n = e->answer_text.count, first = e->clean.count - n - 1;
+        for (int64_t k = 0; k < n; k++)
+            out->read[out->start[i] + k] =
+                (jacobian_read){.position = first + k, .id = e->answer_text.ids[k], .other = -1};
+        count_reads(out, i, n);
+    }
+    out->span = true;
+out:
+    free(tokens);
+    return st;
+}
+
+ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) {
+    ca_status st = CA_OK;
+    const char *text = ca_config_text(job->config, "method.target");
+    bool gold = strcmp(text, "gold") == 0, argmax = strcmp(text, "argmax") == 0;
+    int32_t id = -1, other = -1;
+    int64_t *tokens = NULL, n;
+    ca_positions positions = {0};
+    if (strcmp(text, "answer_text") == 0) return read_answers(job, out);
+    CA_TRY(ca_positions_read(job->config, "method.position", &positions));
+    if (!gold && !argmax) CA_TRY(fixed_target(job, text, &id, &other));
+    CA_TRY(allocate(job, out, &tokens));
+    out->span = ca_config_bool(job->config, "method.span");
+    for (int64_t i = 0; i < job->data->count; i++) {
+        const ca_example *e = &job->data->examples[i];
         CA_TRY(positions_of(job, &positions, gold, e, tokens, &n));
         for (int64_t s = 0; s < n; s++) {
             jacobian_read *read = &out->read[out->start[i] + s];
             *read = (jacobian_read){.position = tokens[s], .id = id, .other = other};
             if (gold) CA_TRY(gold_target(job, e, read));
         }
-        out->start[i + 1] = out->start[i] + n;
-        if (n > out->slots) out->slots = n;
+        count_reads(out, i, n);
     }
 out:
     free(tokens);

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Words: runs of tokens that readers take as one. White space belongs to the word behind it, but
+ * line ends close a word; special tokens stand alone.
+ */
+#include "jacobian.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+static bool is_blank(const char *text, size_t length) {
+    for (size_t i = 0; i < length; i++)
+        if (!is_space(text[i])) return false;
+    return length > 0;
+}
+
+/* Token by token, what the next one must know of the one before. */
+typedef struct word_reader {
+    const ca_job *job;
+    ca_string piece; /* of the token read last */
+    bool closed;     /* what follows begins a word */
+    bool blank;      /* nothing but white space so far: what follows does not */
+} word_reader;
+
+/* SentencePiece spells the space before a word so; decoding a token alone drops it. */
+static bool has_word_mark(const char *spelling) {
+    return spelling && strncmp(spelling, "\xE2\x96\x81", 3) == 0;
+}
+
+static ca_status begins_word(word_reader *r, int32_t id, bool *begins) {
+    ca_status st = CA_OK;
+    const ca_tokenizer *t = r->job->tokenizer;
+    bool special = ca_tokenizer_is_special(t, id);
+    r->piece.length = 0;
+    CA_TRY(ca_method_piece(r->job, id, &r->piece));
+    const char *text = r->piece.text;
+    size_t length = r->piece.length;
+    bool marked = has_word_mark(ca_tokenizer_token(t, id)) || (length > 0 && is_space(text[0]));
+    char last = length > 0 ? text[length - 1] : 'x';
+    *begins = r->closed || special || (marked && !r->blank);
+    r->blank = is_blank(text, length) && last != '\n';
+    r->closed = special || last == '\n' || (is_space(last) && !r->blank);
+out:
+    return st;
+}
+
+ca_status ca_jacobian_find_words(const ca_job *job, jacobian_words *out) {
+    ca_status st = CA_OK;
+    int64_t count = job->data->count, total = 0, words = 0, at = 0;
+    word_reader reader = {.job = job};
+    if (!job->tokenizer) return CA_OK;
+    for (int64_t i = 0; i < count; i++) total += job->data->examples[i].clean.count;
+    CA_TRY(ca_calloc((size_t)total + 1, sizeof *out->offsets, &out->offsets));
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof *out->first, &out->first));
+    for (int64_t i = 0; i < count; i++) {
+        const ca_prompt_text *prompt = &job->data->examples[i].clean;
+        out->first[i] = words;
+        reader.closed = true;
+        for (int64_t t = 0; t < prompt->count; t++, at++) {
+            bool begins;
+            CA_TRY(begins_word(&reader, prompt->ids[t], &begins));
+            if (begins) out->offsets[words++] = at;
+        }
+    }
+    out->first[count] = words;
+    out->offsets[words] = total;
+out:
+    ca_string_free(&reader.piece);
+    return st;
+}
+
+void ca_jacobian_words_free(jacobian_words *words) {
+    free(words->offsets);
+    free(words->first);
+    *words = (jacobian_words){0};
+}
+
+static const char *path_of(const jacobian_column *c, char path[96]) {
+    snprintf(path, 96, "/attribution/%s/word_score", c->scope->name);
+    return path;
+}
+
+ca_status ca_jacobian_words_reserve(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    char path[96];
+    if (!j->words.offsets || j->matrix) return CA_OK;
+    int64_t words = j->words.first[j->job->data->count];
+    CA_TRY(ca_result_put(r, "/data/word_offsets", CA_RESULT_I64,
+                         (ca_result_shape){1, {words + 1}, {"word"}}, j->words.offsets));
+    for (int64_t c = 0; c < j->columns; c++) {
+        CA_TRY(ca_result_reserve(r, path_of(&j->column[c], path), CA_RESULT_F32,
+                                 (ca_result_shape){1, {words}, {"word"}}));
+        CA_TRY(ca_result_attribute_text(r, path, "aggregate",
+                                        ca_config_text(j->job->config, "method.words")));
+    }
+out:
+    return st;
+}
+
+/* Score of the tokens [count] of one word. */
+static float aggregate(const char *rule, const float *score, int64_t count) {
+    double sum = 0, most = -INFINITY;
+    for (int64_t t = 0; t < count; t++) {
+        sum += (double)score[t];
+        if ((double)score[t] > most) most = (double)score[t];
+    }
+    if (strcmp(rule, "max") == 0) return (float)most;
+    return (float)(strcmp(rule, "mean") == 0 ? sum / (double)count : sum);
+}
+
+ca_status ca_jacobian_write_words(jacobian *j) {
+    ca_status st = CA_OK;
+    float *values = NULL;
+    char path[96];
+    if (!j->words.offsets || j->matrix) return CA_OK;
+    const char *rule = ca_config_text(j->job->config, "method.words");
+    const int64_t *offsets = j->words.offsets + j->words.first[j->first];
+    int64_t count = j->words.first[j->last] - j->words.first[j->first];
+    CA_TRY(ca_calloc((size_t)count, sizeof *values, &values));
+    for (int64_t c = 0; c < j->columns; c++) {
+        for (int64_t w = 0; w < count; w++)
+            values[w] = aggregate(rule, j->column[c].score + offsets[w] - offsets[0],
+                                  offsets[w + 1] - offsets[w]);
+        CA_TRY(ca_result_write(j->job->result, path_of(&j->column[c], path),
+                               j->words.first[j->first], count, values));
+    }
+out:
+    free(values);
+    return st;
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sites and positions of the config as columns and slots of the result.
+ */
+#include "patch.h"
+
+#include <stdlib.h>
+
+/* ---- sites ---- */
+
+/* The embeddings are the stream that enters block 0 (positions that are added later are the same
+ * in both runs), the stream that leaves a block is the one that enters the next, and a head's
+ * result is its z times a matrix. */
+static patch_place place_of(const ca_arch *arch, ca_site site, int64_t window) {
+    patch_place p = {CA_SITE_RESID_PRE, site.layer, site.layer};
+    if (site.kind == CA_SITE_EMBED) p.first = p.last = 0;
+    if (site.kind == CA_SITE_RESID_POST) p.first = p.last = site.layer + 1;
+    if (p.kind == site.kind || site.kind == CA_SITE_EMBED || site.kind == CA_SITE_RESID_POST)
+        return p;
+    p.kind = site.kind == CA_SITE_RESULT ? CA_SITE_Z : site.kind;
+    p.first = site.layer - window / 2;
+    p.last = site.layer + (window + 1) / 2 - 1;
+    if (p.first < 0) p.first = 0;
+    if (p.last >= arch->layers) p.last = arch->layers - 1;
+    return p;
+}
+
+static bool same_place(patch_place a, patch_place b) {
+    return a.kind == b.kind && a.first == b.first && a.last == b.last;
+}
+
+static bool same_site(ca_site a, ca_site b) {
+    return a.kind == b.kind && a.layer == b.layer && a.head == b.head;
+}
+
+static ca_status check_sites(const ca_job *job, const ca_site *sites, int64_t count) {
+    char name[CA_SITE_NAME_MAX];
+    if (count == 0)
+        return ca_config_fail(job->config, "method.sites", "expected at least one site");
+    for (int64_t i = 0; i < count; i++) {
+        if (sites[i].kind == CA_SITE_PATTERN || sites[i].kind == CA_SITE_FINAL_NORM ||
+            sites[i].kind == CA_SITE_LOGITS)
+            return ca_config_fail(job->config, "method.sites",
+                                  "expected the residual stream or a part of attention or MLP that "
+                                  "is a vector per token, got %s",
+                                  ca_site_name(sites[i], name));
+        for (int64_t k = 0; k < i; k++)
+            if (same_site(sites[i], sites[k]))
+                return ca_config_fail(job->config, "method.sites",
+                                      "expected every site once, got %s twice",
+                                      ca_site_name(sites[i], name));
+    }
+    return CA_OK;
+}
+
+ca_status ca_patch_read_columns(const ca_job *job, patch_state *p) {
+    ca_status st = CA_OK;
+    ca_site *sites = NULL;
+    int64_t count = 0, window = ca_config_int(job->config, "method.windows");
+    for (int64_t i = 0, n = ca_config_count(job->config, "method.sites"); i < n; i++) {
+        st = ca_site_parse(ca_config_text_at(job->config, "method.sites", i), job->arch, &sites,
+                           &count);
+        if (st != CA_OK) {
+            st = ca_context(st, "%s", ca_config_where(job->config, "method.sites"));
+            goto out;
+        }
+    }
+    CA_TRY(check_sites(job, sites, count));
+    CA_TRY(ca_calloc((size_t)count, sizeof *p->columns, &p->columns));
+    CA_TRY(ca_calloc((size_t)count, sizeof *p->places, &p->places));
+    for (int64_t i = 0; i < count; i++) {
+        patch_place place = place_of(job->arch, sites[i], window);
+        if (p->place_count == 0 || !same_place(p->places[p->place_count - 1], place))
+            p->places[p->place_count++] = place;
+        p->columns[p->column_count++] = (patch_column){sites[i], p->place_count - 1};
+    }
+out:
+    free(sites);
+    return st;
+}
+
+/* ---- positions ---- */
+
+static int64_t longest_prompt(const ca_dataset *data) {
+    int64_t longest = 0;
+    for (int64_t i = 0; i < data->count; i++)
+        if (data->examples[i].clean.count > longest) longest = data->examples[i].clean.count;
+    return longest;
+}
+
+/* A list gives one slot per index, `all` one per token; a named set of tokens is patched at once.
+ */
+static ca_status name_slots(const ca_job *job, const ca_positions *positions, patch_state *p) {
+    ca_status st = CA_OK;
+    p->slots = positions->kind == CA_POSITION_ALL    ? longest_prompt(job->data)
+               : positions->kind == CA_POSITION_LIST ? positions->count
+                                                     : 1;
+    CA_TRY(ca_calloc((size_t)p->slots + 1, sizeof *p->slot_position, &p->slot_position));
+    for (int64_t s = 0; s < p->slots; s++)
+        p->slot_position[s] = positions->kind == CA_POSITION_LIST   ? positions->indices[s]
+                              : positions->kind == CA_POSITION_LAST ? -1
+                                                                    : s;
+out:
+    return st;
+}
+
+/* The tokens of one slot. `tokens` [prompt]. */
+static ca_status resolve_slot(const ca_job *job, const ca_positions *positions, int64_t slot,
+                              const ca_example *e, int64_t *tokens, patch_span *span) {
+    ca_status st = CA_OK;
+    int64_t count;
+    ca_positions one = *positions;
+    *span = (patch_span){-1, -1};
+    if (positions->kind == CA_POSITION_ALL) {
+        if (slot < e->clean.count) *span = (patch_span){slot, slot + 1};
+        return CA_OK;
+    }
+    if (positions->kind == CA_POSITION_LIST) {
+        one.indices = &positions->indices[slot];
+        one.count = 1;
+    }
+    CA_TRY(ca_positions_resolve(&one, job->data, e, tokens, &count));
+    *span = (patch_span){tokens[0], tokens[count - 1] + 1};
+out:
+    return st;
+}
+
+ca_status ca_patch_read_slots(const ca_job *job, patch_state *p) {
+    ca_status st = CA_OK;
+    ca_positions positions = {0};
+    int64_t *tokens = NULL;
+    CA_TRY(ca_positions_read(job->config, "method.positions", &positions));
+    p->positions = positions.kind;
+    CA_TRY(name_slots(job, &positions, p));
+    CA_TRY(ca_calloc((size_t)longest_prompt(job->data) + 1, sizeof *tokens, &tokens));
+    CA_TRY(ca_calloc((size_t)(job->data->count * p->slots) + 1, sizeof *p->spans, &p->spans));
+    for (int64_t i = 0; i < job->data->count; i++) {
+        const ca_example *e = &job->data->examples[i];
+        int64_t differs = p->restore ? e->subject_first : e->first_difference;
+        for (int64_t s = 0; s < p->slots; s++) {
+            patch_span *span = &p->spans[i * p->slots + s];
+            CA_TRY(resolve_slot(job, &positions, s, e, tokens, span));
+            if (span->from < 0) continue;
+            /* the runs are equal before the first difference: there nothing is to be patched */
+            if (span->from < differs) span->from = differs;
+            if (span->from > span->to) span->from = span->to;
+        }
+    }
+out:
+    ca_positions_free(&positions);
+    free(tokens);
+    return st;
+}

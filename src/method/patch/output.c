@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The groups /patch and /baseline: what is reserved before the run, means after it, and the
+ * strongest cells for the terminal. Means are read from the file, so that they include what an
+ * earlier, interrupted run wrote.
+ */
+#include "patch.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { STRONGEST = 8 };
+
+static const char *const position_words[] = {
+    [CA_POSITION_ALL] = "all",         [CA_POSITION_LAST] = "last",
+    [CA_POSITION_SUBJECT] = "subject", [CA_POSITION_SUBJECT_LAST] = "subject_last",
+    [CA_POSITION_LIST] = "list",       [CA_POSITION_AFTER] = "after",
+};
+
+/* ---- before ---- */
+
+static ca_status put_sites(ca_job *job, const patch_state *p) {
+    ca_status st = CA_OK;
+    char(*text)[CA_SITE_NAME_MAX] = NULL;
+    const char **names = NULL;
+    CA_TRY(ca_calloc((size_t)p->column_count, sizeof *text, &text));
+    CA_TRY(ca_calloc((size_t)p->column_count, sizeof *names, &names));
+    for (int64_t c = 0; c < p->column_count; c++)
+        names[c] = ca_site_name(p->columns[c].site, text[c]);
+    CA_TRY(ca_result_put(job->result, "/patch/site", CA_RESULT_TEXT,
+                         (ca_result_shape){1, {p->column_count}, {"site"}}, names));
+out:
+    free(text);
+    free(names);
+    return st;
+}
+
+static ca_status put_attributes(ca_job *job, const patch_state *p) {
+    ca_status st = CA_OK;
+    const char *const words[][2] = {
+        {"metric", "metric"}, {"style", "method.style"}, {"direction", "method.direction"}};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        CA_TRY(ca_result_attribute_text(job->result, "/patch", words[i][0],
+                                        ca_config_text(job->config, words[i][1])));
+    CA_TRY(
+        ca_result_attribute_text(job->result, "/patch", "positions", position_words[p->positions]));
+    CA_TRY(ca_result_attribute_int(job->result, "/patch", "windows",
+                                   ca_config_int(job->config, "method.windows")));
+    CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric",
+                                    ca_config_text(job->config, "metric")));
+    if (p->restore) {
+        CA_TRY(ca_result_attribute_float(job->result, "/patch", "sigma", p->noise.sigma));
+        CA_TRY(ca_result_attribute_int(job->result, "/patch", "draws", p->draws));
+    }
+out:
+    return st;
+}
+
+ca_status ca_patch_reserve(ca_job *job, const patch_state *p) {
+    ca_status st = CA_OK;
+    int64_t count = job->data->count;
+    ca_result_shape examples = {1, {count}, {"example"}};
+    ca_result_shape cells = {
+        3, {count, p->column_count, p->slots}, {"example", "site", "position"}};
+    CA_TRY(put_sites(job, p));
+    CA_TRY(ca_result_put(job->result, "/patch/position", CA_RESULT_I64,
+                         (ca_result_shape){1, {p->slots}, {"position"}}, p->slot_position));
+    CA_TRY(put_attributes(job, p));
+    CA_TRY(ca_result_reserve(job->result, "/patch/value", CA_RESULT_F64, cells));
+    CA_TRY(ca_result_reserve(job->result, "/patch/effect", CA_RESULT_F64, cells));
+    if (p->draws > 1)
+        CA_TRY(ca_result_reserve(job->result, "/patch/effect_interval", CA_RESULT_F64, cells));
+    CA_TRY(ca_result_reserve(job->result, "/baseline/clean", CA_RESULT_F64, examples));
+    CA_TRY(ca_result_reserve(job->result, "/baseline/corrupted", CA_RESULT_F64, examples));
+    CA_TRY(ca_result_reserve(job->result, "/baseline/predicted", CA_RESULT_I32, examples));
+    CA_TRY(ca_result_reserve(job->result, "/data/position", CA_RESULT_I64, examples));
+out:
+    return st;
+}
+
+/* ---- after ---- */
+
+/* Everything that the means are made of, read back. */
+typedef struct written {
+    int64_t count, cells;
+    double *clean, *corrupted, *value, *effect;
+    int32_t *predicted;
+} written;
+
+static ca_status read_written(ca_job *job, const patch_state *p, written *w) {
+    ca_status st = CA_OK;
+    *w = (written){.count = job->data->count, .cells = p->column_count * p->slots};
+    size_t all = (size_t)(w->count * w->cells);
+    CA_TRY(ca_calloc((size_t)w->count + 1, sizeof *w->clean, &w->clean));
+    CA_TRY(ca_calloc((size_t)w->count + 1, sizeof *w->corrupted, &w->corrupted));
+    CA_TRY(ca_calloc((size_t)w->count + 1, sizeof *w->predicted, &w->predicted));
+    CA_TRY(ca_calloc(all + 1, sizeof *w->value, &w->value));
+    CA_TRY(ca_calloc(all + 1, sizeof *w->effect, &w->effect));
+    CA_TRY(ca_result_read_back(job->result, "/baseline/clean", w->clean));
+    CA_TRY(ca_result_read_back(job->result, "/baseline/corrupted", w->corrupted));
+    CA_TRY(ca_result_read_back(job->result, "/baseline/predicted", w->predicted));
+    CA_TRY(ca_result_read_back(job->result, "/patch/value", w->value));
+    CA_TRY(ca_result_read_back(job->result, "/patch/effect", w->effect));
+out:
+    return st;
+}
+
+static void free_written(written *w) {
+    free(w->clean);
+    free(w->corrupted);
+    free(w->value);
+    free(w->effect);
+    free(w->predicted);
+}
+
+/* Over the prompts that have the cell. */
+typedef struct cell_mean {
+    double value, effect, interval, ratio;
+} cell_mean;
+
+static cell_mean mean_cell(const written *w, int64_t cell) {
+    double value = 0, clean = 0, corrupted = 0, effect = 0, squares = 0;
+    int64_t count = 0, defined = 0;
+    for (int64_t i = 0; i < w->count; i++) {
+        double v = w->value[i * w->cells + cell], e = w->effect[i * w->cells + cell];
+        if (!isfinite(v)) continue;
+        value += v;
+        clean += w->clean[i];
+        corrupted += w->corrupted[i];
+        count++;
+        if (!isfinite(e)) continue;
+        effect += e;
+        defined++;
+    }
+    effect = defined ? effect / (double)defined : NAN;
+    for (int64_t i = 0; i < w->count; i++) {
+        double e = w->effect[i * w->cells + cell];
+        if (isfinite(e)) squares += (e - effect) * (e - effect);
+    }
+    return (cell_mean){
+        .value = count ? value / (double)count : NAN,
+        .effect = effect,
+        .interval = ca_patch_half_width(squares, defined),
+        .ratio = clean != corrupted ? (value - corrupted) / (clean - corrupted) : NAN,
+    };
+}
+
+static ca_status write_baseline(ca_job *job, const written *w) {
+    ca_status st = CA_OK;
+    double clean = 0, corrupted = 0, right = 0, count = (double)w->count;
+    bool answers = true;
+    for (int64_t i = 0; i < w->count; i++) {
+        const ca_answers *a = &job->data->examples[i].answer;
+        clean += w->clean[i] / count;
+        corrupted += w->corrupted[i] / count;
+        right += ca_metric_is_answer(a, w->predicted[i]);
+        answers = answers && a->count > 0;
+    }
+    CA_TRY(ca_result_attribute_float(job->result, "/baseline", "clean_mean", clean));
+    CA_TRY(ca_result_attribute_float(job->result, "/baseline", "corrupted_mean", corrupted));
+    if (answers)
+        CA_TRY(ca_result_attribute_float(job->result, "/baseline", "accuracy", right / count));
+out:
+    return st;
+}
+
+/* A prompt has all of its effects or none. */
+static int64_t count_undefined(const written *w) {
+    int64_t undefined = 0;
+    for (int64_t i = 0; i < w->count; i++) {
+        bool defined = false;
+        for (int64_t c = 0; c < w->cells; c++) defined |= isfinite(w->effect[i * w->cells + c]);
+        undefined += !defined;
+    }
+    return undefined;
+}
+
+static ca_status write_means(ca_job *job, const patch_state *p, const written *w) {
+    ca_status st = CA_OK;
+    enum { MEANS = 4 };
+    static const char *const names[MEANS] = {"/patch/mean_value", "/patch/mean_effect",
+                                             "/patch/mean_effect_interval",
+                                             "/patch/ratio_of_means"};
+    double *means = NULL, strongest = NAN;
+    CA_TRY(ca_calloc((size_t)(MEANS * w->cells), sizeof *means, &means));
+    for (int64_t c = 0; c < w->cells; c++) {
+        cell_mean m = mean_cell(w, c);
+        means[c] = m.value;
+        means[w->cells + c] = m.effect;
+        means[2 * w->cells + c] = m.interval;
+        means[3 * w->cells + c] = m.ratio;
+        if (isfinite(m.effect) && !(fabs(m.effect) <= fabs(strongest))) strongest = m.effect;
+    }
+    for (int i = 0; i < MEANS; i++)
+        CA_TRY(
+            ca_result_put(job->result, names[i], CA_RESULT_F64,
+                          (ca_result_shape){2, {p->column_count, p->slots}, {"site", "position"}},
+                          means + i * w->cells));
+    CA_TRY(ca_result_attribute_float(job->result, "/patch", "strongest_effect", strongest));
+out:
+    free(means);
+    return st;
+}
+
+ca_status ca_patch_summarise(ca_job *job, const patch_state *p) {
+    ca_status st = CA_OK;
+    written w = {0};
+    CA_TRY(read_written(job, p, &w));
+    CA_TRY(write_means(job, p, &w));
+    CA_TRY(write_baseline(job, &w));
+    int64_t undefined = count_undefined(&w);
+    CA_TRY(ca_result_attribute_int(job->result, "/patch", "undefined", undefined));
+    if (undefined)
+        ca_log(CA_LOG_WARNING,
+               "prompts whose clean and corrupted runs give the same metric: %lld; their effects "
+               "are NaN",
+               (long long)undefined);
+out:
+    free_written(&w);
+    return st;
+}
+
+/* ---- terminal ---- */
+
+/* " at token 13 ' to'"; the piece is shown when all prompts agree on it. */
+static ca_status print_slot(const ca_job *job, const patch_state *p, int64_t slot,
+                            ca_string *text) {
+    ca_status st = CA_OK;
+    int64_t at = p->slot_position[slot];
+    if (p->positions != CA_POSITION_ALL && p->positions != CA_POSITION_LIST)
+        return ca_string_printf(text, "at %s", position_words[p->positions]);
+    CA_TRY(ca_string_printf(text, "at token %lld", (long long)at));
+    int32_t id = -1;
+    for (int64_t i = 0; i < job->data->count; i++) {
+        const ca_prompt_text *prompt = &job->data->examples[i].clean;
+        int64_t t = at < 0 ? at + prompt->count : at;
+        if (t < 0 || t >= prompt->count || (i > 0 && prompt->ids[t] != id)) return CA_OK;
+        id = prompt->ids[t];
+    }
+    CA_TRY(ca_string_printf(text, " '"));
+    CA_TRY(ca_method_piece(job, id, text));
+    CA_TRY(ca_string_printf(text, "'"));
+out:
+    return st;
+}
+
+/* The cell with the strongest effect of those not yet printed; -1 when none is left. */
+static int64_t strongest_cell(const cell_mean *means, int64_t count, double sign) {
+    int64_t best = -1;
+    for (int64_t c = 0; c < count; c++)
+        if (isfinite(means[c].effect) &&
+            (best < 0 || sign * means[c].effect > sign * means[best].effect))
+            best = c;
+    return best;
+}
+
+ca_status ca_patch_answer(ca_job *job, void *state, ca_string *text) {
+    ca_status st = CA_OK;
+    const patch_state *p = state;
+    written w = {0};
+    cell_mean *means = NULL;
+    double clean = 0, corrupted = 0;
+    double sign = p->denoise ? 1 : -1; /* what was put in moves the run towards its own source */
+    char name[CA_SITE_NAME_MAX];
+    CA_TRY(read_written(job, p, &w));
+    CA_TRY(ca_calloc((size_t)w.cells, sizeof *means, &means));
+    for (int64_t i = 0; i < w.count; i++) {
+        clean += w.clean[i] / (double)w.count;
+        corrupted += w.corrupted[i] / (double)w.count;
+    }
+    for (int64_t c = 0; c < w.cells; c++) means[c] = mean_cell(&w, c);
+    CA_TRY(ca_string_printf(text, "%s over %lld prompts: clean %.4g, corrupted %.4g\n",
+                            p->metric.kind->name, (long long)w.count, clean, corrupted));
+    CA_TRY(ca_string_printf(text, "strongest effects (0 = corrupted, 1 = clean):\n"));
+    for (int64_t n = 0; n < STRONGEST; n++) {
+        int64_t best = strongest_cell(means, w.cells, sign);
+        if (best < 0) break;
+        CA_TRY(ca_string_printf(text, "    %6.3f  %-22s ", means[best].effect,
+                                ca_site_name(p->columns[best / p->slots].site, name)));
+        CA_TRY(print_slot(job, p, best % p->slots, text));
+        CA_TRY(ca_string_printf(text, "\n"));
+        means[best].effect = NAN;
+    }
+out:
+    free_written(&w);
+    free(means);
+    return st;
+}

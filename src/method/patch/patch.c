@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Method `patch`: activation patching. States of one run are put into another one, a cell at a
+ * time, and the metric says how much of the answer each of them carries.
+ */
+#include "patch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const ca_option options[] = {
+    {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
+     "what is measured at the last token"},
+    {"method.sites", CA_OPTION_TEXTS, NULL, NULL, NULL,
+     "sites to patch, each layer and each head in brackets a cell of its own: "
+     "blocks.*.resid_pre, blocks.[0-3].attn.z[*]"},
+    {"method.positions", CA_OPTION_ANY, "all", NULL, NULL,
+     "tokens to patch: all or a list of indices (a cell each), last, subject (its tokens at once), "
+     "subject_last, {after: \"text\"}"},
+    {"method.windows", CA_OPTION_INT, "1", "1..", NULL,
+     "layers patched at once around that of the cell, for parts of attention and MLP"},
+    {"method.style", CA_OPTION_CHOICE, "swap", NULL, "swap|restore",
+     "corrupted run: the prompt `corrupted` (swap), or `clean` with noise on its subject "
+     "(restore)"},
+    {"method.direction", CA_OPTION_CHOICE, "denoise", NULL, "denoise|noise",
+     "clean states into the corrupted run, or corrupted states into the clean run"},
+    {"method.noise.sigma", CA_OPTION_FLOAT, "3", "0..", NULL,
+     "standard deviation of the noise of style restore"},
+    {"method.noise.unit", CA_OPTION_CHOICE, "std", NULL, "std|absolute",
+     "unit of sigma: standard deviation of the embedding table, or 1"},
+    {"method.noise.draws", CA_OPTION_INT, "10", "1..", NULL,
+     "corrupted runs per prompt, each with noise of its own; effects are means over them"},
+    {0},
+};
+
+static const char *const conventions[] = {
+    "effect: (value - corrupted) / (clean - corrupted) per prompt, 0 = the corrupted run, 1 = the "
+    "clean run, in both directions; NaN where clean and corrupted differ by less than 1e-5 of the "
+    "larger",
+    "mean_effect: mean over prompts of effect; ratio_of_means: the same formula from means over "
+    "prompts of value, clean and corrupted; mean_effect_interval: half the 95 % interval "
+    "(Student's t) of mean_effect over prompts",
+    "metrics are read at the last token; kl (clean run || patched run, natural logarithm) and js "
+    "are 0 and rank is 1 when the model does the task",
+    "style restore: value, effect and /baseline/corrupted are means over the draws of noise; "
+    "effect_interval is half the 95 % interval (Student's t) of effect over the draws; the noise "
+    "on tokens that are not restored stays",
+    "windows: N layers around the cell's own, cut at the ends; the residual stream is patched at "
+    "one layer",
+    "embed is patched as the input of block 0, resid_post as the input of the next block, "
+    "attn.result as attn.z, of which it is a product",
+    "attn.k and attn.v have one head per key/value group; q and k are patched before any norm and "
+    "before rotary embedding",
+    NULL,
+};
+static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corrupted_mean",
+                                        "/baseline@accuracy", "/patch@strongest_effect", NULL};
+
+/* ---- prepare ---- */
+
+static ca_status check_pair(const ca_job *job, const ca_example *e) {
+    const char *place = ca_example_place(job->data, e);
+    if (e->corrupted.count == 0)
+        return ca_fail(CA_E_DATA, "%s: column corrupted: style swap needs a prompt, got none",
+                       place);
+    if (e->corrupted.count != e->clean.count) {
+        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
+        return ca_fail(CA_E_DATA,
+                       "%s: column corrupted: expected %lld tokens as in clean, got %lld", place,
+                       (long long)e->clean.count, (long long)e->corrupted.count);
+    }
+    if (e->first_difference == e->clean.count)
+        return ca_fail(CA_E_DATA,
+                       "%s: column corrupted: expected a prompt that differs from clean, got the "
+                       "same tokens",
+                       place);
+    return CA_OK;
+}
+
+static ca_status check_examples(const ca_job *job, const patch_state *p) {
+    ca_status st = CA_OK;
+    for (int64_t i = 0; i < job->data->count; i++) {
+        const ca_example *e = &job->data->examples[i];
+        if (!p->restore) {
+            CA_TRY(check_pair(job, e));
+        } else if (e->subject_first == e->subject_last) {
+            ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
+            st = ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
+                         ca_example_place(job->data, e));
+            goto out;
+        }
+    }
+out:
+    return st;
+}
+
+static void release(void *state) {
+    patch_state *p = state;
+    if (!p) return;
+    ca_patch_engine_free(p->engine);
+    ca_patch_noise_free(&p->noise);
+    ca_patch_group_free(p->group);
+    ca_packing_free(&p->packing);
+    free(p->columns);
+    free(p->places);
+    free(p->slot_position);
+    free(p->spans);
+    free(p);
+}
+
+static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
+    ca_status st = CA_OK;
+    patch_state *p = NULL;
+    CA_TRY(ca_calloc(1, sizeof *p, &p));
+    p->restore = strcmp(ca_config_text(job->config, "method.style"), "restore") == 0;
+    p->denoise = strcmp(ca_config_text(job->config, "method.direction"), "denoise") == 0;
+    p->draws = p->restore ? ca_config_int(job->config, "method.noise.draws") : 1;
+    CA_TRY(ca_patch_read_columns(job, p));
+    CA_TRY(check_examples(job, p));
+    CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
+                          &p->metric));
+    CA_TRY(ca_patch_read_slots(job, p));
+    CA_TRY(ca_patch_plan(job, p, plan));
+    *state = p;
+    return CA_OK;
+out:
+    release(p);
+    return st;
+}
+
+/* ---- run ---- */
+
+static ca_status run(ca_job *job, void *state, int64_t *done) {
+    ca_status st = CA_OK;
+    patch_state *p = state;
+    p->job = job;
+    CA_TRY(ca_patch_engine_create(job->model, p->places, p->place_count, p->sizes, &p->engine));
+    CA_TRY(ca_patch_group_create(p));
+    if (p->restore) CA_TRY(ca_patch_noise_create(job, &p->noise, p->sizes.base_rows));
+    if (job->resume_at == 0) {
+        CA_TRY(ca_method_write_data(job));
+        CA_TRY(ca_patch_reserve(job, p));
+    }
+    CA_TRY(ca_method_run_batches(job, &p->packing, "patch", ca_patch_group_run, p, done));
+    CA_TRY(ca_patch_summarise(job, p));
+out:
+    return st;
+}
+
+const ca_method ca_method_patch = {
+    .kind = "patch",
+    .summary = "activation patching and causal tracing: which states carry the answer",
+    .options = options,
+    .prepare = prepare,
+    .run = run,
+    .answer = ca_patch_answer,
+    .release = release,
+    .conventions = conventions,
+    .headlines = headlines,
+};

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Activation patching, private to src/method/patch.
+ *
+ * Every prompt has one clean run and `draws` corrupted ones: the other prompt of the pair (swap,
+ * one draw), or the clean prompt with noise on its subject's embeddings (restore). A cell writes
+ * states of one run into the other at one column (a site, or a head of it, over a window of layers)
+ * and one slot (a set of tokens).
+ */
+#ifndef CAUSA_METHOD_PATCH_H
+#define CAUSA_METHOD_PATCH_H
+
+#include "causa/metric.h"
+#include "causa/position.h"
+
+#include "common.h"
+#include "engine.h"
+#include "scorer.h"
+
+typedef struct patch_column {
+    ca_site site; /* as the config names it */
+    int64_t place;
+} patch_column;
+
+/* Tokens [from, to) that a cell patches; from == to: nothing to run, the target stays as it is;
+ * from < 0: no such token in the prompt. */
+typedef struct patch_span {
+    int64_t from, to;
+} patch_span;
+
+/* Noise on the subject's embeddings of corrupted runs. */
+typedef struct patch_noise {
+    double sigma; /* standard deviation, in units of the embeddings */
+    method_buffers buffers;
+    ca_tensor rows;  /* [noised rows, D] */
+    ca_tensor index; /* [noised rows] i64, rows of the batch, rising */
+    int64_t count, most;
+    double *row_host; /* [noised rows, D] */
+    void *staging;    /* [noised rows, D] as the backend stores them */
+    int64_t *index_host;
+} patch_noise;
+
+typedef struct patch_state {
+    bool restore; /* style */
+    bool denoise; /* direction: clean states into the corrupted run */
+    int64_t draws;
+    ca_metric metric;
+    patch_column *columns; /* [column_count], those of one place next to each other */
+    int64_t column_count;
+    patch_place *places;
+    int64_t place_count;
+    ca_position_kind positions;
+    int64_t slots;
+    int64_t *slot_position; /* [slots] as named; -1 the last, 0 for named sets of tokens */
+    patch_span *spans;      /* [N, slots] */
+    ca_packing packing;     /* examples in groups that share a first pass */
+    patch_sizes sizes;
+    /* while running */
+    ca_job *job;
+    patch_engine *engine;
+    patch_noise noise;
+    struct patch_group *group;
+} patch_state;
+
+/* columns.c: the sites, the positions, and the tokens of every cell. Errors name the place of the
+ * config or the row of the data. */
+ca_status ca_patch_read_columns(const ca_job *job, patch_state *p) CA_MUST_USE;
+ca_status ca_patch_read_slots(const ca_job *job, patch_state *p) CA_MUST_USE;
+
+/* plan.c: groups and sizes that fit the memory. */
+ca_status ca_patch_plan(const ca_job *job, patch_state *p, ca_plan *plan) CA_MUST_USE;
+
+/* noise.c. Bytes of backend memory for `rows` noised rows. */
+int64_t ca_patch_noise_bytes(const ca_arch *arch, ca_dtype dtype, int64_t rows);
+ca_status ca_patch_noise_create(const ca_job *job, patch_noise *noise, int64_t rows) CA_MUST_USE;
+void ca_patch_noise_free(patch_noise *noise);
+/* Draws the noise of a prompt's subject for a sequence that begins at row `start` of the batch.
+ * What is drawn depends on seed, tokens of the prompt, draw, position and dimension alone. */
+void ca_patch_noise_add(patch_noise *noise, const ca_job *job, const ca_example *example,
+                        int64_t draw, int64_t start);
+/* Sends what was added to the backend; the hook adds it to the embeddings. */
+ca_status ca_patch_noise_upload(patch_noise *noise, ca_backend *backend, ca_hook *hook) CA_MUST_USE;
+
+/* group.c: runs all cells of examples [first, last) and writes their part of the result. A signal
+ * leaves the cells done so far in the result, from where a resumed run takes them. */
+ca_status ca_patch_group_create(patch_state *p) CA_MUST_USE;
+void ca_patch_group_free(struct patch_group *group);
+int64_t ca_patch_group_host_bytes(const ca_job *job, const patch_state *p);
+ca_status ca_patch_group_run(void *state, int64_t first, int64_t last) CA_MUST_USE;
+
+/* interval.c: half the width of the 95 % interval of a mean (Student's t) of `count` values whose
+ * squared deviations from it sum to `squares`; NaN for fewer than two values. */
+double ca_patch_half_width(double squares, int64_t count);
+
+/* output.c: the datasets before the first group and the means after the last one; the strongest
+ * cells for the terminal. */
+ca_status ca_patch_reserve(ca_job *job, const patch_state *p) CA_MUST_USE;
+ca_status ca_patch_summarise(ca_job *job, const patch_state *p) CA_MUST_USE;
+ca_status ca_patch_answer(ca_job *job, void *state, ca_string *text) CA_MUST_USE;
+
+#endif

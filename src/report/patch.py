@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Activation patching: maps of the mean effect over layers and tokens, and over layers and heads."""
+
+import re
+
+import numpy as np
+
+import charts
+import page
+import tokens
+from page import Section
+
+STRONGEST = 20  # rows of the table
+OUTSIDE = -1  # "layer" of sites that belong to no block
+
+
+def sections(result, figures):
+    if not result.has_in("/patch", "mean_effect"):
+        return [Section("Patching", page.note("The file holds no finished map."))]
+    maps = Maps(result)
+    parts = [Section("Strongest effects", strongest(maps))]
+    for kind, members in maps.kinds().items():
+        parts.append(Section(f"Patching {kind}", kind_maps(figures, maps, kind, members)))
+    return parts
+
+
+class Maps:
+    """The means of a file, and names for its axes."""
+
+    def __init__(self, result):
+        self.names = result.texts("/patch/site")
+        self.sites = [Site(index, name) for index, name in enumerate(self.names)]
+        self.effect = result.array("/patch/mean_effect")
+        self.interval = result.array("/patch/mean_effect_interval")
+        self.attributes = result.attributes("/patch")
+        self.positions = result.array("/patch/position").tolist()
+        self.labels = position_labels(result, self.attributes.get("positions"), self.positions)
+
+    def kinds(self):
+        """Sites by the part of the model; those without heads and those with them apart."""
+        found = {}
+        for site in self.sites:
+            found.setdefault(site.kind + (", one head at a time" if site.head is not None else ""),
+                             []).append(site)
+        return found
+
+
+class Site:
+    def __init__(self, index, name):
+        found = re.fullmatch(r"(?:blocks\.(\d+)\.)?([^\[]+)(?:\[(\d+)\])?", name)
+        self.index = index
+        self.name = name
+        self.layer = int(found.group(1)) if found and found.group(1) else OUTSIDE
+        self.kind = found.group(2) if found else name
+        self.head = int(found.group(3)) if found and found.group(3) else None
+
+
+def position_labels(result, kind, positions):
+    """Numbers of the tokens with their text where all prompts agree, or the name of the set."""
+    if kind not in ("all", "list"):
+        return [str(kind or position).replace("_", " ") for position in positions]
+    offsets, pieces = result.array("/data/offsets"), result.texts("/data/pieces")
+    labels = []
+    for position in positions:
+        found = set()
+        for first, last in zip(offsets[:-1], offsets[1:]):
+            at = first + position if position >= 0 else last + position
+            found.add(pieces[at] if first <= at < last else None)
+        piece = found.pop() if len(found) == 1 else None
+        shown = tokens.visible(piece) if piece is not None else ""
+        labels.append(f"{shown} {position}".strip())
+    return labels
+
+
+def number(value):
+    return f"{value:.3f}" if np.isfinite(value) else "–"
+
+
+def strongest(maps):
+    """The cells whose patch moves the run most towards the run that it came from."""
+    toward_clean = maps.attributes.get("direction") != "noise"
+    score = np.where(np.isfinite(maps.effect), maps.effect if toward_clean else -maps.effect, -np.inf)
+    rows = []
+    for cell in np.argsort(-score, axis=None, kind="stable")[:STRONGEST]:
+        site, position = np.unravel_index(cell, score.shape)
+        if np.isfinite(score[site, position]):
+            rows.append([page.code(maps.names[site]), maps.labels[position],
+                         number(maps.effect[site, position]), number(maps.interval[site, position])])
+    header = ["site", "token", "mean effect", "± 95 %"]
+    about = page.note(f"Effect on {maps.attributes.get('metric', 'the metric')}: 0 = the corrupted run, "
+                      "1 = the clean run. ±: half the 95 % interval over prompts.")
+    return about + page.table(header, rows, numbers={2, 3})
+
+
+def kind_maps(figures, maps, kind, sites):
+    name = re.sub(r"[^A-Za-z0-9]+", "-", kind).strip("-")
+    if sites[0].head is not None:
+        return head_maps(figures, maps, name, kind, sites)
+    sites = sorted(sites, key=lambda site: site.layer)
+    index = [site.index for site in sites]
+    layers = ["" if site.layer == OUTSIDE else str(site.layer) for site in sites]
+    if len(sites) == 1 or len(maps.labels) == 1:
+        x = maps.labels if len(sites) == 1 else layers
+        png = charts.effect_line(figures, f"patch-{name}", maps.effect[index].reshape(-1),
+                                 maps.interval[index].reshape(-1), x,
+                                 "token" if len(sites) == 1 else "layer", kind)
+        return page.picture(png, f"{kind}: mean effect with its interval")
+    png = charts.effect_map(figures, f"patch-{name}", maps.effect[index], layers, maps.labels,
+                            "token", kind)
+    markup = page.picture(png, f"{kind}: mean effect by layer and token")
+    if np.isfinite(maps.interval[index]).any():
+        png = charts.effect_map(figures, f"patch-{name}-interval", maps.interval[index], layers,
+                                maps.labels, "token", f"{kind}: ± 95 % over prompts")
+        markup += page.fold("intervals over prompts", page.picture(png, f"{kind}: half the interval"))
+    return markup
+
+
+def head_maps(figures, maps, name, kind, sites):
+    """Layer × head: at the only position, or each head's strongest token."""
+    layers = sorted({site.layer for site in sites})
+    heads = sorted({site.head for site in sites})
+    grid = np.full((len(layers), len(heads)), np.nan)
+    for site in sites:
+        effects = maps.effect[site.index]
+        if np.isfinite(effects).any():
+            # where the patch does most: furthest from the run that is patched
+            still = 0 if maps.attributes.get("direction") != "noise" else 1
+            best = np.nanargmax(np.abs(effects - still))
+            grid[layers.index(site.layer), heads.index(site.head)] = effects[best]
+    where = f"at {maps.labels[0]}" if len(maps.labels) == 1 else "at the token where it does most"
+    png = charts.effect_map(figures, f"patch-{name}", grid, [str(layer) for layer in layers],
+                            [str(head) for head in heads], "head", f"{kind}: {where}")
+    return page.picture(png, f"{kind}: mean effect by layer and head")

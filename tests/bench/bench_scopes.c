@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * bench_scopes [MODEL [THREADS]]: time per prompt of the scopes of the method `jacobian` on the
+ * backend `cpu`, alone and packed, in multiples of the semantic scope, beside a matrix product that
+ * the same run measures. The method is run as `causa run` does, its result file included; loading
+ * is not timed.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "causa/method.h"
+#include "causa/ops.h"
+
+typedef struct bench {
+    ca_backend *be;
+    ca_model_file *file;
+    ca_model *model;
+    const char *path;
+    double peak; /* FLOP/s */
+} bench;
+
+typedef struct scope_case {
+    const char *name, *method; /* YAML of `method` beyond kind and target */
+    bool packed;               /* also with many prompts in a micro-batch */
+} scope_case;
+
+static const scope_case cases[] = {
+    {"semantic", "scopes: [semantic]", true},
+    {"temperature", "scopes: [temperature]", false},
+    {"input x gradient", "scopes: [input_x_gradient]", false},
+    {"Fisher, 1 eigenpair", "scopes: [fisher]", false},
+    {"semantic, temperature, Fisher 1", "scopes: [semantic, temperature, fisher]", true},
+    {"Fisher, 16 eigenpairs", "scopes: [fisher], rank: 16", false},
+};
+
+enum { MOST_RUNS = 7 };
+static const double LEAST_SECONDS = 1; /* of the runs of a case, unless there are MOST_RUNS */
+static const int64_t MOST_MEMORY = (int64_t)2 << 30;
+static const char *const DATA = "build/bench_scopes.json", *const RESULT = "build/bench_scopes.h5";
+
+/* ---- the machine's limit ---- */
+
+static ca_status measure_peak(bench *b) {
+    ca_status st = CA_OK;
+    void *memory = NULL;
+    int64_t n = 2048;
+    CA_TRY(ca_alloc(b->be, (size_t)(3 * n * n) * sizeof(float), &memory));
+    ca_tensor t[3];
+    for (int i = 0; i < 3; i++) {
+        t[i] = ca_tensor_2d((float *)memory + i * n * n, CA_F32, n, n);
+        CA_TRY(ca_fill(b->be, t[i], 0.5));
+    }
+    for (int run = 0; run < 5; run++) {
+        double before = ca_seconds();
+        CA_TRY(ca_matmul(b->be, t[0], t[1], t[2], (ca_tensor){0},
+                         (ca_matmul_options){.transpose_b = true, .alpha = 1}));
+        CA_TRY(ca_sync(b->be));
+        double rate = 2.0 * (double)(n * n * n) / (ca_seconds() - before);
+        if (rate > b->peak) b->peak = rate;
+    }
+    printf("sgemm %.1f GFLOP/s at %" PRId64 " x %" PRId64 " x %" PRId64 ", %d threads\n\n",
+           1e-9 * b->peak, n, n, n, b->be->threads);
+out:
+    if (memory) ca_release(b->be, memory);
+    return st;
+}
+
+/* ---- one job ---- */
+
+static ca_status write_prompts(int64_t prompts, int64_t tokens, int64_t vocab) {
+    FILE *out = fopen(DATA, "w");
+    if (!out) return ca_fail(CA_E_IO, "%s: cannot be written", DATA);
+    uint32_t state = 1;
+    for (int64_t i = 0; i < prompts; i++) {
+        fprintf(out, "%s{\"clean_ids\": [", i ? ",\n" : "[");
+        for (int64_t t = 0; t < tokens; t++) {
+            state = state * 1664525u + 1013904223u;
+            fprintf(out, "%s%" PRId64, t ? "," : "", (int64_t)(state >> 8) % vocab);
+        }
+        fprintf(out, "]}");
+    }
+    fprintf(out, "]\n");
+    return fclose(out) == 0 ? CA_OK : ca_fail(CA_E_IO, "%s: cannot be written", DATA);
+}
+
+static ca_status resolve(const bench *b, const scope_case *c, ca_document **document,
+                         ca_config **config) {
+    static const ca_option kind[] = {{"method.kind", CA_OPTION_TEXT, NULL, NULL, NULL, ""}, {0}};
+    static const ca_option *tables[] = {ca_job_options, ca_data_options, kind, NULL, NULL};
+    ca_status st = CA_OK;
+    ca_string text = {0};
+    tables[3] = ca_method_find("jacobian")->options;
+    CA_TRY(ca_string_printf(&text,
+                            "name: bench\nmodel: %s\ndata: {file: %s}\n"
+                            "method: {kind: jacobian, target: argmax, %s}\n",
+                            b->path, DATA, c->method));
+    CA_TRY(ca_document_parse(text.text, text.length, "bench", NULL, 0, document));
+    CA_TRY(ca_config_resolve(*document, 0, tables, config));
+out:
+    ca_string_free(&text);
+    return st;
+}
+
+/* Seconds of one run of the prompts in DATA, rows a micro-batch; flops as the plan has them. */
+static ca_status run_once(bench *b, const ca_config *config, int64_t rows, double *seconds,
+                          double *flops) {
+    ca_status st = CA_OK;
+    const ca_method *method = ca_method_find("jacobian");
+    const ca_arch *arch = ca_model_file_arch(b->file);
+    void *state = NULL;
+    int64_t done;
+    ca_job job = {.config = config,
+                  .file = b->file,
+                  .arch = arch,
+                  .backend = b->be,
+                  .dtype = CA_F32,
+                  .memory = MOST_MEMORY,
+                  .batch = rows,
+                  .model = b->model};
+    CA_TRY(
+        ca_dataset_open(config, NULL, arch->vocab, arch->max_positions, method->needs, &job.data));
+    CA_TRY(method->prepare(&job, &job.plan, &state));
+    CA_TRY(ca_result_create(RESULT, &job.result));
+    double before = ca_seconds();
+    CA_TRY(method->run(&job, state, &done));
+    *seconds = ca_seconds() - before;
+    *flops = job.plan.flops;
+out:
+    ca_result_abandon(job.result);
+    if (state) method->release(state);
+    ca_dataset_free(job.data);
+    return st;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median of some runs; of a long one the only. */
+static ca_status measure(bench *b, const scope_case *c, int64_t rows, double *seconds,
+                         double *flops) {
+    ca_status st = CA_OK;
+    ca_document *document = NULL;
+    ca_config *config = NULL;
+    double runs[MOST_RUNS], start = ca_seconds();
+    size_t count = 0;
+    CA_TRY(resolve(b, c, &document, &config));
+    do {
+        CA_TRY(run_once(b, config, rows, &runs[count++], flops));
+    } while (count < MOST_RUNS && ca_seconds() - start < LEAST_SECONDS);
+    qsort(runs, count, sizeof *runs, by_value);
+    *seconds = runs[count / 2];
+out:
+    ca_config_free(config);
+    ca_document_free(document);
+    return st;
+}
+
+/* ---- all scopes at one size ---- */
+
+static ca_status bench_size(bench *b, int64_t tokens, int64_t prompts, int64_t packed) {
+    ca_status st = CA_OK;
+    double semantic = 0, seconds = 0, flops = 0;
+    printf("%" PRId64 " tokens, %" PRId64 " %s a micro-batch\n", tokens, packed,
+           packed == 1 ? "prompt" : "prompts");
+    CA_TRY(write_prompts(prompts, tokens, ca_model_file_arch(b->file)->vocab));
+    if (packed == 1) CA_TRY(measure(b, &cases[0], tokens, &seconds, &flops)); /* warms up */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        if (packed > 1 && !cases[i].packed) continue;
+        CA_TRY(measure(b, &cases[i], tokens * packed, &seconds, &flops));
+        if (i == 0) semantic = seconds;
+        printf("  %-34s %9.1f ms a prompt  %5.2f x semantic  %3.0f %% of sgemm\n", cases[i].name,
+               1e3 * seconds / (double)prompts, seconds / semantic,
+               100 * flops / seconds / b->peak);
+        fflush(stdout);
+    }
+    printf("\n");
+out:
+    return st;
+}
+
+static ca_status run(bench *b, int threads) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_backend_open("cpu", threads, &b->be));
+    CA_TRY(measure_peak(b));
+    CA_TRY(ca_model_file_open(b->path, &b->file));
+    CA_TRY(ca_model_load(b->file, b->be, CA_F32, 0, &b->model));
+    printf("%s; goals: three scopes together 2.1, Fisher with 16 eigenpairs 9 times semantic\n\n",
+           b->path);
+    CA_TRY(bench_size(b, 32, 2, 1));
+    CA_TRY(bench_size(b, 128, 1, 1));
+    CA_TRY(bench_size(b, 512, 1, 1));
+    CA_TRY(bench_size(b, 32, 64, 64));
+out:
+    ca_model_free(b->model);
+    ca_model_file_close(b->file);
+    if (b->be) ca_backend_close(b->be);
+    remove(DATA);
+    return st;
+}
+
+int main(int argc, char **argv) {
+    bench b = {.path = argc > 1 ? argv[1] : "build/models/smollm2.gguf"};
+    if (argc == 1 && !ca_file_exists(b.path)) {
+        printf("%s is not there (make smollm2 fetches it): the bundled model instead\n", b.path);
+        b.path = "experiments/demo-model";
+    }
+    ca_log_set_level(CA_LOG_ERROR);
+    ca_status st = run(&b, argc > 2 ? atoi(argv[2]) : 0);
+    if (st != CA_OK) fprintf(stderr, "bench: %s\n", ca_error_text());
+    return ca_status_exit_code(st);
+}

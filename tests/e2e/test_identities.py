@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""Identities that the scopes satisfy, on models small enough to try every token as the target.
+
+Scores are stored as float32, each within 6e-8 of itself; sums of positive terms keep that.
+"""
+
+import itertools
+import json
+import struct
+
+import files
+import h5py
+import numpy as np
+import pytest
+
+F64 = {"backend": "ref", "precision": "f64"}
+VOCABULARY = 12
+PROMPTS = [[3, 1, 4, 11, 9, 2], [5, 8, 9]]
+EVERY = ["semantic", "temperature", "fisher", "input_x_gradient", "integrated_gradients",
+         "path_semantic"]
+
+
+def read_model(folder):
+    raw = (folder / "model.safetensors").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header, data = json.loads(raw[8:8 + size]), raw[8 + size:]
+    header.pop("__metadata__", None)
+    return {name: np.frombuffer(data[slice(*entry["data_offsets"])], "<f4").reshape(entry["shape"])
+            for name, entry in header.items()}
+
+
+def write_model(folder, source, change, **config):
+    """A fixture with its tensors changed: change(name, values) -> values."""
+    header, parts, where = {}, [], 0
+    for name, values in read_model(files.MODELS / source).items():
+        values = np.ascontiguousarray(change(name, values), "<f4")
+        header[name] = {"dtype": "F32", "shape": values.shape,
+                        "data_offsets": [where, where + values.nbytes]}
+        parts.append(values.tobytes())
+        where += values.nbytes
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(text)) + text + b"".join(parts))
+    old = json.loads((files.MODELS / source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**old, **config}))
+    return folder
+
+
+def few_tokens(name, values):
+    return values[:VOCABULARY] if name.endswith(("wte.weight", "embed_tokens.weight")) else values
+
+
+@pytest.fixture(params=["gpt2", "llama3-gqa-new"])
+def small_model(request, tmp_path):
+    return write_model(tmp_path / "small", request.param, few_tokens, vocab_size=VOCABULARY)
+
+
+@pytest.fixture
+def sweep(causa, tmp_path):
+    """sweep(model, targets, scope, dataset) -> float64 values [targets, T] and probabilities [N, V]."""
+    def run(model, targets, scope, dataset, **more):
+        method = {"kind": "jacobian", "target": "argmax", "scopes": [scope], **more}
+        config = files.write_config(tmp_path / "sweep.yaml", method,
+                                    [{"clean_ids": p} for p in PROMPTS], model=model, **F64,
+                                    sweep={"method.target": targets})
+        causa("run", config, f"output={tmp_path / 'sweep'}", "--overwrite")
+        points = sorted((tmp_path / "sweep").glob("point-*.h5"))
+        assert len(points) == len(targets)
+        values = []
+        for point in points:
+            with h5py.File(point) as file:
+                values.append(file[f"attribution/{scope}/{dataset}"][:].astype(float))
+        return np.array(values)
+
+    return run
+
+
+def probabilities(run_ids, model):
+    """In float64, from the logits, which are stored as float32."""
+    path = run_ids(PROMPTS, {"kind": "capture", "sites": ["logits"], "positions": "last"},
+                   "backend=ref", "precision=f64", model=model, name="logits")
+    with h5py.File(path) as file:
+        z = file["activations/logits"][:].astype(float)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def per_token(of_prompts):
+    return np.repeat(of_prompts, [len(p) for p in PROMPTS], axis=0)
+
+
+def test_fisher_trace_is_the_mean_square_of_log_probability_gradients(run_ids, sweep, small_model):
+    """sum_i p_i |grad log p_i|^2 = sum over pairs p_i p_k |J^T (w_i - w_k)|^2, the norms being
+    semantic scores of contrasts. Logits of about 10 rounded to float32 put 1e-6 on p."""
+    pairs = list(itertools.combinations(range(VOCABULARY), 2))
+    norms = sweep(small_model, [f"#{i}:#{k}" for i, k in pairs], "semantic", "score")
+    p = per_token(probabilities(run_ids, small_model))
+    expected = sum(p[:, i] * p[:, k] * norm ** 2 for (i, k), norm in zip(pairs, norms))
+    path = run_ids(PROMPTS, {"kind": "jacobian", "target": "argmax", "scopes": ["fisher"],
+                             "rank": "full"}, "backend=ref", "precision=f64", model=small_model)
+    with h5py.File(path) as file:
+        assert file["attribution/fisher/score"][:] == pytest.approx(expected, rel=2e-6)
+
+
+def test_log_probability_is_the_logit_less_the_mean_logit(run_ids, sweep, small_model):
+    """One node at the input: the cotangent of log p is w_y - mu, so x . grad log p_y is that of the
+    logit of y less the mean over p of all."""
+    targets = [f"#{i}" for i in range(VOCABULARY)]
+    logit = sweep(small_model, targets, "semantic", "signed")
+    log_p = sweep(small_model, targets, "integrated_gradients", "signed", steps=1,
+                  compat="jacobian-scopes")
+    mean = (per_token(probabilities(run_ids, small_model)).T * logit).sum(axis=0)
+    assert np.abs(log_p - (logit - mean)).max() <= 2e-6 * np.abs(logit).max()
+
+
+def test_tokens_after_the_position_score_zero(run_ids):
+    for scope in EVERY:
+        path = run_ids(PROMPTS, {"kind": "jacobian", "target": "gold", "scopes": [scope],
+                                 "position": 1, "steps": 3},
+                       "backend=ref", "precision=f64", name=scope)
+        with h5py.File(path) as file:
+            score, start = file[f"attribution/{scope}/score"][:], file["data/offsets"][:]
+        for first, last in zip(start[:-1], start[1:]):
+            assert np.all(score[first:first + 2] > 0) and np.all(score[first + 2:last] == 0), scope
+
+
+def test_temperature_needs_a_gain_that_is_not_uniform(run_ids, tmp_path):
+    """With a uniform gain |y| is sqrt(D) but for the norm's epsilon, 1e-6 beside mean squares of
+    about 1: what is left is that, and rounding."""
+    def uniform(name, values):
+        return np.ones_like(values) if name == "model.norm.weight" else values
+
+    def scores(model, name):
+        path = run_ids(PROMPTS, {"kind": "jacobian", "target": "argmax", "scopes": ["temperature"]},
+                       "backend=ref", "precision=f64", model=model, name=name)
+        with h5py.File(path) as file:
+            return file["attribution/temperature/score"][:]
+
+    flat = write_model(tmp_path / "flat", "llama3-gqa-new", uniform, rms_norm_eps=1e-13)
+    assert scores(flat, "flat").max() <= 1e-9
+    assert scores(files.MODELS / "llama3-gqa-new", "perturbed").min() > 1e-4
+
+
+def test_entropy_falls_with_the_norm(run_ids):
+    """dH / d beta = -beta Var(z / beta) = -beta u'Fu with u = y / beta, at the captured y. Central
+    differences with a step of 1e-4 of beta have an error of some 1e-8, their rounding 1e-11."""
+    path = run_ids(PROMPTS, {"kind": "capture", "sites": ["final_norm", "logits"],
+                             "positions": "last"}, "backend=ref", "precision=f64")
+    tensors = read_model(files.MODELS / "gpt2")
+    w, = (values.astype(float) for name, values in tensors.items() if name.endswith("wte.weight"))
+    with h5py.File(path) as file:
+        captured = file["activations/final_norm"][:].astype(float)
+
+    def entropy(beta, fixed):
+        p = np.exp(beta * fixed - (beta * fixed).max())
+        p /= p.sum()
+        return -(p * np.log(p)).sum(), p
+
+    for y in captured:
+        beta = np.linalg.norm(y)
+        fixed, step = w @ y / beta, 1e-4 * beta
+        _, p = entropy(beta, fixed)
+        centred = np.sqrt(p)[:, None] * (w - p @ w)
+        variance = y / beta @ (centred.T @ centred) @ y / beta
+        slope = (entropy(beta + step, fixed)[0] - entropy(beta - step, fixed)[0]) / (2 * step)
+        assert slope == pytest.approx(-beta * variance, rel=1e-5)

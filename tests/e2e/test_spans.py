@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Targets of several tokens, and scores of words, of the method `jacobian`.
+
+A span's cotangent is the sum over its positions, so everything that is linear in the cotangent is
+the sum over single targets; scores are stored as float32, so sums agree to 1e-6 of the largest.
+"""
+
+import files
+import h5py
+import numpy as np
+import pytest
+
+F64 = ("backend=ref", "precision=f64")
+SCOPES = ["semantic", "input_x_gradient"]
+PATHS = ["integrated_gradients", "path_semantic"]
+PROMPTS = [[3, 1, 4, 15, 9, 2, 6], [5, 35, 8, 9, 7]]
+ANSWERS = [[9, 3], [2]]
+
+
+def method(**more):
+    return {"kind": "jacobian", "scopes": SCOPES, "target": "gold", **more}
+
+
+def of(path, *names):
+    with h5py.File(path) as file:
+        return [file[name][:].astype(float) for name in names]
+
+
+def near(got, expected, share=1e-6):
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= share * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama3-gqa"])
+def test_signed_scores_of_a_span_are_sums(run_ids, model):
+    positions = [1, 2, -2]
+    span = run_ids(PROMPTS, method(position=positions, span=True), *F64, model=model, name="span")
+    matrix = run_ids(PROMPTS, method(position=positions), *F64, model=model, name="matrix")
+    reads = [1, 2, 5, 1, 2, 3]
+    with h5py.File(span) as one, h5py.File(matrix) as several:
+        for name in ("data/target", "data/position", "baseline/clean", "predictions/probability",
+                     "attribution/positions", "attribution/position_offsets"):
+            assert np.array_equal(one[name][:], several[name][:]), name
+        assert one["attribution/positions"][:].tolist() == reads
+        assert one["data/target"][:].tolist() == [4, 15, 6, 8, 9, 7]
+        start = one["data/offsets"][:]
+        for scope in SCOPES:
+            blocks = several[f"attribution/{scope}/matrix_offsets"][:]
+            signed = several[f"attribution/{scope}/signed_matrix"][:].astype(float)
+            norms = several[f"attribution/{scope}/matrix"][:].astype(float)
+            for i, prompt in enumerate(PROMPTS):
+                block = slice(blocks[i], blocks[i + 1])
+                got = slice(start[i], start[i + 1])
+                near(one[f"attribution/{scope}/signed"][got],
+                     signed[block].reshape(3, len(prompt)).sum(axis=0))
+                triangle = norms[block].reshape(3, len(prompt)).sum(axis=0)
+                score = one[f"attribution/{scope}/score"][got]
+                assert np.all(score <= triangle * (1 + 1e-6)) and np.any(score < 0.999 * triangle)
+
+
+def test_span_of_one_position_is_that_position(run_ids):
+    scopes = SCOPES + PATHS
+    alone = run_ids(PROMPTS, method(scopes=scopes, position=2), *F64, name="alone")
+    span = run_ids(PROMPTS, method(scopes=scopes, position=2, span=True), *F64, name="span")
+    for scope in scopes:
+        names = [f"attribution/{scope}/{name}" for name in ("score", "signed")]
+        for a, b in zip(of(alone, *names), of(span, *names)):
+            assert np.array_equal(a, b)
+
+
+def test_paths_of_a_span_are_complete(run_ids):
+    """signed adds up to the change of the sum; the residual says by how much it does not."""
+    path = run_ids(PROMPTS, method(scopes=PATHS, position=[0, 2, 3], span=True, steps=64), *F64)
+    for scope in PATHS:
+        parts = []
+        for position in (0, 2, 3):
+            single = run_ids(PROMPTS, method(scopes=[scope], position=position, steps=64), *F64,
+                             name=f"{scope}-{position}")
+            parts.append(of(single, f"attribution/{scope}/signed", f"attribution/{scope}/residual"))
+        signed, residual = of(path, f"attribution/{scope}/signed", f"attribution/{scope}/residual")
+        near(signed, sum(part[0] for part in parts))
+        rounding = 1e-6 * np.abs(signed).sum()  # it is a difference of sums of float32 scores
+        assert np.abs(residual - sum(part[1] for part in parts)).max() <= rounding
+
+
+def test_answer_text_is_a_span_behind_the_prompt(run_ids):
+    rows = [{"clean_ids": p, "answer_text_ids": a} for p, a in zip(PROMPTS, ANSWERS)]
+    joined = [p + a for p, a in zip(PROMPTS, ANSWERS)]
+    path = run_ids(rows, method(target="answer_text"), *F64, name="answer")
+    with h5py.File(path) as file:
+        assert file["data/tokens"][:].tolist() == sum(joined, [])
+        assert file["data/target"][:].tolist() == sum(ANSWERS, [])
+        assert file["attribution/positions"][:].tolist() == [6, 7, 4]
+        assert file["baseline"].attrs["accuracy"] in (0, 1 / 3, 2 / 3, 1)
+    first = run_ids(joined[:1], method(position=[6, 7], span=True), *F64, name="first")
+    second = run_ids(joined[1:], method(), *F64, name="second")  # gold at `last`: the last token
+    for scope in SCOPES:
+        name = f"attribution/{scope}/score"
+        whole, = of(path, name)
+        parts = of(first, name) + of(second, name)
+        assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_batches_do_not_matter(run_ids):
+    rows = [{"clean_ids": p, "answer_text_ids": a} for p, a in zip(PROMPTS, ANSWERS)] * 4
+    spans = method(target="answer_text", scopes=SCOPES + PATHS)
+    files.same_bytes(run_ids(rows, spans, *F64, name="whole"),
+                     run_ids(rows, spans, *F64, "batch=10", name="parts"))
+
+
+@pytest.mark.parametrize("row, more, code, message", [
+    ({}, {"target": "answer_text"}, 3, "row 2 (id 1): column answer_text: expected a continuation"),
+    ({"answer_text_ids": [1] * 500}, {"target": "answer_text"}, 3, "prompt and continuation have"),
+    ({"answer_text_ids": [1]}, {"target": "answer_text", "position": [1]}, 2, "method.position: expected last"),
+    ({"answer_text_ids": [1]}, {"target": "answer_text", "scopes": ["fisher"]}, 2,
+     "method.scopes: expected scopes that explain a target with a span, got fisher"),
+    ({}, {"position": [0, 1], "span": True, "scopes": ["temperature"]}, 2, "got temperature"),
+    ({}, {"position": [0, -1], "span": True}, 3, "target gold needs a token after position"),
+    ({}, {"position": {"after": "x"}, "span": True}, 3, "row 1"),
+    ({}, {"position": [0, 9], "span": True}, 3, "position 9 is outside the prompt"),
+    ({}, {"span": True, "evaluate": {"loo": True}}, 2, "expected one position per prompt"),
+])
+def test_bad_spans(run_ids, tmp_path, row, more, code, message):
+    rows = [{"clean_ids": [1, 2, 3], "answer_text_ids": [4]}, {"clean_ids": [1, 2, 3], **row}]
+    done = run_ids(rows, method(**more), check=False)
+    assert done.returncode == code and message in done.stderr, done.stderr
+    assert not list(tmp_path.glob("*.h5*"))
+
+
+TEXTS = [{"clean": "Mary and John's cat\n went to Wonderland", "answer_text": " unbelievably late"},
+         {"clean": "x", "answer_text": " y z"}]
+
+
+@pytest.mark.parametrize("rule", [None, "sum", "max", "mean"])
+def test_words(causa, text_model, tmp_path, rule):
+    """Boundaries by white space in the text of the pieces; a BOS stands alone."""
+    words = {} if rule is None else {"words": rule}
+    config = files.write_config(tmp_path / "w.yaml", method(target="answer_text", **words), TEXTS,
+                                model=text_model, backend="ref")
+    path = tmp_path / "w.h5"
+    causa("run", config, f"output={path}", "data.bos=0")
+    combine = {"max": np.max, "mean": np.mean}.get(rule, np.sum)
+    with h5py.File(path) as file:
+        pieces, offsets = file["data/pieces"].asstr()[:].tolist(), file["data/word_offsets"][:]
+        spans = list(zip(offsets[:-1], offsets[1:]))
+        assert offsets[0] == 0 and offsets[-1] == len(pieces) and np.all(np.diff(offsets) > 0)
+        assert set(file["data/offsets"][:]) <= set(offsets)
+        got = ["".join(pieces[a:b]) for a, b in spans if file["data/tokens"][a] != 0]
+        assert got == ["Mary", " and", " John's", " cat", "\n", " went", " to", " Wonderland",
+                       " unbelievably", " late", "x", " y", " z"]
+        assert max(b - a for a, b in spans) > 2
+        for scope in SCOPES:
+            score = file[f"attribution/{scope}/score"][:].astype(float)
+            near(file[f"attribution/{scope}/word_score"][:],
+                 np.array([combine(score[a:b]) for a, b in spans]))
+            assert file[f"attribution/{scope}/word_score"].attrs["aggregate"] == rule or rule is None
+
+
+def test_words_need_text(run_ids):
+    with h5py.File(run_ids(PROMPTS, method(), *F64)) as file:
+        assert "word_offsets" not in file["data"] and "word_score" not in file["attribution/semantic"]
