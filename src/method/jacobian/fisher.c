@@ -4,11 +4,12 @@
  * X) of all blocks of a few reads are two matrix products on the backend; the small
  * orthogonalisations and eigenproblems are solved on the host in float64.
  *
- * At rank 1 and 16 that is usually four blocks of 9 and 24 vectors, 144 and 384 V D operations; F
- * itself takes 2 V D^2. The Gram matrix of the m most probable rows less mu, 2 m^2 D, is no cheaper
- * way: its eigenvalues are off by up to what these rows leave of the trace. Of ten everyday prompts
- * on SmolLM2-135M, peaked ones included, 1024 tokens leave 1 to 7 % of it and 16384 still 0.007 to
- * 0.1 % (in an eleventh 3 %); for the tolerance below m would have to be nearly V.
+ * The first block comes from the Gram matrix of the m most probable rows, sqrt(p) (w - mu): its
+ * largest eigenvectors are off by what these rows leave of the trace. Of ten everyday prompts on
+ * SmolLM2-135M, peaked ones included, 1024 tokens leave 1 to 7 % of it and 16384 still 0.007 to 0.1
+ * % (in an eleventh 3 %), so that the Gram matrix alone would need m near V for the tolerance
+ * below; as a start 76 rows save three quarters of the products. At rank 1 and 16 that makes three
+ * to five blocks of 2 and 21 vectors, 4 V D operations a vector; F itself takes 2 V D^2.
  */
 #include "fisher.h"
 #include "common.h"
@@ -20,8 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The sought pairs come with more that make them converge sooner. */
-enum { OVERSAMPLE = 8, MOST_BLOCKS = 12, MOST_PRODUCT = 1 << 24 /* elements of [rows, V] */ };
+enum { FEW_ROWS = 32, PART = 1 << 21 /* elements of W */ };
+enum { MOST_VECTORS = 96, MOST_PRODUCT = 1 << 24 /* elements of [rows, V] */ };
 static const double TOLERANCE = 1e-5; /* residual |F u - lambda u| of the largest eigenvalue */
 
 /* The Krylov basis of one read, on the host. */
@@ -37,19 +38,23 @@ struct jacobian_fisher {
     const ca_model *model;
     int64_t most_reads, rank, block, most; /* most: vectors of a basis */
     int64_t chunk;                         /* reads of one product */
+    int64_t likely;                        /* m, rows of the Gram matrix */
+    int64_t part, parts;                   /* tokens of a part of W, and how many parts there are */
     method_buffers buffers;
     ca_tensor p, x, product, fx, mu, row_square, top_values, top_ids;
-    ca_tensor best, rest; /* [n, D] row c of the most probable token; sum of the others' p w */
-    ca_tensor ones, means, sums; /* [V] of ones, [block n] mu . q and sum of p * y */
+    ca_tensor rows, gram;   /* [m, D] w - mu of one read, [m, m] their dot products */
+    ca_tensor mixes, first; /* [block, m] and [block, D] the first block as sums of these rows */
+    ca_tensor best, rest;   /* [n, D] row c of the most probable token; sum of the others' p w */
+    ca_tensor ones, means, sums; /* [V] of ones, [block n] mu . q, [parts, block n] sum of p * y */
     basis *bases;                /* [chunk] */
     double *mu_host;             /* [chunk, D] */
     double *best_host;           /* [chunk, D] c */
     double *square_host;         /* [V] |w|^2 */
     double *p_host, *dots_host;  /* [chunk, V] p, and w . c */
-    double *x_host;              /* [block, chunk, D] */
-    double *sums_host;           /* [block, chunk] */
-    double *projected;           /* [most, most] */
-    double *spectrum;            /* [most] */
+    double *x_host;              /* [block, chunk, D] or [block, m] */
+    double *sums_host;           /* [parts, block, chunk] */
+    double *projected;           /* [most, most] or [m, m] */
+    double *spectrum;            /* [most] or [m] */
     double *random;              /* [D] */
     void *staging;
 };
@@ -59,15 +64,19 @@ static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static void set_sizes(jacobian_fisher *f, const ca_arch *a, int64_t most_reads, int64_t rank) {
     f->most_reads = most_reads;
     f->rank = min64(rank, a->width);
-    f->block = min64(f->rank + OVERSAMPLE, a->width);
-    f->most = min64(f->block * MOST_BLOCKS, a->width);
+    /* the sought pairs come with more that make them converge sooner */
+    f->block = min64(f->rank + 1 + f->rank / 4, a->width);
+    f->most = min64(f->block * 12 > MOST_VECTORS ? f->block * 12 : MOST_VECTORS, a->width);
+    f->part = PART / a->width + 1;
+    f->parts = (a->vocab + f->part - 1) / f->part;
+    f->likely = min64(64 + 12 * f->rank, a->vocab);
     f->chunk = min64(most_reads, MOST_PRODUCT / (f->block * a->vocab) + 1);
 }
 
 /* The tensors; with buffers == NULL they are only measured. */
 static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype,
                             method_buffers *buffers) {
-    int64_t n = f->chunk, top = min64(f->block, a->vocab);
+    int64_t n = f->chunk, m = f->likely;
     const method_tensor list[] = {
         {&f->p, dtype, 2, {n, a->vocab}},
         {&f->x, dtype, 3, {f->block, n, a->width}},
@@ -79,9 +88,13 @@ static int64_t take_tensors(jacobian_fisher *f, const ca_arch *a, ca_dtype dtype
         {&f->rest, dtype, 2, {n, a->width}},
         {&f->ones, dtype, 1, {a->vocab}},
         {&f->means, dtype, 1, {f->block * n}},
-        {&f->sums, dtype, 1, {f->block * n}},
-        {&f->top_values, dtype, 2, {n, top}},
-        {&f->top_ids, CA_I32, 2, {n, top}},
+        {&f->sums, dtype, 2, {f->parts, f->block * n}},
+        {&f->top_values, dtype, 2, {n, m}},
+        {&f->top_ids, CA_I32, 2, {n, m}},
+        {&f->rows, dtype, 2, {m, a->width}},
+        {&f->gram, dtype, 2, {m, m}},
+        {&f->mixes, dtype, 2, {f->block, m}},
+        {&f->first, dtype, 2, {f->block, a->width}},
     };
     return ca_method_take_list(buffers, list, sizeof list / sizeof *list);
 }
@@ -96,7 +109,7 @@ int64_t ca_jacobian_fisher_bytes(const ca_arch *arch, ca_dtype dtype, int64_t mo
 double ca_jacobian_fisher_flops(const ca_arch *arch, int64_t rank) {
     jacobian_fisher f = {0};
     set_sizes(&f, arch, 1, rank);
-    double blocks = f.block == arch->width ? 1 : 4; /* as many as it usually takes */
+    double blocks = f.block == arch->width ? 1 : 3.5; /* as many as it usually takes */
     return 4.0 * blocks * (double)f.block * (double)arch->vocab * (double)arch->width;
 }
 
@@ -149,12 +162,15 @@ ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, i
     CA_TRY(ca_calloc(vocab, sizeof(double), &f->square_host));
     CA_TRY(ca_calloc(chunk * vocab, sizeof(double), &f->p_host));
     CA_TRY(ca_calloc(chunk * vocab, sizeof(double), &f->dots_host));
-    CA_TRY(ca_calloc(block * chunk * width, sizeof(double), &f->x_host));
-    CA_TRY(ca_calloc(chunk * (block * width > vocab ? block * width : vocab), sizeof(double),
-                     &f->staging));
-    CA_TRY(ca_calloc(block * chunk, sizeof(double), &f->sums_host));
-    CA_TRY(ca_calloc(most * most, sizeof(double), &f->projected));
-    CA_TRY(ca_calloc(most, sizeof(double), &f->spectrum));
+    size_t vectors = chunk * width > (size_t)f->likely ? chunk * width : (size_t)f->likely;
+    CA_TRY(ca_calloc(block * vectors, sizeof(double), &f->x_host));
+    size_t staged = chunk * (block * width > vocab ? block * width : vocab);
+    size_t square = (size_t)(f->likely > f->most ? f->likely * f->likely : f->most * f->most);
+    CA_TRY(ca_calloc(staged > square ? staged : square, sizeof(double), &f->staging));
+    CA_TRY(ca_calloc((size_t)f->parts * block * chunk, sizeof(double), &f->sums_host));
+    CA_TRY(ca_calloc(square, sizeof(double), &f->projected));
+    CA_TRY(ca_calloc((size_t)(f->likely > f->most ? f->likely : f->most), sizeof(double),
+                     &f->spectrum));
     CA_TRY(ca_calloc(width, sizeof(double), &f->random));
     CA_TRY(ca_row_dots(model->backend, f->row_square, model->head, model->head));
     CA_TRY(ca_download_f64(model->backend, f->row_square, f->staging, f->square_host));
@@ -208,6 +224,16 @@ static void append_block(jacobian_fisher *f, basis *b, const double *candidates,
     }
 }
 
+/* projected [m, m], of which the lower triangle counts, becomes its eigenvectors, one a column, and
+ * spectrum [m] their eigenvalues, rising. */
+static ca_status decompose(jacobian_fisher *f, int64_t m) {
+    if (LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', (int)m, f->projected, (int)m, f->spectrum) != 0)
+        return ca_fail(CA_E_NUMERIC,
+                       "fisher: the eigenvalues of a matrix of %lld rows were not found",
+                       (long long)m);
+    return CA_OK;
+}
+
 /* Rayleigh-Ritz in the basis, whose first `size` vectors have their products. */
 static ca_status solve(jacobian_fisher *f, basis *b) {
     ca_status st = CA_OK;
@@ -215,10 +241,7 @@ static ca_status solve(jacobian_fisher *f, basis *b) {
     for (int64_t i = 0; i < m; i++)
         for (int64_t k = 0; k <= i; k++)
             f->projected[i * m + k] = dot(b->q + i * width, b->fq + k * width, width);
-    if (LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', (int)m, f->projected, (int)m, f->spectrum) != 0)
-        return ca_fail(CA_E_NUMERIC,
-                       "fisher: the eigenvalues of a matrix of %lld rows were not found",
-                       (long long)m);
+    CA_TRY(decompose(f, m));
     b->done = true;
     for (int64_t i = 0; i < f->rank; i++) {
         double *u = b->vector + i * width, residual = 0;
@@ -238,6 +261,7 @@ static ca_status solve(jacobian_fisher *f, basis *b) {
         if (sqrt(residual) > TOLERANCE * b->value[0]) b->done = false;
     }
     if (m == width) b->done = true; /* the whole space */
+out:
     return st;
 }
 
@@ -319,28 +343,56 @@ out:
     return st;
 }
 
-/* First blocks: the rows of the most probable tokens less the mean row, which span most of F. */
+/* first [count, D] = the eigenvectors of the largest eigenvalues of sum p (w - mu) (w - mu)^T over
+ * the m tokens `ids` of read i alone; logits [m] of these, falling, on the host. */
+static ca_status combine_likely(jacobian_fisher *f, int64_t i, ca_tensor ids, const double *logits,
+                                ca_tensor first) {
+    ca_status st = CA_OK;
+    ca_backend *be = f->model->backend;
+    int64_t m = f->likely, count = first.shape[0];
+    ca_tensor mean = ca_tensor_reshape(ca_tensor_slice(f->mu, 0, i, 1), 1, &f->mu.shape[1]);
+    ca_tensor mixes = ca_tensor_slice(f->mixes, 0, 0, count);
+    CA_TRY(ca_gather(be, f->rows, f->model->head, ids, 1, false));
+    CA_TRY(ca_add(be, f->rows, ca_tensor_repeat(mean, m), -1));
+    CA_TRY(ca_matmul(be, f->gram, f->rows, f->rows, (ca_tensor){0},
+                     (ca_matmul_options){.transpose_b = true, .alpha = 1}));
+    CA_TRY(ca_download_f64(be, f->gram, f->staging, f->projected));
+    for (int64_t j = 0; j < m; j++) /* probabilities count relative to the largest */
+        for (int64_t k = 0; k <= j; k++)
+            f->projected[j * m + k] *= exp(0.5 * (logits[j] + logits[k]) - logits[0]);
+    CA_TRY(decompose(f, m));
+    for (int64_t j = 0; j < count; j++)
+        for (int64_t k = 0; k < m; k++)
+            f->x_host[j * m + k] =
+                f->projected[k * m + m - 1 - j] * exp(0.5 * (logits[k] - logits[0]));
+    CA_TRY(ca_upload_f64(be, mixes, f->staging, f->x_host));
+    CA_TRY(ca_matmul(be, first, mixes, f->rows, (ca_tensor){0}, (ca_matmul_options){.alpha = 1}));
+out:
+    return st;
+}
+
+/* First blocks: what the most probable tokens make of F. */
 static ca_status start(jacobian_fisher *f, ca_tensor logits) {
     ca_status st = CA_OK;
     ca_backend *be = f->model->backend;
-    int64_t n = logits.shape[0], width = f->model->arch.width, top = f->top_ids.shape[1];
+    int64_t n = logits.shape[0], width = f->model->arch.width, m = f->likely;
     ca_tensor values = ca_tensor_slice(f->top_values, 0, 0, n),
               ids = ca_tensor_slice(f->top_ids, 0, 0, n);
+    int64_t count = min64(f->block, m);
+    ca_tensor first = ca_tensor_slice(f->first, 0, 0, count);
+    double *likely = f->dots_host; /* [n, m], free after the traces */
     CA_TRY(ca_top_k(be, values, ids, logits));
-    ca_tensor flat = ca_tensor_1d(ids.data, CA_I32, n * top),
-              rows = ca_tensor_2d(f->x.data, f->x.dtype, n * top, width);
-    CA_TRY(ca_gather(be, rows, f->model->head, flat, 1, false)); /* [n, top, D] */
-    CA_TRY(ca_download_f64(be, rows, f->staging, f->x_host));
+    CA_TRY(ca_download_f64(be, values, f->staging, likely));
     for (int64_t i = 0; i < n; i++) {
         basis *b = &f->bases[i];
-        double *candidates = f->x_host + i * top * width;
-        for (int64_t k = 0; k < top; k++)
-            for (int64_t d = 0; d < width; d++)
-                candidates[k * width + d] -= f->mu_host[i * width + d];
+        ca_tensor own = ca_tensor_reshape(ca_tensor_slice(ids, 0, i, 1), 1, &m);
+        CA_TRY(combine_likely(f, i, own, likely + i * m, first));
+        CA_TRY(ca_download_f64(be, first, f->staging, f->x_host));
         b->size = 0;
         b->done = false;
-        append_block(f, b, candidates, width, top);
-        append_block(f, b, candidates, 0, f->block - top); /* a vocabulary smaller than the block */
+        append_block(f, b, f->x_host, width, count);
+        append_block(f, b, f->x_host, 0,
+                     f->block - count); /* a vocabulary smaller than the block */
     }
 out:
     return st;
@@ -365,35 +417,56 @@ out:
     return st;
 }
 
+/* fx [rows, D] (+)= sum_i p_i y_i w_i and sums [rows] (+)= sum_i p_i y_i over the tokens [from,
+ * from
+ * + count), y_i = w_i . x - means; x [block, n, D], rows = block n. */
+static ca_status add_tokens(jacobian_fisher *f, ca_tensor x, int64_t from, int64_t count,
+                            ca_tensor sums) {
+    ca_status st = CA_OK;
+    ca_backend *be = f->model->backend;
+    int64_t block = x.shape[0], n = x.shape[1], width = x.shape[2], rows = block * n;
+    ca_tensor head = ca_tensor_slice(f->model->head, 0, from, count);
+    ca_tensor y = ca_tensor_2d(f->product.data, f->product.dtype, rows, count);
+    ca_tensor y_of_reads = ca_tensor_3d(y.data, y.dtype, block, n, count);
+    ca_tensor p = ca_tensor_slice(ca_tensor_slice(f->p, 0, 0, n), 1, from, count);
+    ca_tensor fx = ca_tensor_2d(f->fx.data, f->fx.dtype, rows, width);
+    ca_tensor means = ca_tensor_2d(f->means.data, f->means.dtype, rows, 1);
+    ca_tensor ones = ca_tensor_slice(f->ones, 0, 0, count), none = {0};
+    CA_TRY(ca_linear_fwd(be, y, ca_tensor_2d(x.data, x.dtype, rows, width), head, none));
+    CA_TRY(ca_matmul(be, y, means, ca_tensor_repeat(ones, 1), none,
+                     (ca_matmul_options){.alpha = -1, .beta = 1}));
+    CA_TRY(ca_multiply(be, y_of_reads, y_of_reads, ca_tensor_repeat(p, block)));
+    CA_TRY(ca_row_dots(be, sums, y, ca_tensor_repeat(ones, rows)));
+    CA_TRY(ca_matmul(be, fx, y, head, none, (ca_matmul_options){.alpha = 1, .beta = from > 0}));
+out:
+    return st;
+}
+
 /* fq of the last `block` vectors of every basis: F q = sum_i p_i y_i (w_i - mu), y_i = w_i . q - mu
  * . q. The mean is taken off y before it is weighted: where one token holds nearly all probability,
- * F is a small difference of large numbers otherwise. */
+ * F is a small difference of large numbers otherwise. With few vectors W is read in parts that stay
+ * in the processor's cache for the second product. */
 static ca_status multiply(jacobian_fisher *f, int64_t n, int64_t block) {
     ca_status st = CA_OK;
     const ca_model *m = f->model;
     int64_t width = m->arch.width, vocab = m->arch.vocab, first = f->bases[0].size - block;
     ca_tensor x = ca_tensor_slice(of_reads(f->x, n), 0, 0, block);
     ca_tensor fx = ca_tensor_slice(of_reads(f->fx, n), 0, 0, block);
-    ca_tensor product = ca_tensor_slice(of_reads(f->product, n), 0, 0, block);
-    ca_tensor y = ca_tensor_2d(product.data, product.dtype, block * n, vocab);
-    ca_tensor means = ca_tensor_2d(f->means.data, f->means.dtype, block * n, 1);
-    ca_tensor sums = ca_tensor_1d(f->sums.data, f->sums.dtype, block * n), ones = f->ones;
+    int64_t rows = block * n, part = rows <= FEW_ROWS ? f->part : vocab, parts = 0;
+    ca_tensor means = ca_tensor_1d(f->means.data, f->means.dtype, rows);
+    ca_tensor sums = ca_tensor_2d(f->sums.data, f->sums.dtype, f->parts, rows);
     CA_TRY(send_vectors(f, n, block, x, means));
-    CA_TRY(ca_linear_fwd(m->backend, y, ca_tensor_2d(x.data, x.dtype, block * n, width), m->head,
-                         (ca_tensor){0}));
-    CA_TRY(ca_matmul(m->backend, y, means, ca_tensor_2d(ones.data, ones.dtype, 1, vocab),
-                     (ca_tensor){0}, (ca_matmul_options){.alpha = -1, .beta = 1}));
-    CA_TRY(ca_multiply(m->backend, product, product,
-                       ca_tensor_repeat(ca_tensor_slice(f->p, 0, 0, n), block)));
-    CA_TRY(ca_row_dots(m->backend, sums, y, ca_tensor_repeat(ones, block * n)));
-    CA_TRY(ca_linear_bwd(m->backend, fx, product, m->head));
-    CA_TRY(ca_download_f64(m->backend, sums, f->staging, f->sums_host));
+    for (int64_t from = 0; from < vocab; from += part, parts++)
+        CA_TRY(add_tokens(f, x, from, min64(part, vocab - from),
+                          ca_tensor_reshape(ca_tensor_slice(sums, 0, parts, 1), 1, &rows)));
+    CA_TRY(
+        ca_download_f64(m->backend, ca_tensor_slice(sums, 0, 0, parts), f->staging, f->sums_host));
     CA_TRY(ca_download_f64(m->backend, fx, f->staging, f->x_host));
-    for (int64_t r = 0; r < block * n; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         const double *mu = f->mu_host + r % n * width;
-        double *fq = f->bases[r % n].fq + (first + r / n) * width;
-        for (int64_t d = 0; d < width; d++)
-            fq[d] = f->x_host[r * width + d] - f->sums_host[r] * mu[d];
+        double *fq = f->bases[r % n].fq + (first + r / n) * width, sum = 0;
+        for (int64_t k = 0; k < parts; k++) sum += f->sums_host[k * rows + r];
+        for (int64_t d = 0; d < width; d++) fq[d] = f->x_host[r * width + d] - sum * mu[d];
     }
 out:
     return st;
