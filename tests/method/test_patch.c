@@ -182,7 +182,7 @@ static void cells_like_whole_prompts(fixture *f) {
 
 static void test_cells_like_whole_prompts(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, cells_like_whole_prompts);
+    on_every_backend(some_fixtures, cells_like_whole_prompts);
 }
 
 /* ---- laws */
@@ -204,7 +204,7 @@ static void everything_and_nothing(fixture *f) {
 
 static void test_everything_and_nothing(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, everything_and_nothing);
+    on_every_backend(some_fixtures, everything_and_nothing);
 }
 
 /* One by one and in the other order, and the pass left dirty by other cells. */
@@ -228,7 +228,7 @@ static void packing_does_not_matter(fixture *f) {
 
 static void test_packing_does_not_matter(void **state) {
     (void)state;
-    on_both_backends(some_fixtures, packing_does_not_matter);
+    on_every_backend(some_fixtures, packing_does_not_matter);
 }
 
 int main(void) {
