@@ -201,8 +201,9 @@ def spectrum(figures, name, values, trace):
 # ---- effects of patching
 
 
-def effect_map(figures, name, values, row_names, column_names, column_label, title):
-    """Map of effects [rows, columns], layers upwards: white is 0, blue towards 1, red below 0.
+def effect_map(figures, name, values, row_names, column_names, column_label, title,
+               rows_label="layer"):
+    """Map of effects [rows, columns], first row below: white is 0, blue towards 1, red below 0.
 
     Cells that do not exist are NaN.
     """
@@ -218,7 +219,7 @@ def effect_map(figures, name, values, row_names, column_names, column_label, tit
         turned = rotation if max(map(len, names), default=0) > 2 else 0
         axis.set_ticklabels(names[::every], size=8, rotation=turned, family=plots.FONTS)
     axes.set_xlabel(column_label)
-    axes.set_ylabel("layer" if any(row_names) else "")
+    axes.set_ylabel(rows_label if any(row_names) else "")
     axes.set_title(title, size=10, loc="left")
     axes.tick_params(length=0)
     for spine in axes.spines.values():

@@ -19,6 +19,9 @@ def sections(result, figures):
         return [Section("Patching", page.note("The file holds no finished map."))]
     maps = Maps(result)
     parts = [Section("Strongest effects", strongest(maps))]
+    roles = Roles(result, maps)
+    if roles.found:
+        parts.append(Section("Where in the prompt", role_maps(figures, maps, roles)))
     for kind, members in maps.kinds().items():
         parts.append(Section(f"Patching {kind}", kind_maps(figures, maps, kind, members)))
     return parts
@@ -32,6 +35,8 @@ class Maps:
         self.sites = [Site(index, name) for index, name in enumerate(self.names)]
         self.effect = result.array("/patch/mean_effect")
         self.interval = result.array("/patch/mean_effect_interval")
+        values = np.isfinite(result.array("/patch/value"))
+        self.common = 2 * values.sum(axis=0) >= len(values)
         self.attributes = result.attributes("/patch")
         self.positions = result.array("/patch/position").tolist()
         self.labels = position_labels(result, self.attributes.get("positions"), self.positions)
@@ -43,6 +48,42 @@ class Maps:
             found.setdefault(site.kind + (", one head at a time" if site.head is not None else ""),
                              []).append(site)
         return found
+
+
+class Roles:
+    """Effects by what a token is to the subject, for prompts of different length.
+
+    effect [sites, roles]: the mean over prompts of each prompt's mean over its tokens of a role. A
+    subject of one token has a last token only. After Meng et al. 2022, figure 2.
+    """
+
+    NAMES = ["before the subject", "first subject token", "middle subject tokens",
+             "last subject token", "first token after", "further tokens", "last token"]
+
+    def __init__(self, result, maps):
+        self.found = maps.attributes.get("positions") == "all" and result.has_in("/data", "subject")
+        if not self.found:
+            return
+        effects = result.array("/patch/effect")  # [prompts, sites, tokens]
+        lengths = np.diff(result.array("/data/offsets"))
+        means = np.full((len(effects), len(maps.names), len(self.NAMES)), np.nan)
+        for prompt, (first, end) in enumerate(result.array("/data/subject")):
+            length = lengths[prompt]
+            for role, places in enumerate(self.places(first, end, length)):
+                if len(places):
+                    means[prompt, :, role] = effects[prompt][:, places].mean(axis=1)
+        defined = np.isfinite(means)
+        self.effect = np.where(defined, means, 0).sum(axis=0)
+        self.effect /= np.where(defined.any(axis=0), defined.sum(axis=0), np.nan)
+
+    @staticmethod
+    def places(first, end, length):
+        """The tokens of each role, none twice."""
+        last = length - 1
+        kept = [range(first), range(first, min(first + 1, end - 1)), range(first + 1, end - 1),
+                range(end - 1, end), range(end, min(end + 1, last)), range(end + 1, last),
+                range(max(last, end), length)]
+        return [np.array(role, dtype=int) for role in kept]
 
 
 class Site:
@@ -79,7 +120,8 @@ def number(value):
 def strongest(maps):
     """The cells whose patch moves the run most towards the run that it came from."""
     toward_clean = maps.attributes.get("direction") != "noise"
-    score = np.where(np.isfinite(maps.effect), maps.effect if toward_clean else -maps.effect, -np.inf)
+    ranked = np.isfinite(maps.effect) & maps.common
+    score = np.where(ranked, maps.effect if toward_clean else -maps.effect, -np.inf)
     rows = []
     for cell in np.argsort(-score, axis=None, kind="stable")[:STRONGEST]:
         site, position = np.unravel_index(cell, score.shape)
@@ -88,7 +130,8 @@ def strongest(maps):
                          number(maps.effect[site, position]), number(maps.interval[site, position])])
     header = ["site", "token", "mean effect", "± 95 %"]
     about = page.note(f"Effect on {maps.attributes.get('metric', 'the metric')}: 0 = the corrupted run, "
-                      "1 = the clean run. ±: half the 95 % interval over prompts.")
+                      "1 = the clean run. ±: half the 95 % interval over prompts. "
+                      "Cells that fewer than half of the prompts have are left out.")
     return about + page.table(header, rows, numbers={2, 3})
 
 
@@ -112,6 +155,23 @@ def kind_maps(figures, maps, kind, sites):
         png = charts.effect_map(figures, f"patch-{name}-interval", maps.interval[index], layers,
                                 maps.labels, "token", f"{kind}: ± 95 % over prompts")
         markup += page.fold("intervals over prompts", page.picture(png, f"{kind}: half the interval"))
+    return markup
+
+
+def role_maps(figures, maps, roles):
+    """One map for each kind of site: layers by role, as tables of causal tracing have it."""
+    markup = page.note("Means by what a token is to the subject, so that prompts of different length "
+                       "come together. A subject of one token counts as a last subject token.")
+    for kind, sites in maps.kinds().items():
+        if sites[0].head is not None or len(sites) < 2:
+            continue
+        sites = sorted(sites, key=lambda site: site.layer)
+        layers = ["" if site.layer == OUTSIDE else str(site.layer) for site in sites]
+        grid = roles.effect[[site.index for site in sites]].T[::-1]
+        name = "patch-roles-" + re.sub(r"[^A-Za-z0-9]+", "-", kind).strip("-")
+        png = charts.effect_map(figures, name, grid, Roles.NAMES[::-1], layers, "layer", kind,
+                                rows_label="")
+        markup += page.picture(png, f"{kind}: mean effect by layer and role of the token")
     return markup
 
 

@@ -157,6 +157,18 @@ def test_effects_and_means(patch):
     assert got["data/position"].tolist() == [7, 7, 7]
 
 
+def test_subjects_and_cells_that_few_prompts_have(patch, tmp_path):
+    got = patch(RESTORE, rows_with_subjects())
+    for i, (first, end) in enumerate(got["data/subject"]):
+        pieces = got["data/pieces"][got["data/offsets"][i]:got["data/offsets"][i + 1]]
+        assert b"".join(pieces[first:end]).strip() == b"John"
+    common = np.isfinite(got["patch/value"]).sum(axis=0) * 2 >= len(got["patch/value"])
+    assert not common.all()
+    effects = got["patch/mean_effect"][common & np.isfinite(got["patch/mean_effect"])]
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert file["patch"].attrs["strongest_effect"] == effects[np.argmax(np.abs(effects))]
+
+
 def test_interval_over_draws(patch):
     """Restoring everything gives the clean run in every draw, so only the corrupted runs vary."""
     row = {**PAIR, "subject": PAIR["clean"]}

@@ -56,6 +56,22 @@ out:
     return st;
 }
 
+/* Where each prompt's subject lies, so that maps can be aligned by it. */
+static ca_status put_subjects(ca_job *job) {
+    ca_status st = CA_OK;
+    int64_t count = job->data->count, *spans = NULL;
+    CA_TRY(ca_calloc((size_t)count, 2 * sizeof *spans, &spans));
+    for (int64_t i = 0; i < count; i++) {
+        spans[2 * i] = job->data->examples[i].subject_first;
+        spans[2 * i + 1] = job->data->examples[i].subject_last;
+    }
+    CA_TRY(ca_result_put(job->result, "/data/subject", CA_RESULT_I64,
+                         (ca_result_shape){2, {count, 2}, {"example", "start and end"}}, spans));
+out:
+    free(spans);
+    return st;
+}
+
 ca_status ca_patch_reserve(ca_job *job, const patch_state *p) {
     ca_status st = CA_OK;
     int64_t count = job->data->count;
@@ -66,6 +82,7 @@ ca_status ca_patch_reserve(ca_job *job, const patch_state *p) {
     CA_TRY(ca_result_put(job->result, "/patch/position", CA_RESULT_I64,
                          (ca_result_shape){1, {p->slots}, {"position"}}, p->slot_position));
     CA_TRY(put_attributes(job, p));
+    if (p->restore) CA_TRY(put_subjects(job));
     CA_TRY(ca_result_reserve(job->result, "/patch/value", CA_RESULT_F64, cells));
     CA_TRY(ca_result_reserve(job->result, "/patch/effect", CA_RESULT_F64, cells));
     if (p->draws > 1)
@@ -116,6 +133,7 @@ static void free_written(written *w) {
 /* Over the prompts that have the cell. */
 typedef struct cell_mean {
     double value, effect, interval, ratio;
+    bool common; /* at least half of all prompts have it: what few have is no mean to rank */
 } cell_mean;
 
 static cell_mean mean_cell(const written *w, int64_t cell) {
@@ -142,6 +160,7 @@ static cell_mean mean_cell(const written *w, int64_t cell) {
         .effect = effect,
         .interval = ca_patch_half_width(squares, defined),
         .ratio = clean != corrupted ? (value - corrupted) / (clean - corrupted) : NAN,
+        .common = 2 * count >= w->count,
     };
 }
 
@@ -189,7 +208,8 @@ static ca_status write_means(ca_job *job, const patch_state *p, const written *w
         means[w->cells + c] = m.effect;
         means[2 * w->cells + c] = m.interval;
         means[3 * w->cells + c] = m.ratio;
-        if (isfinite(m.effect) && !(fabs(m.effect) <= fabs(strongest))) strongest = m.effect;
+        if (m.common && isfinite(m.effect) && !(fabs(m.effect) <= fabs(strongest)))
+            strongest = m.effect;
     }
     for (int i = 0; i < MEANS; i++)
         CA_TRY(
@@ -248,7 +268,7 @@ out:
 static int64_t strongest_cell(const cell_mean *means, int64_t count, double sign) {
     int64_t best = -1;
     for (int64_t c = 0; c < count; c++)
-        if (isfinite(means[c].effect) &&
+        if (means[c].common && isfinite(means[c].effect) &&
             (best < 0 || sign * means[c].effect > sign * means[best].effect))
             best = c;
     return best;
@@ -271,7 +291,9 @@ ca_status ca_patch_answer(ca_job *job, void *state, ca_string *text) {
     for (int64_t c = 0; c < w.cells; c++) means[c] = mean_cell(&w, c);
     CA_TRY(ca_string_printf(text, "%s over %lld prompts: clean %.4g, corrupted %.4g\n",
                             p->metric.kind->name, (long long)w.count, clean, corrupted));
-    CA_TRY(ca_string_printf(text, "strongest effects (0 = corrupted, 1 = clean):\n"));
+    CA_TRY(ca_string_printf(
+        text, "strongest effects (0 = corrupted, 1 = clean) of cells in half of the prompts or "
+              "more:\n"));
     for (int64_t n = 0; n < STRONGEST; n++) {
         int64_t best = strongest_cell(means, w.cells, sign);
         if (best < 0) break;
