@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See pairs.h.
+ */
+#include "pairs.h"
+
+#include "causa/ops.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* ---- groups ---- */
+
+ca_status ca_eap_group_create(int64_t most, eap_group *out) {
+    ca_status st = CA_OK;
+    size_t n = (size_t)most;
+    *out = (eap_group){.most = most};
+    CA_TRY(ca_calloc(n, sizeof *out->tail, &out->tail));
+    CA_TRY(ca_calloc(n + 1, sizeof *out->row, &out->row));
+    CA_TRY(ca_calloc(n, sizeof *out->prefix_start, &out->prefix_start));
+out:
+    if (st != CA_OK) ca_eap_group_free(out);
+    return st;
+}
+
+void ca_eap_group_free(eap_group *group) {
+    free(group->tail);
+    free(group->row);
+    free(group->prefix_start);
+    *group = (eap_group){0};
+}
+
+void ca_eap_group_set(eap_group *g, const ca_dataset *data, int64_t first, int64_t last,
+                      bool whole) {
+    assert(last - first <= g->most);
+    g->data = data;
+    g->first = first;
+    g->count = last - first;
+    g->rows = g->prefix_rows = 0;
+    for (int64_t n = 0; n < g->count; n++) {
+        const ca_example *e = &data->examples[first + n];
+        g->tail[n] = whole ? 0 : e->first_difference;
+        g->row[n] = g->rows;
+        g->prefix_start[n] = g->prefix_rows;
+        g->rows += e->clean.count - g->tail[n];
+        g->prefix_rows += g->tail[n];
+    }
+    g->row[g->count] = g->rows;
+}
+
+void ca_eap_group_add_prefixes(const eap_group *g, ca_batch *batch) {
+    for (int64_t n = 0; n < g->count; n++)
+        if (g->tail[n])
+            ca_batch_add(batch, g->data->examples[g->first + n].clean.ids, g->tail[n], 0, 0);
+}
+
+void ca_eap_group_add_run(const eap_group *g, ca_batch *batch, bool corrupted) {
+    for (int64_t n = 0; n < g->count; n++) {
+        const ca_example *e = &g->data->examples[g->first + n];
+        const ca_prompt_text *prompt = corrupted ? &e->corrupted : &e->clean;
+        int64_t rows = prompt->count - g->tail[n];
+        ca_batch_add(batch, prompt->ids + g->tail[n], rows, g->prefix_start[n], g->tail[n]);
+        ca_batch_read(batch, rows - 1);
+    }
+}
+
+/* ---- outputs ---- */
+
+int64_t ca_eap_outputs_count(const ca_arch *a, int64_t rows) {
+    return rows * (a->width + a->layers * (a->heads * a->head_dim + a->width));
+}
+
+eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *a, ca_dtype dtype,
+                                int64_t rows) {
+    int64_t z = a->heads * a->head_dim;
+    return (eap_outputs){
+        .embed = ca_method_buffers_take(buffers, dtype, 2, (int64_t[]){rows, a->width}),
+        .z = ca_method_buffers_take(buffers, dtype, 3, (int64_t[]){a->layers, rows, z}),
+        .mlp = ca_method_buffers_take(buffers, dtype, 3, (int64_t[]){a->layers, rows, a->width}),
+    };
+}
+
+/* Rows of every layer become contiguous again: the layers of fewer rows lie closer together. */
+static ca_tensor with_rows(ca_tensor t, int64_t rows) {
+    return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
+}
+
+eap_outputs ca_eap_outputs_rows(const eap_outputs *o, int64_t rows) {
+    assert(rows <= o->embed.shape[0]);
+    return (eap_outputs){
+        .embed = ca_tensor_slice(o->embed, 0, 0, rows),
+        .z = with_rows(o->z, rows),
+        .mlp = with_rows(o->mlp, rows),
+    };
+}
+
+/* Layer l of [L, T, n] as [T, n]. */
+static ca_tensor layer_of(ca_tensor t, int64_t layer) {
+    ca_tensor rows = ca_tensor_slice(t, 0, layer, 1);
+    return ca_tensor_2d(rows.data, rows.dtype, t.shape[1], t.shape[2]);
+}
+
+static ca_status keep(void *context, const ca_hook_call *call, ca_tensor value) {
+    const eap_tap *tap = context;
+    if (call->recompute) return CA_OK;
+    ca_tensor to = tap->to.embed;
+    if (call->site == CA_SITE_Z) to = layer_of(tap->to.z, call->layer);
+    if (call->site == CA_SITE_MLP_OUT) to = layer_of(tap->to.mlp, call->layer);
+    if (value.rank == 3) to = ca_tensor_split_last(to, value.shape[1]);
+    return ca_copy(call->backend, to, ca_tensor_slice(value, 0, tap->from, to.shape[0]));
+}
+
+void ca_eap_tap_hooks(eap_tap *tap, const ca_arch *arch, ca_hook hooks[EAP_TAP_HOOKS]) {
+    static const ca_site_kind sites[EAP_TAP_HOOKS] = {CA_SITE_EMBED, CA_SITE_Z, CA_SITE_MLP_OUT};
+    for (int i = 0; i < EAP_TAP_HOOKS; i++)
+        hooks[i] = (ca_hook){
+            .site = sites[i], .last_layer = arch->layers - 1, .forward = keep, .context = tap};
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Pairs of prompts as edge attribution runs them, and the outputs of all sources that it keeps.
+ *
+ * Up to the first token that differs a clean and a corrupted prompt have the same values
+ * everywhere: these tokens are the pair's prefix, run once, and all runs of the pair start behind
+ * it, on the prefix's keys and values. The tokens behind it are its tail. The tails of a group of
+ * pairs lie end to end, T rows; every run of the group (clean, corrupted, points between them,
+ * circuits) has these T rows in the same order.
+ */
+#ifndef CAUSA_METHOD_EAP_PAIRS_H
+#define CAUSA_METHOD_EAP_PAIRS_H
+
+#include "causa/data.h"
+#include "causa/graph.h"
+
+#include "common.h"
+
+/* Examples [first, first + count) of a data set. */
+typedef struct eap_group {
+    const ca_dataset *data;
+    int64_t first, count;
+    int64_t rows;          /* T */
+    int64_t prefix_rows;   /* of all prefixes together */
+    int64_t *tail;         /* [count] first token that differs, or 0 when everything is run */
+    int64_t *row;          /* [count + 1] first row of each tail; the last one is T */
+    int64_t *prefix_start; /* [count] first row of each prefix in the prefix pass */
+    int64_t most;          /* capacity of the arrays */
+} eap_group;
+
+ca_status ca_eap_group_create(int64_t most, eap_group *out) CA_MUST_USE;
+void ca_eap_group_free(eap_group *group);
+/* whole: tails are whole prompts and prefixes empty, for ablations that change every token. */
+void ca_eap_group_set(eap_group *group, const ca_dataset *data, int64_t first, int64_t last,
+                      bool whole);
+
+/* Appends the prefixes to a batch, nothing read. */
+void ca_eap_group_add_prefixes(const eap_group *group, ca_batch *batch);
+/* Appends one run: the tails of all pairs, of the clean or the corrupted prompts, read at the last
+ * token of each. */
+void ca_eap_group_add_run(const eap_group *group, ca_batch *batch, bool corrupted);
+
+/* Outputs of all sources in T rows. A head's output is z W_O, kept as z. */
+typedef struct eap_outputs {
+    ca_tensor embed; /* [T, D] token embeddings, positions not added */
+    ca_tensor z;     /* [L, T, H Dh] */
+    ca_tensor mlp;   /* [L, T, D] */
+} eap_outputs;
+
+/* Elements of outputs of T rows, for ca_method_buffer_bytes. */
+int64_t ca_eap_outputs_count(const ca_arch *arch, int64_t rows);
+/* Takes outputs of at most `rows` rows from the buffers. */
+eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *arch, ca_dtype dtype,
+                                int64_t rows);
+/* The same memory for T rows. */
+eap_outputs ca_eap_outputs_rows(const eap_outputs *outputs, int64_t rows);
+
+/* Keeps the outputs of rows [from, from + T) of a forward. */
+typedef struct eap_tap {
+    int64_t from;
+    eap_outputs to; /* of T rows */
+} eap_tap;
+
+enum { EAP_TAP_HOOKS = 3 };
+/* The hooks of a tap, over all layers. The tap must outlive the forward. */
+void ca_eap_tap_hooks(eap_tap *tap, const ca_arch *arch, ca_hook hooks[EAP_TAP_HOOKS]);
+
+#endif
