@@ -71,6 +71,19 @@ out:
     return st;
 }
 
+/* What a branch reads of the residual stream x: x, or a copy of it where hooks edit it. */
+static ca_status enter_branch(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
+                              ca_tensor copy, ca_tensor *x) {
+    ca_status st = CA_OK;
+    if (ca_pass_is_edited(pass, site, layer)) {
+        CA_TRY(ca_copy(pass->model->backend, copy, *x));
+        *x = copy;
+    }
+    CA_TRY(ca_pass_hooks_forward(pass, site, layer, recompute, *x));
+out:
+    return st;
+}
+
 /* q, k, v of a layer: project, hooks, q/k norm, rotate. */
 static ca_status make_qkv(ca_pass *pass, int64_t layer, bool recompute, const block_values *block,
                           qkv_views p) {
@@ -78,8 +91,10 @@ static ca_status make_qkv(ca_pass *pass, int64_t layer, bool recompute, const bl
     ca_backend *be = pass->model->backend;
     const ca_model *m = pass->model;
     const ca_layer *w = &m->layers[layer];
-    CA_TRY(project(pass, block->qkv, pass->scratch.branch, ca_pass_resid(pass, layer),
-                   w->norm1_gain, w->norm1_bias, w->qkv_weight, w->qkv_bias));
+    ca_tensor x = ca_pass_resid(pass, layer);
+    CA_TRY(enter_branch(pass, CA_SITE_ATTN_IN, layer, recompute, block->attn_in, &x));
+    CA_TRY(project(pass, block->qkv, pass->scratch.branch, x, w->norm1_gain, w->norm1_bias,
+                   w->qkv_weight, w->qkv_bias));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_Q, layer, recompute, p.q));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_K, layer, recompute, p.k));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_V, layer, recompute, p.v));
@@ -190,6 +205,7 @@ static ca_status mlp_up(ca_pass *pass, int64_t layer, bool recompute, const bloc
     ca_status st = CA_OK;
     const ca_arch *a = &pass->model->arch;
     const ca_layer *w = &pass->model->layers[layer];
+    CA_TRY(enter_branch(pass, CA_SITE_MLP_IN, layer, recompute, block->mlp_in, &x));
     CA_TRY(project(pass, block->up, pass->scratch.branch, x, w->norm2_gain, w->norm2_bias,
                    w->up_weight, w->up_bias));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_PRE, layer, recompute,
