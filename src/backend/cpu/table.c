@@ -24,6 +24,7 @@ static const ca_backend_ops cpu_ops = {
     .sum_heads = ca_cpu_sum_heads,
     .norm_fwd = ca_cpu_norm_fwd,
     .norm_bwd = ca_cpu_norm_bwd,
+    .norm_stats = ca_cpu_norm_stats,
     .rope = ca_cpu_rope,
     .attention_fwd = ca_cpu_attention_fwd,
     .attention_bwd = ca_cpu_attention_bwd,
@@ -46,6 +47,7 @@ static const ca_backend_ops cpu_ops = {
     .cross_entropy_bwd = ca_cpu_cross_entropy_bwd,
     .row_norms = ca_cpu_row_norms,
     .row_dots = ca_cpu_row_dots,
+    .row_distances = ca_cpu_row_distances,
     .column_sums = ca_cpu_column_sums,
     .adam_step = ca_cpu_adam_step,
 };

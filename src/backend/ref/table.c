@@ -25,6 +25,7 @@ static const ca_backend_ops operations = {
     .sum_heads = ca_ref_sum_heads,
     .norm_fwd = ca_ref_norm_fwd,
     .norm_bwd = ca_ref_norm_bwd,
+    .norm_stats = ca_ref_norm_stats,
     .rope = ca_ref_rope,
     .attention_fwd = ca_ref_attention_fwd,
     .attention_bwd = ca_ref_attention_bwd,
@@ -47,6 +48,7 @@ static const ca_backend_ops operations = {
     .cross_entropy_bwd = ca_ref_cross_entropy_bwd,
     .row_norms = ca_ref_row_norms,
     .row_dots = ca_ref_row_dots,
+    .row_distances = ca_ref_row_distances,
     .column_sums = ca_ref_column_sums,
     .adam_step = ca_ref_adam_step,
 };
