@@ -100,6 +100,8 @@ typedef struct ca_backend_ops {
                         bool accumulate);
     ca_status (*scatter_add)(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
     ca_status (*add)(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
+    ca_status (*add_scaled_rows)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                 double alpha);
     ca_status (*multiply)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
     ca_status (*sum_heads)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
     /* norm */

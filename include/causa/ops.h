@@ -60,6 +60,9 @@ ca_status ca_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor
 ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) CA_MUST_USE;
 /* y = x * w, elementwise, same shape; y == x is allowed. */
 ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
+/* y += alpha scale x, a factor for each row: y, x [..., D], scale [...]. */
+ca_status ca_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                             double alpha) CA_MUST_USE;
 /* y [T, D] = sum over h of x [T, H, D] in the order of h, + bias [D] or absent. */
 ca_status ca_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) CA_MUST_USE;
 

@@ -160,6 +160,15 @@ ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
     CHECK_AND_CALL(add, &dims, arguments, y, x, alpha);
 }
 
+ca_status ca_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                             double alpha) {
+    const ca_argument arguments[] = {{"y", &y, "*D", OUT, NULL},
+                                     {"x", &x, "*D", CA_IN, NULL},
+                                     {"scale", &scale, "*", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(add_scaled_rows, &dims, arguments, y, x, scale, alpha);
+}
+
 ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
     const ca_argument arguments[] = {
         {"y", &y, "*", OUT, &x}, {"x", &x, "*", CA_IN, NULL}, {"w", &w, "*", CA_IN, NULL}};

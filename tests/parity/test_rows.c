@@ -139,6 +139,15 @@ static void multiply_case(parity *p, const void *parameters) {
     parity_ok(ca_multiply(p->be, x, x, w)); /* in place */
 }
 
+static void add_scaled_rows_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
+    ca_tensor scale = parity_input(p, "scale", NORMAL, SHAPE(3, c->rows + 1));
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(3, c->rows, c->width));
+    scale = ca_tensor_slice(scale, 1, 0, c->rows);
+    parity_ok(ca_add_scaled_rows(p->be, y, ca_tensor_repeat(x, 3), scale, -0.75));
+}
+
 static void sum_heads_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, 9, c->width));
@@ -430,6 +439,7 @@ static const operation operations[] = {
     {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
     {"multiply", multiply_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"add", add_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
+    {"add_scaled_rows", add_scaled_rows_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"sum_heads", sum_heads_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"norm_fwd", norm_fwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
     {"norm_bwd", norm_bwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},

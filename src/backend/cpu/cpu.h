@@ -263,6 +263,8 @@ ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
 ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                         bool accumulate);
 ca_status ca_cpu_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
+ca_status ca_cpu_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                 double alpha);
 ca_status ca_cpu_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
 ca_status ca_cpu_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
 ca_status ca_cpu_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);

@@ -20,6 +20,7 @@ static const ca_backend_ops cpu_ops = {
     .gather = ca_cpu_gather,
     .scatter_add = ca_cpu_scatter_add,
     .add = ca_cpu_add,
+    .add_scaled_rows = ca_cpu_add_scaled_rows,
     .multiply = ca_cpu_multiply,
     .sum_heads = ca_cpu_sum_heads,
     .norm_fwd = ca_cpu_norm_fwd,

@@ -21,6 +21,7 @@ static const ca_backend_ops operations = {
     .gather = ca_ref_gather,
     .scatter_add = ca_ref_scatter_add,
     .add = ca_ref_add,
+    .add_scaled_rows = ca_ref_add_scaled_rows,
     .multiply = ca_ref_multiply,
     .sum_heads = ca_ref_sum_heads,
     .norm_fwd = ca_ref_norm_fwd,
