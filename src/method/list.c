@@ -6,9 +6,9 @@
 
 #include <string.h>
 
-extern const ca_method ca_method_capture, ca_method_jacobian, ca_method_patch;
+extern const ca_method ca_method_capture, ca_method_eap, ca_method_jacobian, ca_method_patch;
 
-static const ca_method *const methods[] = {&ca_method_capture, &ca_method_jacobian,
+static const ca_method *const methods[] = {&ca_method_capture, &ca_method_eap, &ca_method_jacobian,
                                            &ca_method_patch, NULL};
 
 const ca_method *const *ca_methods(void) { return methods; }

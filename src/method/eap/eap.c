@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Method `eap`: edge attribution patching and its integrated gradients. How much does every edge of
+ * the computation graph contribute to what the model does?
+ */
+#include "eap.h"
+
+#include <stdlib.h>
+
+static const ca_option options[] = {
+    {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
+     "what is measured at the last token"},
+    {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL,
+     "eap|ig-inputs|ig-activations|clean-corrupted",
+     "where gradients are taken: at the clean run, along a path of the input or of activations, at "
+     "both ends"},
+    {"method.steps", CA_OPTION_INT, "5", "1..1000", NULL, "points of a path"},
+    {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
+     "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
+     "right for ig-activations"},
+    {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node", "what is scored"},
+    {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL, "keep the scores of every pair"},
+    {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
+     "with compat: pairs in a batch of the peer, by which it divides their scores"},
+    {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
+     "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch "
+     "and "
+     "let every path of ig-activations score all edges"},
+    {0},
+};
+
+static const char *const conventions[] = {
+    "loss: minus the metric (plus it for kl, js); score: mean over pairs of the change of the loss "
+    "when the edge is ablated, to first order; positive: the edge supports the task",
+    "an edge's input is the residual stream before the norm that reads it; heads are nodes without "
+    "the output bias, MLPs with theirs, the input is the token embedding without positions; k and "
+    "v have one column per query head",
+    "rule: points alpha of a path, 0 = corrupted, 1 = clean: left k/m, right (k+1)/m, midpoint "
+    "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
+    "ig-activations: a path scores the edges that leave its own site, with weights 1/m; compat "
+    "eap-ig: all edges, with weights 1/(m (2 L + 1))",
+    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean",
+    "a node's score is the sum of those of the edges that leave it",
+    "residual: change of the loss between the ends minus what the input's node explains of it",
+    NULL,
+};
+static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corrupted_mean",
+                                        "/baseline@accuracy", NULL};
+
+static void release(void *state) {
+    eap *e = state;
+    if (!e) return;
+    ca_eap_attribute_free(e);
+    ca_packing_free(&e->packing);
+    free(e->sites);
+    free(e->points);
+    free(e);
+}
+
+/* Appends what is wrong with a pair. */
+static ca_status check_pair(const ca_job *job, const ca_example *e, ca_string *problems) {
+    ca_status st = CA_OK;
+    const char *place = ca_example_place(job->data, e), *line = problems->length ? "\n" : "";
+    if (e->first_difference == e->clean.count)
+        CA_TRY(ca_string_printf(problems,
+                                "%s%s: column corrupted: expected a prompt that differs from "
+                                "clean, got the same tokens",
+                                line, place));
+    for (int64_t i = 0; i < e->wrong.count; i++)
+        if (ca_metric_is_answer(&e->answer, e->wrong.ids[i])) {
+            CA_TRY(ca_string_printf(problems,
+                                    "%s%s: column wrong: expected tokens other than those of "
+                                    "answer, got token %d in both",
+                                    problems->length ? "\n" : "", place, e->wrong.ids[i]));
+            break;
+        }
+out:
+    return st;
+}
+
+/* All pairs at once, up to some. */
+static ca_status check_pairs(const ca_job *job) {
+    ca_status st = CA_OK;
+    ca_string problems = {0};
+    enum { MOST_BYTES = 4000 };
+    for (int64_t i = 0; i < job->data->count && problems.length < MOST_BYTES; i++)
+        CA_TRY(check_pair(job, &job->data->examples[i], &problems));
+    if (problems.length) st = ca_fail(CA_E_DATA, "%s", problems.text);
+out:
+    ca_string_free(&problems);
+    return st;
+}
+
+static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
+    ca_status st = CA_OK;
+    eap *e = NULL;
+    CA_TRY(ca_calloc(1, sizeof *e, &e));
+    CA_TRY(check_pairs(job));
+    CA_TRY(ca_eap_read_options(job, e));
+    CA_TRY(ca_eap_plan(job, e, plan));
+    *state = e;
+    return CA_OK;
+out:
+    release(e);
+    return st;
+}
+
+static ca_status run(ca_job *job, void *state, int64_t *done) {
+    ca_status st = CA_OK;
+    eap *e = state;
+    e->job = job;
+    CA_TRY(ca_eap_attribute_create(e));
+    if (job->resume_at == 0) {
+        CA_TRY(ca_method_write_data(job));
+        CA_TRY(ca_eap_reserve(job, e));
+    } else {
+        CA_TRY(ca_eap_restore_sums(e));
+    }
+    st = ca_method_run_batches(job, &e->packing, "eap", ca_eap_attribute, e, done);
+    if (st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) {
+        ca_status saved = ca_eap_save_sums(e);
+        st = saved == CA_OK ? st : saved;
+    }
+    CA_TRY(st);
+    CA_TRY(ca_eap_write_scores(job, e));
+out:
+    return st;
+}
+
+const ca_method ca_method_eap = {
+    .kind = "eap",
+    .summary = "edge attribution: which edges of the computation graph carry the answer",
+    .options = options,
+    .needs = {.pair = true},
+    .prepare = prepare,
+    .run = run,
+    .answer = ca_eap_answer,
+    .release = release,
+    .conventions = conventions,
+    .headlines = headlines,
+};

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Edge attribution, private to src/method/eap.
+ *
+ * The loss is minus the metric (plus it, where a lower value means that the model does the task),
+ * so a positive score says that ablating the edge makes the model worse. With a_u the clean output
+ * of a source u, a~_u its ablated one and g_v the gradient of the loss at the input of a
+ * destination v, before its norm,
+ *
+ *   S[u, v] = 1/N sum over pairs, points k of a path: w_k (a~_u - a_u) . g_v^(k)
+ *
+ * summed over tokens and channels. Variants differ in the path along which gradients are taken.
+ *
+ * Source: Hanna, Pezzelle, Belinkov 2024, "Have faith in faithfulness", arXiv 2403.17806; Syed,
+ * Rager, Conmy 2023, "Attribution patching outperforms automated circuit discovery".
+ */
+#ifndef CAUSA_METHOD_EAP_H
+#define CAUSA_METHOD_EAP_H
+
+#include "causa/metric.h"
+
+#include "gradients.h"
+#include "score.h"
+
+typedef enum eap_variant {
+    EAP_PLAIN,           /* at the clean run */
+    EAP_IG_INPUTS,       /* token embeddings from ablated to clean */
+    EAP_IG_ACTIVATIONS,  /* the outputs of one layer's heads, or of an MLP, from ablated to clean */
+    EAP_CLEAN_CORRUPTED, /* at the two ends */
+} eap_variant;
+
+typedef enum eap_level { EAP_EDGES, EAP_NODES } eap_level;
+
+typedef struct eap {
+    eap_variant variant;
+    eap_level level;
+    ca_circuit_graph graph; /* of query heads */
+    ca_metric metric;
+    eap_site *sites; /* [site_count] whose values run along a path */
+    int64_t site_count;
+    bool own_site;     /* a path scores the edges that leave its site alone */
+    eap_point *points; /* [point_count] */
+    int64_t point_count;
+    int64_t batch_size; /* scores of a pair are divided by that of its batch, as a peer does; 0 */
+    bool per_example;
+    ca_packing packing; /* examples in groups */
+    eap_sizes sizes;
+    int64_t expand_rows;
+    /* while running */
+    ca_job *job;
+    eap_group group;
+    eap_gradients gradients;
+    eap_scores scores;
+    method_scorer scorer;
+    bool *valid;       /* [F, R] */
+    double *edge_sum;  /* [F, R] over the pairs done */
+    double *node_sum;  /* [F] */
+    double *edge;      /* [pairs, F, R] of the group's pairs; NULL unless per_example */
+    double *node;      /* [pairs, F] of the group's pairs */
+    double *node_host; /* [F, points T] */
+    void *node_staging;
+    float *row; /* [F, R] */
+} eap;
+
+/* prepare.c: the path and its points from the options. */
+ca_status ca_eap_read_options(const ca_job *job, eap *e) CA_MUST_USE;
+
+/* plan.c: groups and sizes that fit the memory. */
+ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
+
+/* attribute.c: buffers, and the scores of examples [first, last). */
+ca_status ca_eap_attribute_create(eap *e) CA_MUST_USE;
+void ca_eap_attribute_free(eap *e);
+ca_status ca_eap_attribute(void *state, int64_t first, int64_t last) CA_MUST_USE;
+/* Sums of a stopped run: kept in the checkpoint, and taken from it. */
+ca_status ca_eap_save_sums(const eap *e) CA_MUST_USE;
+ca_status ca_eap_restore_sums(eap *e) CA_MUST_USE;
+int64_t ca_eap_attribute_host_bytes(const eap *e, int64_t vocab);
+
+/* output.c: the datasets before the first group, and the scores after the last one. */
+ca_status ca_eap_reserve(ca_job *job, const eap *e) CA_MUST_USE;
+ca_status ca_eap_write_scores(ca_job *job, const eap *e) CA_MUST_USE;
+ca_status ca_eap_answer(ca_job *job, void *state, ca_string *text) CA_MUST_USE;
+
+#endif

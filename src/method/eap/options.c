@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the options ask for: the sites whose values run along a path, and the points on it.
+ */
+#include "eap.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool is(const ca_job *job, const char *path, const char *word) {
+    return strcmp(ca_config_text(job->config, path), word) == 0;
+}
+
+static eap_variant variant_of(const char *name) {
+    static const char *const names[] = {[EAP_PLAIN] = "eap",
+                                        [EAP_IG_INPUTS] = "ig-inputs",
+                                        [EAP_IG_ACTIVATIONS] = "ig-activations",
+                                        [EAP_CLEAN_CORRUPTED] = "clean-corrupted"};
+    size_t v = 0;
+    while (strcmp(names[v], name) != 0) v++;
+    return (eap_variant)v;
+}
+
+/* Left for inputs and right for activations, as in the code of the source. */
+static eap_rule rule_of(const ca_job *job, const eap *e) {
+    if (is(job, "method.rule", "auto"))
+        return e->variant == EAP_IG_ACTIVATIONS ? EAP_RIGHT : EAP_LEFT;
+    return ca_eap_rule_find(ca_config_text(job->config, "method.rule"));
+}
+
+static ca_status read_points(const ca_job *job, eap *e) {
+    ca_status st = CA_OK;
+    bool path = e->variant == EAP_IG_INPUTS || e->variant == EAP_IG_ACTIVATIONS;
+    e->point_count = path ? ca_config_int(job->config, "method.steps")
+                          : (e->variant == EAP_CLEAN_CORRUPTED ? 2 : 1);
+    CA_TRY(ca_calloc((size_t)e->point_count, sizeof *e->points, &e->points));
+    if (path) {
+        ca_eap_points(rule_of(job, e), e->point_count, e->points);
+    } else {
+        for (int64_t k = 0; k < e->point_count; k++)
+            e->points[k] = (eap_point){1 - (double)k, 1 / (double)e->point_count};
+    }
+out:
+    return st;
+}
+
+static ca_status read_sites(const ca_job *job, eap *e) {
+    ca_status st = CA_OK;
+    bool all = e->variant == EAP_IG_ACTIVATIONS;
+    e->site_count = all ? 2 * job->arch->layers + 1 : 1;
+    e->own_site = all && is(job, "method.compat", "none");
+    CA_TRY(ca_calloc((size_t)e->site_count, sizeof *e->sites, &e->sites));
+    e->sites[0] = (eap_site){CA_SITE_EMBED, -1};
+    for (int64_t s = 1; s < e->site_count; s++)
+        e->sites[s] = (eap_site){s % 2 ? CA_SITE_Z : CA_SITE_MLP_OUT, (s - 1) / 2};
+    /* The peers average over the paths of all sites. */
+    if (all && !e->own_site)
+        for (int64_t k = 0; k < e->point_count; k++) e->points[k].weight /= (double)e->site_count;
+out:
+    return st;
+}
+
+ca_status ca_eap_read_options(const ca_job *job, eap *e) {
+    ca_status st = CA_OK;
+    e->variant = variant_of(ca_config_text(job->config, "method.variant"));
+    e->level = is(job, "method.level", "node") ? EAP_NODES : EAP_EDGES;
+    e->per_example = ca_config_bool(job->config, "method.per_example");
+    if (!is(job, "method.compat", "none"))
+        e->batch_size = ca_config_int(job->config, "method.batch_size");
+    e->graph = ca_circuit_graph_of(job->arch, 0);
+    CA_TRY(read_points(job, e));
+    CA_TRY(read_sites(job, e));
+    CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
+                          &e->metric));
+    if (!e->metric.kind->gradient)
+        st = ca_config_fail(job->config, "metric",
+                            "expected a metric with a gradient, got %s, which has none",
+                            e->metric.kind->name);
+out:
+    return st;
+}

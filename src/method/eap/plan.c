@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What an attribution takes: which pairs share a pass, how many points do, memory and arithmetic.
+ */
+#include "eap.h"
+
+#include <stdlib.h>
+
+enum {
+    MOST_ROWS = 256,     /* of a pass: more are no faster, and a row keeps every block's values */
+    MOST_READS = 64,     /* runs of a pass: bounds the logits */
+    EXPANDED = 24 << 20, /* bytes of sources in D values, about */
+    LEAST_EXPANDED_ROWS = 16,
+};
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t tail_of(const ca_job *job, int64_t i) {
+    const ca_example *e = &job->data->examples[i];
+    return e->clean.count - e->first_difference;
+}
+
+/* Sizes of the largest group. */
+static void measure_groups(const ca_job *job, eap *e) {
+    e->sizes.rows = e->sizes.prefix_rows = 0;
+    e->sizes.pairs = e->packing.max_sequences;
+    for (int64_t g = 0; g < e->packing.batches; g++) {
+        int64_t rows = 0, prefix = 0;
+        for (int64_t i = e->packing.first[g]; i < e->packing.first[g + 1]; i++) {
+            rows += tail_of(job, i);
+            prefix += job->data->examples[i].first_difference;
+        }
+        e->sizes.rows = larger(e->sizes.rows, rows);
+        e->sizes.prefix_rows = larger(e->sizes.prefix_rows, prefix);
+    }
+}
+
+/* Cuts the pairs into groups whose points have at most `rows` rows together, or of long pairs as
+ * many points as that allows. */
+static ca_status cut_groups(const ca_job *job, eap *e, int64_t rows) {
+    ca_status st = CA_OK;
+    int64_t *lengths = NULL, longest = 1, count = job->data->count;
+    const ca_pass_limits limits = {0};
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
+    for (int64_t i = 0; i < count; i++) longest = larger(longest, tail_of(job, i));
+    e->sizes.points = smaller(smaller(e->point_count, EAP_MOST_POINTS), larger(1, rows / longest));
+    for (int64_t i = 0; i < count; i++)
+        lengths[i] = larger(tail_of(job, i), rows / MOST_READS) * e->sizes.points;
+    ca_packing_free(&e->packing);
+    CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, rows, INT64_MAX,
+                           &e->packing));
+    measure_groups(job, e);
+out:
+    free(lengths);
+    return st;
+}
+
+static unsigned wants_of(const eap *e) {
+    return e->level == EAP_EDGES ? EAP_WANTS_EDGES : EAP_WANTS_NODES;
+}
+
+/* Fewer rows until everything fits, or nothing smaller is left; who asked sees what is needed. */
+static ca_status fit(const ca_job *job, eap *e, int64_t *bytes) {
+    ca_status st = CA_OK;
+    int64_t row_bytes = e->graph.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
+    for (int64_t rows = job->batch ? job->batch : MOST_ROWS;; rows /= 2) {
+        CA_TRY(cut_groups(job, e, rows));
+        CA_TRY(ca_eap_gradients_bytes(job->arch, job->dtype, e->sizes, wants_of(e), bytes));
+        e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
+        if (e->level == EAP_EDGES)
+            *bytes += ca_eap_scores_bytes(job->arch, job->dtype, &e->graph, e->expand_rows, false);
+        if (*bytes <= job->memory || job->batch || rows <= 1) break;
+    }
+out:
+    return st;
+}
+
+/* Arithmetic of one group: prefixes, ends, points forward and backward, scores. */
+static double group_flops(const ca_job *job, const eap *e, int64_t first, int64_t last) {
+    const ca_arch *a = job->arch;
+    double flops = 0;
+    int64_t runs = e->point_count * e->site_count, ends = e->variant == EAP_IG_ACTIVATIONS ? 2 : 1;
+    if (e->variant == EAP_CLEAN_CORRUPTED) ends = 0;
+    for (int64_t i = first; i < last; i++) {
+        int64_t prefix = job->data->examples[i].first_difference, rows = tail_of(job, i);
+        int64_t keys = ca_sequence_keys(a, rows, prefix);
+        flops += ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
+        flops += (double)(ends + runs) * ca_flops_forward(a, rows, keys, a->layers);
+        flops += (double)runs * ca_flops_backward(a, rows, keys, a->layers, 1, true);
+        flops += ca_flops_head(a, ends + 2 * runs);
+        if (e->level == EAP_EDGES)
+            flops +=
+                (double)e->site_count * ca_eap_scores_flops(a, &e->graph, rows, e->point_count);
+    }
+    return flops;
+}
+
+ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
+    ca_status st = CA_OK;
+    int64_t bytes = 0;
+    CA_TRY(fit(job, e, &bytes));
+    for (int64_t i = 0; i < job->data->count; i++)
+        plan->tokens += 2 * job->data->examples[i].clean.count;
+    for (int64_t g = 0; g < e->packing.batches; g++)
+        plan->flops += group_flops(job, e, e->packing.first[g], e->packing.first[g + 1]);
+    int64_t passes = (e->point_count + e->sizes.points - 1) / e->sizes.points;
+    plan->examples = job->data->count;
+    plan->batches = e->packing.batches * e->site_count * passes;
+    plan->batch_rows = e->sizes.points * e->sizes.rows;
+    plan->work_bytes += bytes;
+    plan->host_bytes += ca_eap_attribute_host_bytes(e, job->arch->vocab);
+out:
+    return st;
+}
