@@ -10,8 +10,10 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "causa/circuit.h"
@@ -396,6 +398,23 @@ static void test_unwritable(void **state) {
     ca_circuit_file_free(&file);
 }
 
+static void test_full_disk(void **state) {
+    (void)state;
+    struct rlimit before, tight;
+    ca_circuit_file file = make_file(0);
+    (void)signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    tight = before;
+    tight.rlim_cur = 6000; /* the file needs about 14000 bytes */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+    const ca_status st = ca_circuit_file_write(json, &file, NULL);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(st, CA_E_IO);
+    assert_non_null(strstr(ca_error_text(), "x.json: cannot write it: File too large"));
+    assert_false(ca_file_exists(json));
+    ca_circuit_file_free(&file);
+}
+
 int main(void) {
     ca_log_set_level(CA_LOG_ERROR);
     const struct CMUnitTest all[] = {
@@ -409,6 +428,7 @@ int main(void) {
         TEST(test_broken_results),
         TEST(test_other_models),
         TEST(test_unwritable),
+        TEST(test_full_disk),
 #undef TEST
     };
     return cmocka_run_group_tests(all, NULL, NULL);
