@@ -53,8 +53,9 @@ ca_status ca_eap_attribute_create(eap *e) {
         .model = job->model,
         .sizes = e->sizes,
         .wants = e->level == EAP_EDGES ? EAP_WANTS_EDGES : EAP_WANTS_NODES,
-        .patching = true,
+        .ablation = e->ablation.kind == EAP_PATCHING ? NULL : &e->ablation,
     };
+    CA_TRY(ca_eap_ablation_create(job->model, &e->ablation));
     CA_TRY(ca_eap_group_create(e->sizes.pairs, &e->group));
     CA_TRY(ca_eap_gradients_create(&e->gradients));
     CA_TRY(ca_method_scorer_create(&e->metric, job->data, job->backend, job->arch->vocab,
@@ -72,6 +73,7 @@ out:
 void ca_eap_attribute_free(eap *e) {
     ca_eap_gradients_free(&e->gradients);
     ca_eap_scores_free(&e->scores);
+    ca_eap_ablation_free(&e->ablation);
     ca_eap_group_free(&e->group);
     ca_method_scorer_free(&e->scorer);
     free(e->valid);
@@ -82,6 +84,21 @@ void ca_eap_attribute_free(eap *e) {
     free(e->node);
     free(e->node_host);
     free(e->node_staging);
+}
+
+ca_status ca_eap_make_means(eap *e) {
+    ca_status st = CA_OK;
+    const ca_packing *p = &e->packing;
+    if (!e->ablation.positions) return CA_OK;
+    for (int64_t b = 0; b < p->batches; b++) {
+        CA_TRY(ca_signal_status());
+        ca_eap_group_set(&e->group, e->job->data, p->first[b], p->first[b + 1], true);
+        CA_TRY(ca_eap_gradients_clean(&e->gradients, &e->group));
+        CA_TRY(ca_eap_ablation_add(&e->ablation, e->job->backend, &e->group, &e->gradients.clean,
+                                   e->job->data->count));
+    }
+out:
+    return st;
 }
 
 /* ---- sums ---- */
@@ -191,7 +208,7 @@ out:
 ca_status ca_eap_attribute(void *state, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     eap *e = state;
-    ca_eap_group_set(&e->group, e->job->data, first, last, false);
+    ca_eap_group_set(&e->group, e->job->data, first, last, ca_eap_runs_whole(e));
     for (int64_t i = 0; i < e->group.count * e->graph.sources; i++) e->node[i] = 0;
     for (int64_t i = 0; e->edge && i < e->group.count * edges_of(e); i++) e->edge[i] = 0;
     CA_TRY(ca_eap_gradients_begin(

@@ -6,6 +6,7 @@
 #include "eap.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static const ca_option options[] = {
     {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
@@ -18,6 +19,9 @@ static const ca_option options[] = {
     {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
      "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
      "right for ig-activations"},
+    {"method.ablation", CA_OPTION_CHOICE, "patching", NULL, "patching|zero|mean|mean-positional",
+     "what an ablated edge carries: the source's output on the corrupted prompt, nothing, its mean "
+     "over clean prompts and tokens, its mean over clean prompts at that position"},
     {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node", "what is scored"},
     {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL, "keep the scores of every pair"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
@@ -61,7 +65,19 @@ static void release(void *state) {
 static ca_status check_pair(const ca_job *job, const ca_example *e, ca_string *problems) {
     ca_status st = CA_OK;
     const char *place = ca_example_place(job->data, e), *line = problems->length ? "\n" : "";
-    if (e->first_difference == e->clean.count)
+    bool patching = strcmp(ca_config_text(job->config, "method.ablation"), "patching") == 0;
+    if (patching && e->corrupted.count == 0)
+        CA_TRY(ca_string_printf(problems,
+                                "%s%s: column corrupted: ablation patching needs a prompt, got "
+                                "none",
+                                line, place));
+    else if (patching && e->corrupted.count != e->clean.count)
+        CA_TRY(ca_string_printf(problems,
+                                "%s%s: column corrupted: expected %lld tokens as in clean, got "
+                                "%lld (data.mismatch=skip leaves such pairs out)",
+                                line, place, (long long)e->clean.count,
+                                (long long)e->corrupted.count));
+    else if (patching && e->first_difference == e->clean.count)
         CA_TRY(ca_string_printf(problems,
                                 "%s%s: column corrupted: expected a prompt that differs from "
                                 "clean, got the same tokens",
@@ -116,6 +132,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     } else {
         CA_TRY(ca_eap_restore_sums(e));
     }
+    CA_TRY(ca_eap_make_means(e));
     st = ca_method_run_batches(job, &e->packing, "eap", ca_eap_attribute, e, done);
     if (st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) {
         ca_status saved = ca_eap_save_sums(e);
@@ -131,7 +148,6 @@ const ca_method ca_method_eap = {
     .kind = "eap",
     .summary = "edge attribution: which edges of the computation graph carry the answer",
     .options = options,
-    .needs = {.pair = true},
     .prepare = prepare,
     .run = run,
     .answer = ca_eap_answer,

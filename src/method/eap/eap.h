@@ -34,6 +34,7 @@ typedef enum eap_level { EAP_EDGES, EAP_NODES } eap_level;
 typedef struct eap {
     eap_variant variant;
     eap_level level;
+    eap_ablation ablation;  /* kind and positions; its means while running */
     ca_circuit_graph graph; /* of query heads */
     ca_metric metric;
     eap_site *sites; /* [site_count] whose values run along a path */
@@ -68,8 +69,13 @@ ca_status ca_eap_read_options(const ca_job *job, eap *e) CA_MUST_USE;
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
 
+/* True when every token of a pair is run, not only those behind its first difference. */
+bool ca_eap_runs_whole(const eap *e);
+
 /* attribute.c: buffers, and the scores of examples [first, last). */
 ca_status ca_eap_attribute_create(eap *e) CA_MUST_USE;
+/* Means of the clean outputs over all examples, where the ablation needs them. */
+ca_status ca_eap_make_means(eap *e) CA_MUST_USE;
 void ca_eap_attribute_free(eap *e);
 ca_status ca_eap_attribute(void *state, int64_t first, int64_t last) CA_MUST_USE;
 /* Sums of a stopped run: kept in the checkpoint, and taken from it. */

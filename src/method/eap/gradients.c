@@ -8,7 +8,6 @@
 #include "causa/ops.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 
 /* ---- memory ---- */
@@ -21,13 +20,18 @@ static bool has_rest(const ca_model *m) {
     return m->layers[0].qkv_bias.data || m->layers[0].norm1_bias.data;
 }
 
-static void set_limits(eap_gradients *g, const ca_arch *arch) {
+static void set_limits(eap_gradients *g) {
     const eap_sizes *s = &g->sizes;
     const uint32_t taps =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
     g->prefix_limits = (ca_pass_limits){.rows = s->prefix_rows, .key_values = true};
-    g->end_limits =
-        (ca_pass_limits){.rows = 2 * s->rows, .reads = 2 * s->pairs, .logits = true, .sites = taps};
+    g->end_limits = (ca_pass_limits){
+        .rows = 2 * s->rows,
+        .reads = 2 * s->pairs,
+        .logits = true,
+        .sites = taps,
+        .edited = taps,
+    };
     g->point_limits = (ca_pass_limits){
         .rows = s->points * s->rows,
         .reads = s->points * s->pairs,
@@ -39,7 +43,6 @@ static void set_limits(eap_gradients *g, const ca_arch *arch) {
                  CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_RESID_POST),
         .edited = taps,
     };
-    (void)arch;
 }
 
 /* Takes all tensors, or with g->buffers empty measures them. */
@@ -77,7 +80,7 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, bool meas
 ca_status ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_sizes sizes,
                                  unsigned wants, int64_t *bytes) {
     eap_gradients g = {.sizes = sizes, .wants = wants};
-    set_limits(&g, arch);
+    set_limits(&g);
     *bytes = take(&g, arch, dtype, true);
     *bytes += ca_pass_bytes(arch, dtype, &g.end_limits) +
               ca_batch_bytes(2 * sizes.pairs, g.end_limits.rows, g.end_limits.reads);
@@ -131,7 +134,7 @@ ca_status ca_eap_gradients_create(eap_gradients *g) {
     ca_status st = CA_OK;
     const ca_model *m = g->model;
     size_t pairs = (size_t)g->sizes.pairs;
-    set_limits(g, &m->arch);
+    set_limits(g);
     CA_TRY(create_passes(g));
     CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(g, &m->arch, m->dtype, true),
                                     &g->buffers));
@@ -164,6 +167,8 @@ void ca_eap_gradients_free(eap_gradients *g) {
 }
 
 /* ---- the two ends ---- */
+
+static bool is_patching(const eap_gradients *g) { return g->ablation == NULL; }
 
 static const ca_pass *prefix_of(const eap_gradients *g) {
     return g->group->prefix_rows ? g->prefix_pass : NULL;
@@ -221,6 +226,25 @@ out:
     return st;
 }
 
+/* Every source puts out its ablated value. */
+static ca_status put_ablated(void *context, const ca_hook_call *call, ca_tensor value) {
+    const eap_tap *tap = context;
+    ca_tensor from = ca_eap_outputs_at(&tap->to, call->site, call->layer);
+    if (value.rank == 3) from = ca_tensor_split_last(from, value.shape[1]);
+    return ca_copy(call->backend, ca_tensor_slice(value, 0, tap->from, from.shape[0]), from);
+}
+
+/* The hooks of one end: taps, or for the ablated end without a corrupted run, edits. */
+static void end_hooks(const eap_gradients *g, eap_tap *tap, bool put, ca_hook *hooks) {
+    ca_eap_tap_hooks(tap, &g->model->arch, hooks);
+    for (int i = 0; put && i < EAP_TAP_HOOKS; i++) {
+        hooks[i].edits = true;
+        hooks[i].forward = put_ablated;
+    }
+}
+
+/* Runs one end or both. The ablated one is the corrupted run, whose outputs are kept, or the clean
+ * prompts with the ablated outputs put in. */
 static ca_status run_ends(eap_gradients *g, bool clean, bool ablated, method_scorer *scorer) {
     ca_status st = CA_OK;
     int64_t rows = g->group->rows, pairs = g->group->count, count = 0;
@@ -231,12 +255,12 @@ static ca_status run_ends(eap_gradients *g, bool clean, bool ablated, method_sco
     ca_batch_clear(g->end_batch);
     if (clean) {
         ca_eap_group_add_run(g->group, g->end_batch, false);
-        ca_eap_tap_hooks(&clean_tap, &g->model->arch, hooks);
+        end_hooks(g, &clean_tap, false, hooks);
         count = EAP_TAP_HOOKS;
     }
     if (ablated) {
-        ca_eap_group_add_run(g->group, g->end_batch, true);
-        ca_eap_tap_hooks(&ablated_tap, &g->model->arch, hooks + count);
+        ca_eap_group_add_run(g->group, g->end_batch, is_patching(g));
+        end_hooks(g, &ablated_tap, !is_patching(g), hooks + count);
         count += EAP_TAP_HOOKS;
     }
     CA_TRY(ca_batch_upload(g->end_batch));
@@ -246,6 +270,7 @@ static ca_status run_ends(eap_gradients *g, bool clean, bool ablated, method_sco
     request.hook_count = count;
     CA_TRY(ca_pass_forward(g->end_pass, &request));
     ca_tensor logits = ca_pass_logits(g->end_pass);
+    if (!scorer) return CA_OK;
     if (clean) CA_TRY(score_end(g, true, ca_tensor_slice(logits, 0, 0, pairs), scorer));
     if (ablated)
         CA_TRY(score_end(g, false, ca_tensor_slice(logits, 0, clean ? pairs : 0, pairs), scorer));
@@ -253,27 +278,41 @@ out:
     return st;
 }
 
+static void set_group(eap_gradients *g, const eap_group *group) {
+    const ca_arch *a = &g->model->arch;
+    g->group = group;
+    g->differs = false;
+    g->clean = ca_eap_outputs_rows(&g->all_clean, group->rows);
+    g->ablated = ca_eap_outputs_rows(&g->all_ablated, group->rows);
+    g->difference = ca_eap_outputs_rows(&g->all_difference, group->rows);
+    if (!(g->wants & EAP_WANTS_EDGES)) return;
+    ca_tensor h = g->all_heads, b = g->all_branch;
+    g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), group->rows, a->head_dim);
+    g->branch = ca_tensor_3d(b.data, b.dtype, b.shape[0], group->rows, b.shape[2]);
+}
+
+ca_status ca_eap_gradients_clean(eap_gradients *g, const eap_group *group) {
+    ca_status st = CA_OK;
+    set_group(g, group);
+    CA_TRY(run_prefixes(g));
+    CA_TRY(run_ends(g, true, false, NULL));
+out:
+    return st;
+}
+
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points, method_scorer *scorer) {
     ca_status st = CA_OK;
-    const ca_arch *a = &g->model->arch;
-    int64_t rows = group->rows;
-    g->group = group;
-    g->differs = false;
-    g->clean = ca_eap_outputs_rows(&g->all_clean, rows);
-    g->ablated = ca_eap_outputs_rows(&g->all_ablated, rows);
-    g->difference = ca_eap_outputs_rows(&g->all_difference, rows);
-    if (g->wants & EAP_WANTS_EDGES) {
-        ca_tensor h = g->all_heads, b = g->all_branch;
-        g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), rows, a->head_dim);
-        g->branch = ca_tensor_3d(b.data, b.dtype, b.shape[0], rows, b.shape[2]);
-    }
-    for (int64_t n = 0; n < group->count; n++) g->clean_metric[n] = g->ablated_metric[n] = NAN;
+    bool patching = is_patching(g);
+    set_group(g, group);
     CA_TRY(run_prefixes(g));
     CA_TRY(embed_tails(g, false, g->clean.embed));
-    if (g->patching) CA_TRY(embed_tails(g, true, g->ablated.embed));
+    if (patching)
+        CA_TRY(embed_tails(g, true, g->ablated.embed));
+    else
+        CA_TRY(ca_eap_ablation_fill(g->ablation, g->model->backend, group, &g->ablated));
     CA_TRY(run_ends(g, point_at(site, point, points, 1) < 0,
-                    g->patching && point_at(site, point, points, 0) < 0, scorer));
+                    !patching || point_at(site, point, points, 0) < 0, scorer));
 out:
     return st;
 }
@@ -310,7 +349,8 @@ static ca_status cut_gradient(void *context, const ca_hook_call *call, ca_tensor
 static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
     int64_t count = 0, rows = g->group->rows;
     int64_t clean = g->differs ? -1 : point_at(g->site, g->point, g->points, 1);
-    int64_t ablated = g->differs || !g->patching ? -1 : point_at(g->site, g->point, g->points, 0);
+    int64_t ablated =
+        g->differs || !is_patching(g) ? -1 : point_at(g->site, g->point, g->points, 0);
     hooks[count++] = (ca_hook){.site = g->site.kind,
                                .first_layer = g->site.layer,
                                .last_layer = g->site.layer,
@@ -347,7 +387,7 @@ static ca_status finish_ends(eap_gradients *g, method_scorer *scorer) {
     ca_tensor logits = ca_pass_logits(g->point_pass);
     if (g->differs) return CA_OK;
     int64_t clean = point_at(g->site, g->point, g->points, 1);
-    int64_t ablated = g->patching ? point_at(g->site, g->point, g->points, 0) : -1;
+    int64_t ablated = is_patching(g) ? point_at(g->site, g->point, g->points, 0) : -1;
     if (clean >= 0)
         CA_TRY(score_end(g, true, ca_tensor_slice(logits, 0, clean * pairs, pairs), scorer));
     if (ablated >= 0)

@@ -20,6 +20,7 @@
 #ifndef CAUSA_METHOD_EAP_GRADIENTS_H
 #define CAUSA_METHOD_EAP_GRADIENTS_H
 
+#include "ablation.h"
 #include "pairs.h"
 #include "points.h"
 #include "scorer.h"
@@ -48,7 +49,7 @@ typedef struct eap_gradients {
     const ca_model *model;
     eap_sizes sizes;
     unsigned wants;
-    bool patching; /* ablated = the corrupted run; else whoever owns this fills `ablated` */
+    const eap_ablation *ablation; /* NULL: patching */
     ca_batch *prefix_batch, *end_batch, *point_batch;
     ca_pass *prefix_pass, *end_pass, *point_pass; /* no prefix_pass when no pair has a prefix */
     ca_pass_limits prefix_limits, end_limits, point_limits;
@@ -59,7 +60,7 @@ typedef struct eap_gradients {
     int64_t points;                        /* of the last pass */
     eap_outputs clean, ablated;            /* outputs at the two ends */
     eap_outputs difference;                /* ablated - clean */
-    double *clean_metric, *ablated_metric; /* [pairs]; NaN without a run */
+    double *clean_metric, *ablated_metric; /* [pairs]; of the run with every source ablated */
     int32_t *predicted;                    /* [pairs] by the clean run */
     /* sums over the points of the last pass */
     ca_tensor heads;  /* [L, 3 H, T, Dh] q | k | v */
@@ -85,7 +86,7 @@ typedef struct eap_gradients {
 /* Bytes of backend memory. */
 ca_status ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_sizes sizes,
                                  unsigned wants, int64_t *bytes) CA_MUST_USE;
-/* Fills `g`, whose model, sizes, wants and patching are set. Frees what it made on failure. */
+/* Fills `g`, whose model, sizes, wants and ablation are set. Frees what it made on failure. */
 ca_status ca_eap_gradients_create(eap_gradients *g) CA_MUST_USE;
 void ca_eap_gradients_free(eap_gradients *g);
 
@@ -94,6 +95,8 @@ void ca_eap_gradients_free(eap_gradients *g);
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points,
                                  method_scorer *scorer) CA_MUST_USE;
+/* Runs a group's clean prompts alone, for what `clean` then holds. */
+ca_status ca_eap_gradients_clean(eap_gradients *g, const eap_group *group) CA_MUST_USE;
 /* Runs the points forward and backward; the sums are of them alone. factor: multiplies the
  * gradient of the metric. */
 ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,

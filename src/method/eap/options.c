@@ -60,6 +60,37 @@ out:
     return st;
 }
 
+/* The length of all prompts, for means at positions. */
+static ca_status one_length(const ca_job *job, int64_t *length) {
+    *length = job->data->count ? job->data->examples[0].clean.count : 1;
+    for (int64_t i = 1; i < job->data->count; i++)
+        if (job->data->examples[i].clean.count != *length)
+            return ca_fail(CA_E_DATA,
+                           "%s: column clean: ablation mean-positional needs prompts of one "
+                           "length, expected %lld tokens as in the first, got %lld",
+                           ca_example_place(job->data, &job->data->examples[i]), (long long)*length,
+                           (long long)job->data->examples[i].clean.count);
+    return CA_OK;
+}
+
+static ca_status read_ablation(const ca_job *job, eap *e) {
+    ca_status st = CA_OK;
+    static const char *const names[] = {[EAP_PATCHING] = "patching",
+                                        [EAP_ZERO] = "zero",
+                                        [EAP_MEAN] = "mean",
+                                        [EAP_MEAN_POSITIONAL] = "mean-positional"};
+    while (!is(job, "method.ablation", names[e->ablation.kind])) e->ablation.kind++;
+    if (e->ablation.kind == EAP_MEAN) e->ablation.positions = 1;
+    if (e->ablation.kind == EAP_MEAN_POSITIONAL) CA_TRY(one_length(job, &e->ablation.positions));
+    if (e->ablation.kind != EAP_PATCHING && e->variant == EAP_CLEAN_CORRUPTED)
+        st = ca_config_fail(job->config, "method.ablation",
+                            "expected patching, which the variant clean-corrupted is made for, "
+                            "got %s",
+                            names[e->ablation.kind]);
+out:
+    return st;
+}
+
 ca_status ca_eap_read_options(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
     e->variant = variant_of(ca_config_text(job->config, "method.variant"));
@@ -68,6 +99,7 @@ ca_status ca_eap_read_options(const ca_job *job, eap *e) {
     if (!is(job, "method.compat", "none"))
         e->batch_size = ca_config_int(job->config, "method.batch_size");
     e->graph = ca_circuit_graph_of(job->arch, 0);
+    CA_TRY(read_ablation(job, e));
     CA_TRY(read_points(job, e));
     CA_TRY(read_sites(job, e));
     CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,

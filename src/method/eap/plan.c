@@ -16,9 +16,14 @@ enum {
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static int64_t tail_of(const ca_job *job, int64_t i) {
-    const ca_example *e = &job->data->examples[i];
-    return e->clean.count - e->first_difference;
+bool ca_eap_runs_whole(const eap *e) { return e->ablation.kind != EAP_PATCHING; }
+
+static int64_t prefix_of(const ca_job *job, const eap *e, int64_t i) {
+    return ca_eap_runs_whole(e) ? 0 : job->data->examples[i].first_difference;
+}
+
+static int64_t tail_of(const ca_job *job, const eap *e, int64_t i) {
+    return job->data->examples[i].clean.count - prefix_of(job, e, i);
 }
 
 /* Sizes of the largest group. */
@@ -28,8 +33,8 @@ static void measure_groups(const ca_job *job, eap *e) {
     for (int64_t g = 0; g < e->packing.batches; g++) {
         int64_t rows = 0, prefix = 0;
         for (int64_t i = e->packing.first[g]; i < e->packing.first[g + 1]; i++) {
-            rows += tail_of(job, i);
-            prefix += job->data->examples[i].first_difference;
+            rows += tail_of(job, e, i);
+            prefix += prefix_of(job, e, i);
         }
         e->sizes.rows = larger(e->sizes.rows, rows);
         e->sizes.prefix_rows = larger(e->sizes.prefix_rows, prefix);
@@ -43,10 +48,10 @@ static ca_status cut_groups(const ca_job *job, eap *e, int64_t rows) {
     int64_t *lengths = NULL, longest = 1, count = job->data->count;
     const ca_pass_limits limits = {0};
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
-    for (int64_t i = 0; i < count; i++) longest = larger(longest, tail_of(job, i));
+    for (int64_t i = 0; i < count; i++) longest = larger(longest, tail_of(job, e, i));
     e->sizes.points = smaller(smaller(e->point_count, EAP_MOST_POINTS), larger(1, rows / longest));
     for (int64_t i = 0; i < count; i++)
-        lengths[i] = larger(tail_of(job, i), rows / MOST_READS) * e->sizes.points;
+        lengths[i] = larger(tail_of(job, e, i), rows / MOST_READS) * e->sizes.points;
     ca_packing_free(&e->packing);
     CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, rows, INT64_MAX,
                            &e->packing));
@@ -63,10 +68,12 @@ static unsigned wants_of(const eap *e) {
 /* Fewer rows until everything fits, or nothing smaller is left; who asked sees what is needed. */
 static ca_status fit(const ca_job *job, eap *e, int64_t *bytes) {
     ca_status st = CA_OK;
+    int64_t means = ca_eap_ablation_bytes(job->arch, job->dtype, e->ablation.positions);
     int64_t row_bytes = e->graph.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
     for (int64_t rows = job->batch ? job->batch : MOST_ROWS;; rows /= 2) {
         CA_TRY(cut_groups(job, e, rows));
         CA_TRY(ca_eap_gradients_bytes(job->arch, job->dtype, e->sizes, wants_of(e), bytes));
+        *bytes += means;
         e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
         if (e->level == EAP_EDGES)
             *bytes += ca_eap_scores_bytes(job->arch, job->dtype, &e->graph, e->expand_rows, false);
@@ -82,8 +89,9 @@ static double group_flops(const ca_job *job, const eap *e, int64_t first, int64_
     double flops = 0;
     int64_t runs = e->point_count * e->site_count, ends = e->variant == EAP_IG_ACTIVATIONS ? 2 : 1;
     if (e->variant == EAP_CLEAN_CORRUPTED) ends = 0;
+    if (e->ablation.positions) ends++; /* for the means */
     for (int64_t i = first; i < last; i++) {
-        int64_t prefix = job->data->examples[i].first_difference, rows = tail_of(job, i);
+        int64_t prefix = prefix_of(job, e, i), rows = tail_of(job, e, i);
         int64_t keys = ca_sequence_keys(a, rows, prefix);
         flops += ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
         flops += (double)(ends + runs) * ca_flops_forward(a, rows, keys, a->layers);
