@@ -25,8 +25,8 @@
 
 typedef struct ca_circuit_graph {
     int64_t layers, heads, width;
-    int64_t kv_columns; /* K: heads, or the key/value heads */
-    bool parallel;      /* attention and MLP both read the block's input */
+    int64_t kv_columns;                   /* K: heads, or the key/value heads */
+    bool parallel;                        /* attention and MLP both read the block's input */
     int64_t sources, destinations, edges; /* F, R, how many pairs are edges */
 } ca_circuit_graph;
 
@@ -57,8 +57,15 @@ ca_circuit_place ca_circuit_source_place(const ca_circuit_graph *g, int64_t sour
 ca_circuit_place ca_circuit_destination_place(const ca_circuit_graph *g, int64_t destination);
 /* Rows [0, this) have an edge into the column. */
 int64_t ca_circuit_parents(const ca_circuit_graph *g, int64_t destination);
-/* The columns that a source reads: 3 of a head, 1 of an MLP, 0 of the input. */
+/* The columns that a source reads: 3 of a head (q, k, v; of its group where k and v are shared),
+ * 1 of an MLP, 0 of the input. */
 int ca_circuit_inputs(const ca_circuit_graph *g, int64_t source, int64_t columns[3]);
+/* The rows [first, first + count) that read a column: one, or the heads of a group; the logits are
+ * read by none. */
+typedef struct ca_circuit_readers {
+    int64_t first, count;
+} ca_circuit_readers;
+ca_circuit_readers ca_circuit_readers_of(const ca_circuit_graph *g, int64_t destination);
 
 enum { CA_CIRCUIT_NAME_MAX = 48 };
 /* "a0.h3", "m2", "input" */
@@ -73,7 +80,11 @@ int64_t ca_circuit_find_destination(const ca_circuit_graph *g, const char *name)
 
 /* ---- selection --------------------------------------------------------------------------- */
 
-typedef enum ca_circuit_rule { CA_CIRCUIT_TOP, CA_CIRCUIT_GREEDY, CA_CIRCUIT_THRESHOLD } ca_circuit_rule;
+typedef enum ca_circuit_rule {
+    CA_CIRCUIT_TOP,
+    CA_CIRCUIT_GREEDY,
+    CA_CIRCUIT_THRESHOLD
+} ca_circuit_rule;
 
 /* A set of edges, and the sources that it keeps. */
 typedef struct ca_circuit {
@@ -82,26 +93,31 @@ typedef struct ca_circuit {
     int64_t edge_count, node_count;
 } ca_circuit;
 
+/* No edge, no node. */
 ca_status ca_circuit_create(const ca_circuit_graph *g, ca_circuit *out) CA_MUST_USE;
 void ca_circuit_free(ca_circuit *circuit);
 
-/* Which edges are kept, pruned.
+/* Creates a circuit: the edges that a rule picks, pruned.
  *
- * score      [F, R]; the key of an edge is its score, or |score| when absolute
- * count      top, greedy: how many edges are picked, at most graph->edges; greedy stops early when
- *            no edge is left that leads to the logits
+ * score      [F, R]; the key of an edge is its score, or |score| when absolute; NaN is never picked
+ * count      top, greedy: how many edges are picked, 0 to graph->edges; fewer where NaN or, when
+ *            greedy, the frontier leaves no more
  * threshold  threshold: edges with key >= threshold
- * Top: the largest keys; ties go to the lower flat index. NaN is never picked. Greedy: from the
- * logits down, see the source, appendix; ties likewise. */
+ * Top: the largest keys. Greedy: the frontier begins as the edges into the logits; its largest key
+ * is picked, and the edges into every column of the source picked join it. Ties go to the lower
+ * flat index u R + v.   Errors: CA_E_MEMORY.
+ * Source: Hanna et al. 2024, above. */
 ca_status ca_circuit_select(const ca_circuit_graph *g, const double *score, bool absolute,
                             ca_circuit_rule rule, int64_t count, double threshold,
                             ca_circuit *out) CA_MUST_USE;
-/* The same of sources: every outgoing edge of a kept source is kept. score [F]. */
+/* The same of sources, score [F], count 0 to F; every edge out of a picked source is picked. The
+ * rule is not greedy: nothing leads from one source to the next. */
 ca_status ca_circuit_select_nodes(const ca_circuit_graph *g, const double *score, bool absolute,
                                   ca_circuit_rule rule, int64_t count, double threshold,
                                   ca_circuit *out) CA_MUST_USE;
-/* Drops, until nothing changes, edges of sources that have no edge in (but the input) or none out.
- * Sets nodes and counts. Under patching this never changes what the circuit computes. */
+/* Drops, until nothing changes, edges of sources that have no edge in (but the input) and edges
+ * into columns whose readers all have none out. Sets nodes and counts. Under patching this never
+ * changes what the circuit computes. */
 void ca_circuit_prune(const ca_circuit_graph *g, ca_circuit *circuit);
 /* Sets counts and nodes from the edges, without pruning: a source is kept when it has an edge out
  * and (but the input) one in. */
@@ -131,8 +147,8 @@ ca_status ca_auroc(const double *score, const bool *truth, int64_t n, double *ar
 /* Scores and circuits of one graph, as files hold them. */
 typedef struct ca_circuit_file {
     ca_circuit_graph graph;
-    double *score; /* [F, R]; NaN where the file has none */
-    bool *in;      /* [F, R]: in_graph; NULL when the file has none */
+    double *score;      /* [F, R]; NaN where the file has none */
+    bool *in;           /* [F, R]: in_graph; NULL when the file has none */
     double *node_score; /* [F] or NULL */
     char *model;        /* as the file names it, or NULL */
 } ca_circuit_file;

@@ -26,6 +26,7 @@ LAYERS = [
     ["data"],
     ["metric"],
     ["result"],
+    ["circuit"],
     ["method"],
     ["report"],
     ["cli"],
