@@ -89,7 +89,7 @@ ifeq ($(VARIANT),fuzz)
 CC      := clang
 openmp  :=
 launchers :=
-sources := $(filter $(addprefix src/,base/% config/% model/% tokenizer/% data/%),$(sources))
+sources := $(filter $(addprefix src/,base/% config/% model/% tokenizer/% data/% result/% circuit/%),$(sources))
 endif
 
 CFLAGS   ?= -g

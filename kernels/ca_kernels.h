@@ -54,6 +54,8 @@ int ca_k_norm_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor gai
                   ca_norm norm);
 int ca_k_norm_bwd(const ca_queue *queue, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_tensor gain,
                   ca_norm norm, bool accumulate);
+int ca_k_norm_stats(const ca_queue *queue, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                    ca_norm norm);
 
 /* ---- rope.cu */
 int ca_k_rope(const ca_queue *queue, ca_tensor x, ca_tensor cosine, ca_tensor sine,
@@ -124,6 +126,7 @@ int ca_k_adam_step(const ca_queue *queue, ca_tensor parameter, ca_tensor first, 
 /* ---- reduce.cu */
 int ca_k_row_norms(const ca_queue *queue, ca_tensor y, ca_tensor x);
 int ca_k_row_dots(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor w);
+int ca_k_row_distances(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor w);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Layer and RMS norm over the last axis, forward and backward.
+ * Layer and RMS norm over the last axis: forward, statistics and backward.
  *
  * A team owns a row: a warp while the rows of all warps fit the staging memory, else the block.
  * Member m of the team owns the quads m, m + TEAM, ... of the row in every pass, so that staged
@@ -83,6 +83,38 @@ static __global__ void __launch_bounds__(BLOCK)
                 ca_quad<float> b = ca_load(bias + i, left, wide);
                 for (int k = 0; k < 4; k++) v.at[k] += b.at[k];
             }
+            ca_store(to + i, v, left, wide);
+        }
+    }
+}
+
+/* xhat = (x - mean) inverse, and inverse of each row; xhat may be x.
+ *
+ * Grid: strides over rows. Member 0 of a team owns the row's element of `inverse`. 8 bytes and 6
+ * FLOPs an element. */
+template <int TEAM, bool STAGED>
+static __global__ void __launch_bounds__(BLOCK)
+    norm_stats_kernel(ca_rows xhat, ca_rows inverse, ca_rows x, norm_numbers norm, int stage_width,
+                      bool wide) {
+    CA_SHARED(float, scratch, CA_WARP);
+    constexpr int TEAMS = BLOCK / TEAM;
+    const int team = (int)threadIdx.x / TEAM, member = (int)threadIdx.x % TEAM;
+    float *kept = NULL;
+    if (STAGED) {
+        CA_DYN_SHARED(float, stage);
+        kept = stage + team * stage_width;
+    }
+    for (int64_t r = (int64_t)blockIdx.x * TEAMS + team; r < x.rows;
+         r += (int64_t)gridDim.x * TEAMS) {
+        const float *from = static_cast<const float *>(x.data) + ca_row_offset(x, r);
+        float *to = static_cast<float *>(xhat.data) + ca_row_offset(xhat, r);
+        const moments m =
+            moments_of<TEAM, STAGED>(from, x.width, kept, norm, member, wide, scratch);
+        if (member == 0) static_cast<float *>(inverse.data)[ca_row_offset(inverse, r)] = m.inverse;
+        for (int64_t i = 4 * member; i < x.width; i += 4 * TEAM) {
+            const int64_t left = x.width - i;
+            ca_quad<float> v = ca_load(STAGED ? kept + i : from + i, left, STAGED || wide);
+            for (int k = 0; k < 4; k++) v.at[k] = (v.at[k] - m.mean) * m.inverse;
             ca_store(to + i, v, left, wide);
         }
     }
@@ -247,6 +279,24 @@ int ca_k_norm_fwd(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor gai
     return s.team == CA_WARP ? norm_fwd<CA_WARP, true>(queue, s, y, x, gain, bias, norm)
            : s.staged        ? norm_fwd<BLOCK, true>(queue, s, y, x, gain, bias, norm)
                              : norm_fwd<BLOCK, false>(queue, s, y, x, gain, bias, norm);
+}
+
+template <int TEAM, bool STAGED>
+static int norm_stats(const ca_queue *queue, const staging &s, const ca_tensor &xhat,
+                      const ca_tensor &inverse, const ca_tensor &x, ca_norm norm) {
+    ca_rows rows = ca_rows_of(x);
+    CA_LAUNCH((norm_stats_kernel<TEAM, STAGED>), ca_grid(queue, rows.rows, BLOCK / TEAM), BLOCK,
+              s.bytes, queue->stream, ca_rows_of(xhat), ca_scalars_of(inverse), rows,
+              numbers_of(norm), s.width, ca_is_wide(xhat) && ca_is_wide(x));
+    return ca_launched();
+}
+
+int ca_k_norm_stats(const ca_queue *queue, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                    ca_norm norm) {
+    staging s = staging_of(x.shape[x.rank - 1], 1);
+    return s.team == CA_WARP ? norm_stats<CA_WARP, true>(queue, s, xhat, inverse, x, norm)
+           : s.staged        ? norm_stats<BLOCK, true>(queue, s, xhat, inverse, x, norm)
+                             : norm_stats<BLOCK, false>(queue, s, xhat, inverse, x, norm);
 }
 
 template <int TEAM, bool STAGED>

@@ -179,6 +179,10 @@ def norm_bwd(n, repeats=1, accumulate=False):
     return rows_call("norm_bwd", n * (repeats * (3 if accumulate else 2) + 1), 25 * n * repeats)
 
 
+def norm_stats(n):
+    return rows_call("norm_stats", 2 * n, 6 * n)
+
+
 def act_fwd(n, gated):
     return rows_call("act_fwd", (3 if gated else 2) * n, 30 * n)
 
@@ -230,6 +234,10 @@ def row_norms(n):
 
 def row_dots(n):
     return rows_call("row_dots", 2 * n, 2 * n)
+
+
+def row_distances(n):
+    return rows_call("row_distances", 2 * n, 3 * n)
 
 
 def column_sums(n):
@@ -369,6 +377,7 @@ def bench_calls(m, vocab):
         ("sum_heads", sum_heads(t, 8, d // 4)),
         ("norm_fwd", norm_fwd(t * d)),
         ("norm_bwd", norm_bwd(t * d)),
+        ("norm_stats", norm_stats(t * d)),
         (f"act_fwd {act}{gated}", act_fwd(t * f, m.gated)),
         (f"act_bwd {act}{gated}", act_bwd(t * f, m.gated)),
         ("rope", rope(t * m.queries)),
@@ -380,6 +389,7 @@ def bench_calls(m, vocab):
         ("cross_entropy_fwd", cross_entropy_fwd(head)),
         ("row_norms", row_norms(t * d)),
         ("row_dots", row_dots(t * d)),
+        ("row_distances", row_distances(t * d)),
         ("column_sums", column_sums(t * d)),
         *products,
         ("attention_fwd", attention_fwd(m, batch)),

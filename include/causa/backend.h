@@ -100,6 +100,8 @@ typedef struct ca_backend_ops {
                         bool accumulate);
     ca_status (*scatter_add)(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
     ca_status (*add)(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
+    ca_status (*add_scaled_rows)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                 double alpha);
     ca_status (*multiply)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
     ca_status (*sum_heads)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
     /* norm */
@@ -107,6 +109,8 @@ typedef struct ca_backend_ops {
                           ca_norm norm);
     ca_status (*norm_bwd)(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_tensor gain,
                           ca_norm norm, bool accumulate);
+    ca_status (*norm_stats)(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                            ca_norm norm);
     /* attention */
     ca_status (*rope)(ca_backend *be, ca_tensor x, ca_tensor cosine, ca_tensor sine,
                       ca_tensor positions, bool inverse);
@@ -158,6 +162,7 @@ typedef struct ca_backend_ops {
     /* reduce */
     ca_status (*row_norms)(ca_backend *be, ca_tensor y, ca_tensor x);
     ca_status (*row_dots)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
+    ca_status (*row_distances)(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
     ca_status (*column_sums)(ca_backend *be, ca_tensor y, ca_tensor x);
     /* optimise */
     ca_status (*adam_step)(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,

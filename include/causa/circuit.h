@@ -22,6 +22,7 @@
 #define CAUSA_CIRCUIT_H
 
 #include "causa/model.h"
+#include "causa/result.h"
 
 typedef struct ca_circuit_graph {
     int64_t layers, heads, width;
@@ -86,7 +87,7 @@ typedef enum ca_circuit_rule {
     CA_CIRCUIT_THRESHOLD
 } ca_circuit_rule;
 
-/* A set of edges, and the sources that it keeps. */
+/* A set of edges, and the sources that it keeps; the logits, always there, are not counted. */
 typedef struct ca_circuit {
     bool *edges; /* [F, R] */
     bool *nodes; /* [F] */
@@ -129,37 +130,50 @@ void ca_circuit_count(const ca_circuit_graph *g, ca_circuit *circuit);
 typedef struct ca_overlap {
     int64_t a, b, both, of;
     double iou;         /* both / either; 1 when both are empty */
-    double a_in_b;      /* both / a */
-    double b_in_a;      /* both / b */
-    double probability; /* hypergeometric: of `both` or more by chance */
+    double a_in_b;      /* both / a; 1 when a is empty */
+    double b_in_a;      /* both / b; 1 when b is empty */
+    double probability; /* hypergeometric: of `both` or more by chance; 0 below 1e-308 */
 } ca_overlap;
-/* Members that `valid` leaves out do not count; NULL: all n do. */
+/* Things that `valid` leaves out do not count; NULL: all n do. */
 ca_overlap ca_overlap_of(const bool *a, const bool *b, const bool *valid, int64_t n);
-/* Pearson's r and Kendall's tau-b of n pairs; NaN where one side is constant. Kendall in
- * O(n log n) (Knight 1966). */
+/* Agreement of n pairs of numbers, none NaN: Pearson's r and Kendall's tau-b; NaN where one side is
+ * constant. Kendall in O(n log n).   Errors: CA_E_MEMORY.
+ * Source: Knight 1966, "A computer method for calculating Kendall's tau with ungrouped data". */
 double ca_pearson(const double *a, const double *b, int64_t n);
 ca_status ca_kendall(const double *a, const double *b, int64_t n, double *tau) CA_MUST_USE;
-/* Area under TPR over FPR when edges are taken by falling score; ties count half (Mann-Whitney). */
+/* Area under the true-positive rate over the false-positive rate when things are taken by falling
+ * score (no NaN): the share of (true, false) pairs whose true one scores higher, ties counting
+ * half (Mann-Whitney). NaN when all or none are true.   Errors: CA_E_MEMORY. */
 ca_status ca_auroc(const double *score, const bool *truth, int64_t n, double *area) CA_MUST_USE;
 
 /* ---- files ------------------------------------------------------------------------------- */
 
-/* Scores and circuits of one graph, as files hold them. */
+/* Scores of one graph and one circuit, as a file holds them. */
 typedef struct ca_circuit_file {
     ca_circuit_graph graph;
-    double *score;      /* [F, R]; NaN where the file has none */
-    bool *in;           /* [F, R]: in_graph; NULL when the file has none */
-    double *node_score; /* [F] or NULL */
-    char *model;        /* as the file names it, or NULL */
+    double *score; /* [F, R]; NaN where there is no edge or no score */
+    bool *in;      /* [F, R] the circuit, as the file has it: unpruned; NULL when it has none */
+    double *node_score; /* [F], NaN where there is none; or NULL */
+    char *model;        /* of a result file: model_path; or NULL */
 } ca_circuit_file;
 
-/* Reads the JSON form of EAP-IG and MIB, or a result file of this tool (suffix .h5; of its circuits
- * the last one). NaN and Infinity literals are accepted.
+/* Reads the JSON form of EAP-IG and MIB (suffix .json), or a result file of this tool (.h5; of its
+ * circuits the last one, or the one with a number from 0 on).
+ * JSON: NaN and Infinity literals are accepted; every edge and node must be there; edges say what
+ * the circuit is, nodes follow from them; a file none of whose edges is in_graph holds scores only.
  * Errors: CA_E_IO, CA_E_DATA naming file and key, and what was expected. */
 ca_status ca_circuit_file_read(const char *path, ca_circuit_file *out) CA_MUST_USE;
-/* Writes the JSON form, `<path>.tmp` first. Errors: CA_E_IO. */
-ca_status ca_circuit_file_write_json(const char *path, const ca_circuit_file *file) CA_MUST_USE;
+ca_status ca_circuit_file_read_at(const char *path, int64_t circuit,
+                                  ca_circuit_file *out) CA_MUST_USE;
+/* Writes the form of the suffix, `<path>.tmp` first. JSON: edges and nodes in the order of EAP-IG,
+ * numbers as Python prints them. HDF5: groups /edges, /nodes and, of a circuit, /circuits.
+ * from: the file that was read, kept as the attribute `source`; NULL: none. Errors: CA_E_IO,
+ * CA_E_DATA for another suffix. */
+ca_status ca_circuit_file_write(const char *path, const ca_circuit_file *file,
+                                const char *from) CA_MUST_USE;
 void ca_circuit_file_free(ca_circuit_file *file);
+/* Writes what a result file says of the graph: names, `valid` and the attributes of /edges. */
+ca_status ca_circuit_put_graph(ca_result *r, const ca_circuit_graph *g) CA_MUST_USE;
 /* CA_E_DATA naming the file and the first size that differs unless both graphs are the same. */
 ca_status ca_circuit_file_check(const ca_circuit_file *file, const char *path,
                                 const ca_circuit_graph *g) CA_MUST_USE;

@@ -78,6 +78,9 @@ typedef struct ca_hook {
     ca_site_kind site;
     int64_t first_layer, last_layer; /* inclusive; ignored outside blocks */
     bool edits;
+    bool per_query_head; /* attn.k, attn.v: the backward sees each query head's share of the
+                            gradient, [R, T, H, Dh], before the shares of a group are added; it may
+                            not rewrite them. Not with a q/k norm over all heads at once */
     ca_status (*forward)(void *context, const ca_hook_call *call, ca_tensor value);
     ca_status (*backward)(void *context, const ca_hook_call *call, ca_tensor gradient);
     void *context;
@@ -96,6 +99,7 @@ typedef struct ca_pass_limits {
     bool key_values;  /* keeps the keys and values of all layers, to serve as a prefix */
     uint32_t sites;   /* CA_SITE_BITs of all hooks */
     uint32_t edited;  /* CA_SITE_BITs of the hooks that edit */
+    bool per_query_head; /* some hook asks for it */
     int64_t pattern;  /* most pattern elements per head (pattern_start[count]) when hooked */
 } ca_pass_limits;
 

@@ -60,6 +60,9 @@ ca_status ca_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor
 ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) CA_MUST_USE;
 /* y = x * w, elementwise, same shape; y == x is allowed. */
 ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
+/* y += alpha scale x, a factor for each row: y, x [..., D], scale [...]. */
+ca_status ca_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                             double alpha) CA_MUST_USE;
 /* y [T, D] = sum over h of x [T, H, D] in the order of h, + bias [D] or absent. */
 ca_status ca_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias) CA_MUST_USE;
 
@@ -72,6 +75,16 @@ ca_status ca_norm_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor gain, 
  * dx == dy is allowed when not accumulating. */
 ca_status ca_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_tensor gain,
                       ca_norm norm, bool accumulate) CA_MUST_USE;
+/* What the gradient of a norm needs of its input:
+ *
+ *   xhat    = (x - mean) inverse, RMS: x inverse; the row without gain and bias
+ *   inverse = 1 / sqrt(variance + epsilon), RMS: of the mean square; in 1 / units of x
+ *
+ * xhat, x [..., D]; inverse [...]; xhat == x is allowed. Of `norm` the gain offset does not count.
+ * With c = dy (gain_offset + gain), norm_bwd is inverse (c - mean(c) - xhat mean(c xhat)), for RMS
+ * without mean(c). Hence dx . v needs c . v, xhat . v and sums, and no dx of its own for each v. */
+ca_status ca_norm_stats(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                        ca_norm norm) CA_MUST_USE;
 
 /* ---- attention */
 
@@ -190,6 +203,9 @@ ca_status ca_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_ten
 ca_status ca_row_norms(ca_backend *be, ca_tensor y, ca_tensor x) CA_MUST_USE;
 /* y [...] = sum over the last axis of x [..., D] w [..., D]; repeat w for lanes. */
 ca_status ca_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
+/* y [...] = sum over the last axis of |x - w|, x and w [..., D]; w absent: of |x|. The L1 distance
+ * of rows, or their L1 norm; repeat x or w to compare one row with many. */
+ca_status ca_row_distances(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) CA_MUST_USE;
 /* y [..., D] = sum over T of x [..., T, D] along one fixed binary tree; 0 when T is 0.
  *
  * The tree over T rows: one row is its own sum; else the sum of the first P rows plus that of the

@@ -98,9 +98,19 @@ ca_status ca_result_reader_visit(ca_result_reader *reader, ca_result_visitor vis
 typedef ca_status (*ca_result_attribute_visitor)(void *context, const char *name, const char *value);
 ca_status ca_result_reader_attributes(ca_result_reader *reader, const char *object,
                                       ca_result_attribute_visitor visitor, void *context) CA_MUST_USE;
+bool ca_result_reader_has(ca_result_reader *reader, const char *object);
+/* Sizes of a dataset, without labels. Errors: CA_E_DATA when there is none. */
+ca_status ca_result_reader_shape(ca_result_reader *reader, const char *dataset,
+                                 ca_result_shape *out) CA_MUST_USE;
 /* A whole numeric dataset as float64, owned by the caller; count = elements. Errors: CA_E_DATA. */
 ca_status ca_result_reader_floats(ca_result_reader *reader, const char *dataset, double **values,
                                   int64_t *count) CA_MUST_USE;
+/* One entry of the first axis of a boolean dataset, owned by the caller. Errors: CA_E_DATA. */
+ca_status ca_result_reader_bools(ca_result_reader *reader, const char *dataset, int64_t row,
+                                 bool **values, int64_t *count) CA_MUST_USE;
+/* A whole dataset of texts, owned by the reader. Errors: CA_E_DATA. */
+ca_status ca_result_reader_texts(ca_result_reader *reader, const char *dataset,
+                                 const char *const **values, int64_t *count) CA_MUST_USE;
 
 /* True when `path` is a complete result whose config_sha256 equals the given one. */
 bool ca_result_is_complete(const char *path, const char *config_sha256);

@@ -11,16 +11,18 @@
 /* X(kind, name, inside a block, has a head axis)
  *
  * Values, with T rows and n read rows:
- *   embed, resid_pre, attn_out, resid_mid, mlp_out, resid_post  [T, D]
+ *   embed, resid_pre, attn_in, attn_out, resid_mid, mlp_in, mlp_out, resid_post  [T, D]
  *   attn.q, attn.z [T, H, Dh]   attn.k, attn.v [T, K, Dh]   attn.result [T, H, D]
  *   attn.pattern   flat, see ca_sequences       mlp.pre, mlp.post [T, F]
  *   final_norm     [n, D]                       logits [n, V]
- * q, k and v are the projections, before any q/k norm and before RoPE. mlp.pre is what the
- * activation function reads (the gate's half of a gated MLP), mlp.post what the output projection
+ * attn_in and mlp_in are the residual stream as the branch reads it, before its norm: an edit changes
+ * what the branch reads, not the stream. q, k and v are the projections, before any q/k norm and
+ * before RoPE. mlp.pre is what the activation function reads (the gate's half of a gated MLP), mlp.post what the output projection
  * reads. attn_out and mlp_out are what is added to the residual stream. */
 #define CA_SITE_LIST(X)                                                                            \
     X(CA_SITE_EMBED, "embed", false, false)                                                        \
     X(CA_SITE_RESID_PRE, "resid_pre", true, false)                                                 \
+    X(CA_SITE_ATTN_IN, "attn_in", true, false)                                                     \
     X(CA_SITE_Q, "attn.q", true, true)                                                             \
     X(CA_SITE_K, "attn.k", true, true)                                                             \
     X(CA_SITE_V, "attn.v", true, true)                                                             \
@@ -29,6 +31,7 @@
     X(CA_SITE_RESULT, "attn.result", true, true)                                                   \
     X(CA_SITE_ATTN_OUT, "attn_out", true, false)                                                   \
     X(CA_SITE_RESID_MID, "resid_mid", true, false)                                                 \
+    X(CA_SITE_MLP_IN, "mlp_in", true, false)                                                       \
     X(CA_SITE_MLP_PRE, "mlp.pre", true, false)                                                     \
     X(CA_SITE_MLP_POST, "mlp.post", true, false)                                                   \
     X(CA_SITE_MLP_OUT, "mlp_out", true, false)                                                     \

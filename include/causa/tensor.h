@@ -51,6 +51,8 @@ bool ca_tensor_same_shape(const ca_tensor *a, const ca_tensor *b);
 
 /* Part of one axis: elements [start, start + count). Shares memory. */
 ca_tensor ca_tensor_slice(ca_tensor t, int axis, int64_t start, int64_t count);
+/* One element of an axis: [A, B, C] at (1, i) as [A, C]. Rank shrinks by one; not the last axis. */
+ca_tensor ca_tensor_at(ca_tensor t, int axis, int64_t index);
 /* The same elements under another shape; `t` must be contiguous. */
 ca_tensor ca_tensor_reshape(ca_tensor t, int rank, const int64_t *shape);
 /* [A, B, C] contiguous seen as [A * B, C]; works for any rank >= 1. */

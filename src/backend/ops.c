@@ -160,6 +160,15 @@ ca_status ca_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
     CHECK_AND_CALL(add, &dims, arguments, y, x, alpha);
 }
 
+ca_status ca_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                             double alpha) {
+    const ca_argument arguments[] = {{"y", &y, "*D", OUT, NULL},
+                                     {"x", &x, "*D", CA_IN, NULL},
+                                     {"scale", &scale, "*", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(add_scaled_rows, &dims, arguments, y, x, scale, alpha);
+}
+
 ca_status ca_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
     const ca_argument arguments[] = {
         {"y", &y, "*", OUT, &x}, {"x", &x, "*", CA_IN, NULL}, {"w", &w, "*", CA_IN, NULL}};
@@ -195,6 +204,15 @@ ca_status ca_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, c
                                      {"gain", &gain, "D", CA_IN, NULL}};
     ca_dims dims = {0};
     CHECK_AND_CALL(norm_bwd, &dims, arguments, dx, dy, x, gain, norm, accumulate);
+}
+
+ca_status ca_norm_stats(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                        ca_norm norm) {
+    const ca_argument arguments[] = {{"xhat", &xhat, "*D", OUT, &x},
+                                     {"inverse", &inverse, "*", OUT, NULL},
+                                     {"x", &x, "*D", CA_IN, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(norm_stats, &dims, arguments, xhat, inverse, x, norm);
 }
 
 /* ---- attention */
@@ -483,6 +501,13 @@ ca_status ca_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
         {"y", &y, "*", OUT, NULL}, {"x", &x, "*D", CA_IN, NULL}, {"w", &w, "*D", CA_IN, NULL}};
     ca_dims dims = {0};
     CHECK_AND_CALL(row_dots, &dims, arguments, y, x, w);
+}
+
+ca_status ca_row_distances(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
+    const ca_argument arguments[] = {
+        {"y", &y, "*", OUT, NULL}, {"x", &x, "*D", CA_IN, NULL}, {"w", &w, "*D", OPTIONAL, NULL}};
+    ca_dims dims = {0};
+    CHECK_AND_CALL(row_distances, &dims, arguments, y, x, w);
 }
 
 ca_status ca_column_sums(ca_backend *be, ca_tensor y, ca_tensor x) {

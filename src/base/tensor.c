@@ -132,6 +132,19 @@ ca_tensor ca_tensor_repeat(ca_tensor t, int64_t count) {
     return t;
 }
 
+ca_tensor ca_tensor_at(ca_tensor t, int axis, int64_t index) {
+    assert(axis < t.rank - 1);
+    t = ca_tensor_slice(t, axis, index, 1);
+    for (int i = axis; i + 1 < t.rank; i++) {
+        t.shape[i] = t.shape[i + 1];
+        t.stride[i] = t.stride[i + 1];
+    }
+    t.rank--;
+    t.shape[t.rank] = 1;
+    t.stride[t.rank] = 0;
+    return t;
+}
+
 ca_tensor ca_tensor_swap_axes(ca_tensor t, int a, int b) {
     assert(a >= 0 && b >= 0 && a < t.rank - 1 && b < t.rank - 1);
     int64_t shape = t.shape[a], stride = t.stride[a];

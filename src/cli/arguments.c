@@ -31,7 +31,8 @@ static const struct {
     {"threads", 0, COUNT, FIELD(threads), CLI_THREADS, "N", "threads of the host backends"},
     {"resume", 0, FLAG, FIELD(resume), CLI_RUN, NULL,
      "skip finished points, go on inside an unfinished one"},
-    {"overwrite", 0, FLAG, FIELD(overwrite), CLI_RUN, NULL, "replace an existing result"},
+    {"overwrite", 0, FLAG, FIELD(overwrite), CLI_RUN | CLI_CONVERT, NULL,
+     "replace an existing file"},
     {"points", 0, TEXT, FIELD(points), CLI_RUN, "A:B", "only the sweep points A to B - 1"},
     {"shard", 0, TEXT, FIELD(shard), CLI_RUN, "I/N", "only every N-th sweep point from I on"},
     {"dry-run", 0, FLAG, FIELD(dry_run), CLI_RUN, NULL, "the same as causa plan"},
@@ -40,6 +41,8 @@ static const struct {
     {"reference", 0, TEXT, FIELD(reference), CLI_DOCTOR, "FILE.h5",
      "compare with stored logits and residuals"},
     {"prompt", 0, TEXT, FIELD(prompt), CLI_DOCTOR, "TEXT", "prompt to check with"},
+    {"circuit", 0, TEXT, FIELD(circuit), CLI_CONVERT, "N",
+     "which circuit of a result, from 0; default: the last"},
     {"no-special", 0, FLAG, FIELD(no_special), CLI_TOKENS, NULL,
      "without the special tokens that the tokenizer adds"},
 #undef FIELD

@@ -16,7 +16,7 @@ typedef struct cli_arguments {
     int64_t count;
     bool quiet, verbose, json, help, version;
     bool resume, overwrite, dry_run, no_special;
-    const char *log, *points, *shard, *output, *reference, *prompt;
+    const char *log, *points, *shard, *output, *reference, *prompt, *circuit;
     int threads;
 } cli_arguments;
 
@@ -28,7 +28,8 @@ typedef enum cli_option_set {
     CLI_OUTPUT = 8,
     CLI_DOCTOR = 16,
     CLI_TOKENS = 32,
-    CLI_VERSION = 64
+    CLI_VERSION = 64,
+    CLI_CONVERT = 128
 } cli_option_set;
 
 typedef struct cli_command {
@@ -54,6 +55,9 @@ typedef struct cli_command {
       "make a self-contained HTML page with plots, DIR/<name>.html, and the plots alone as "       \
       "DIR/<name>/*.png",                                                                          \
       CLI_OUTPUT)                                                                                  \
+    X(convert, "IN OUT",                                                                           \
+      "translate edge scores and a circuit between a result (.h5) and the JSON of EAP-IG and MIB", \
+      CLI_CONVERT)                                                                                 \
     X(help, "[COMMAND | config]", "explain a command or the configuration", CLI_VERSION)
 
 #define CLI_DECLARE(name, usage, summary, options)                                                 \

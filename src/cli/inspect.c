@@ -4,6 +4,7 @@
  */
 #include "cli.h"
 
+#include "causa/circuit.h"
 #include "causa/gguf.h"
 
 #include <stdlib.h>
@@ -11,19 +12,11 @@
 
 /* ---- models ---- */
 
-/* Nodes and edges of the computation graph that edge attribution scores: sources are the input,
- * every head and every MLP; destinations are q, k, v of every head, every MLP, and the logits.
- * Source: Hanna et al. 2024, arXiv 2403.17806. */
+/* Nodes and edges of the computation graph that edge attribution scores. */
 static void count_graph(const ca_arch *a, int64_t *nodes, int64_t *edges) {
-    int64_t sources = 1;
-    *edges = 0;
-    for (int64_t l = 0; l < a->layers; l++) {
-        *edges += 3 * a->heads * sources;
-        *edges += sources + (a->parallel ? 0 : a->heads);
-        sources += a->heads + 1;
-    }
-    *edges += sources;
-    *nodes = sources + 1; /* and the logits */
+    const ca_circuit_graph g = ca_circuit_graph_of(a, 0);
+    *nodes = g.sources + 1; /* and the logits */
+    *edges = g.edges;
 }
 
 static const char *norm_text(const ca_arch *a) {

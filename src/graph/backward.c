@@ -35,18 +35,21 @@ out:
     return st;
 }
 
-/* g += (d normed input / d x)^T (d W^T): out of a branch, back into the residual stream. */
-static ca_status leave_branch(ca_pass *pass, ca_tensor g, ca_tensor d_projection, ca_tensor weight,
-                              ca_tensor x, ca_tensor gain) {
+/* g += (d normed input / d x)^T (d W^T): out of a branch, back into the residual stream. Hooks at
+ * `site` see what is added. */
+static ca_status leave_branch(ca_pass *pass, int64_t layer, ca_site_kind site, ca_tensor g,
+                              ca_tensor d_projection, ca_tensor weight, ca_tensor x,
+                              ca_tensor gain) {
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
     const ca_arch *a = &pass->model->arch;
-    ca_tensor d_normed = pass->backward.branch;
-    CA_TRY(ca_linear_bwd(be, d_normed, d_projection, weight));
-    if (a->pre_norm)
-        CA_TRY(ca_norm_bwd(be, g, d_normed, ca_tensor_repeat(x, g.shape[0]), gain, a->norm, true));
-    else
-        CA_TRY(ca_add(be, g, d_normed, 1));
+    ca_tensor d_x = pass->backward.branch;
+    bool apart = ca_pass_is_hooked(pass, site, layer);
+    CA_TRY(ca_linear_bwd(be, d_x, d_projection, weight));
+    x = ca_tensor_repeat(x, g.shape[0]);
+    if (a->pre_norm) CA_TRY(ca_norm_bwd(be, apart ? d_x : g, d_x, x, gain, a->norm, !apart));
+    if (apart) CA_TRY(ca_pass_hooks_backward(pass, site, layer, g.shape[0], d_x));
+    if (apart || !a->pre_norm) CA_TRY(ca_add(be, g, d_x, 1));
 out:
     return st;
 }
@@ -69,7 +72,8 @@ static ca_status mlp_backward(ca_pass *pass, int64_t layer, const block_values *
                       a->gated));
     CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_MLP_PRE, layer, lanes,
                                   ca_tensor_slice(d_up, 2, 0, a->mlp_width)));
-    CA_TRY(leave_branch(pass, g, d_up, w->up_weight, x, w->norm2_gain));
+    if (ca_pass_is_edited(pass, CA_SITE_MLP_IN, layer)) x = block->mlp_in;
+    CA_TRY(leave_branch(pass, layer, CA_SITE_MLP_IN, g, d_up, w->up_weight, x, w->norm2_gain));
 out:
     return st;
 }
@@ -118,7 +122,16 @@ out:
     return st;
 }
 
-/* Gradients of q and k before their norm, in place. */
+/* d k of one key/value head's norm for `shares` query heads: d [R, T, G, Dh], x [T, Dh] of the
+ * head. */
+static ca_status norm_share_backward(ca_pass *pass, int64_t layer, ca_tensor d, ca_tensor x) {
+    const ca_model *m = pass->model;
+    x = ca_tensor_repeat(ca_tensor_repeat(x, d.shape[2]), d.shape[0]); /* [R, G, T, Dh] */
+    return ca_norm_bwd(m->backend, d, d, ca_tensor_swap_axes(x, 1, 2), m->layers[layer].k_norm_gain,
+                       m->arch.norm, false);
+}
+
+/* Gradients of q and k before their norm, in place. d.k may be per query head. */
 static ca_status norm_qk_backward(ca_pass *pass, int64_t layer, const block_values *block,
                                   ca_tensor d_qkv, qkv_views d) {
     ca_status st = CA_OK;
@@ -126,21 +139,71 @@ static ca_status norm_qk_backward(ca_pass *pass, int64_t layer, const block_valu
     const ca_arch *a = &pass->model->arch;
     const ca_layer *w = &pass->model->layers[layer];
     int64_t lanes = d_qkv.shape[0], q = a->heads * a->head_dim, k = a->kv_heads * a->head_dim;
+    int64_t share = d.k.shape[2] / a->kv_heads; /* query heads of a group when they are apart */
     if (a->qk_norm == CA_QK_NORM_NONE) return CA_OK;
     ca_tensor xq = ca_tensor_slice(block->qk, 1, 0, q), xk = ca_tensor_slice(block->qk, 1, q, k);
     if (a->qk_norm == CA_QK_NORM_HEAD) {
         xq = ca_tensor_repeat(ca_tensor_split_last(xq, a->heads), lanes);
-        xk = ca_tensor_repeat(ca_tensor_split_last(xk, a->kv_heads), lanes);
+        xk = ca_tensor_split_last(xk, a->kv_heads);
+        for (int64_t h = 0; h < a->kv_heads; h++)
+            CA_TRY(norm_share_backward(pass, layer, ca_tensor_slice(d.k, 2, h * share, share),
+                                       ca_tensor_at(xk, 1, h)));
     } else {
+        assert(share == 1);
         xq = ca_tensor_repeat(xq, lanes);
-        xk = ca_tensor_repeat(xk, lanes);
         d.q = ca_tensor_slice(d_qkv, 2, 0, q);
         d.k = ca_tensor_slice(d_qkv, 2, q, k);
+        CA_TRY(
+            ca_norm_bwd(be, d.k, d.k, ca_tensor_repeat(xk, lanes), w->k_norm_gain, a->norm, false));
     }
     CA_TRY(ca_norm_bwd(be, d.q, d.q, xq, w->q_norm_gain, a->norm, false));
-    CA_TRY(ca_norm_bwd(be, d.k, d.k, xk, w->k_norm_gain, a->norm, false));
 out:
     return st;
+}
+
+/* d [R, T, K, Dh] = sums over each group of its query heads' shares [R, T, H, Dh]. */
+static ca_status add_shares(ca_pass *pass, ca_tensor d, ca_tensor shares) {
+    ca_status st = CA_OK;
+    int64_t kv_heads = d.shape[2], group = shares.shape[2] / kv_heads;
+    for (int64_t r = 0; r < d.shape[0]; r++)
+        for (int64_t h = 0; h < kv_heads; h++) {
+            ca_tensor of_lane = ca_tensor_slice(ca_tensor_at(shares, 0, r), 1, h * group, group);
+            CA_TRY(ca_sum_heads(pass->model->backend, ca_tensor_at(ca_tensor_at(d, 0, r), 1, h),
+                                of_lane, (ca_tensor){0}));
+        }
+out:
+    return st;
+}
+
+/* Hooks on v, k and q, and where some see k and v per query head, the sums of these. `d` has what
+ * they see, `whole` the fused buffer. */
+static ca_status qkv_hooks_backward(ca_pass *pass, int64_t layer, int64_t lanes, qkv_views d,
+                                    qkv_views whole) {
+    ca_status st = CA_OK;
+    if (ca_pass_has_shares(pass, layer)) {
+        CA_TRY(ca_pass_hooks_shares(pass, CA_SITE_V, layer, lanes, d.v));
+        CA_TRY(ca_pass_hooks_shares(pass, CA_SITE_K, layer, lanes, d.k));
+        CA_TRY(add_shares(pass, whole.v, d.v));
+        CA_TRY(add_shares(pass, whole.k, d.k));
+    }
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_V, layer, lanes, whole.v));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_K, layer, lanes, whole.k));
+    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_Q, layer, lanes, whole.q));
+out:
+    return st;
+}
+
+/* Where gradients of q, k and v go: k and v into the fused buffer, or apart per query head. */
+static qkv_views qkv_gradients(const ca_pass *pass, int64_t layer, qkv_views whole) {
+    const ca_arch *a = &pass->model->arch;
+    int64_t n = a->heads * a->head_dim;
+    ca_tensor shares = pass->backward.shares;
+    if (!ca_pass_has_shares(pass, layer)) return whole;
+    return (qkv_views){
+        .q = whole.q,
+        .k = ca_tensor_split_last(ca_tensor_slice(shares, 2, 0, n), a->heads),
+        .v = ca_tensor_split_last(ca_tensor_slice(shares, 2, n, n), a->heads),
+    };
 }
 
 /* Adds attention's gradient with respect to the block's input to g; d_out is the gradient of the
@@ -156,7 +219,7 @@ static ca_status attention_backward(ca_pass *pass, int64_t layer, const block_va
     ca_tensor dz = narrowed(pass->backward.narrow, a->heads * a->head_dim);
     ca_tensor d_qkv = narrowed(pass->backward.wide, block->qkv.shape[1]), d_branch;
     ca_tensor dz_heads = ca_tensor_split_last(dz, a->heads);
-    qkv_views d = ca_pass_split_qkv(a, d_qkv);
+    qkv_views whole = ca_pass_split_qkv(a, d_qkv), d = qkv_gradients(pass, layer, whole);
     CA_TRY(enter_branch(pass, layer, CA_SITE_ATTN_OUT, d_out, block->attn_raw, w->post_norm1_gain,
                         &d_branch));
     CA_TRY(result_backward(pass, layer, dz, d_branch));
@@ -168,10 +231,10 @@ static ca_status attention_backward(ca_pass *pass, int64_t layer, const block_va
         CA_TRY(ca_rope(be, d.k, m->cosine[w->rope], m->sine[w->rope], positions, true));
     }
     CA_TRY(norm_qk_backward(pass, layer, block, d_qkv, d));
-    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_V, layer, lanes, d.v));
-    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_K, layer, lanes, d.k));
-    CA_TRY(ca_pass_hooks_backward(pass, CA_SITE_Q, layer, lanes, d.q));
-    CA_TRY(leave_branch(pass, g, d_qkv, w->qkv_weight, ca_pass_resid(pass, layer), w->norm1_gain));
+    CA_TRY(qkv_hooks_backward(pass, layer, lanes, d, whole));
+    ca_tensor x = ca_pass_resid(pass, layer);
+    if (ca_pass_is_edited(pass, CA_SITE_ATTN_IN, layer)) x = block->attn_in;
+    CA_TRY(leave_branch(pass, layer, CA_SITE_ATTN_IN, g, d_qkv, w->qkv_weight, x, w->norm1_gain));
 out:
     return st;
 }

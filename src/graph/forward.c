@@ -24,13 +24,27 @@ ca_tensor ca_pass_out_weight_heads(const ca_pass *pass, int64_t layer) {
     return ca_tensor_swap_axes(ca_tensor_split_last(w, pass->model->arch.heads), 0, 1);
 }
 
+/* What a branch reads of the residual stream x: x, or a copy of it where hooks edit it. */
+static ca_status enter_branch(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
+                              ca_tensor copy, ca_tensor *x) {
+    ca_status st = CA_OK;
+    if (ca_pass_is_edited(pass, site, layer)) {
+        CA_TRY(ca_copy(pass->model->backend, copy, *x));
+        *x = copy;
+    }
+    CA_TRY(ca_pass_hooks_forward(pass, site, layer, recompute, *x));
+out:
+    return st;
+}
+
 /* q, k, v of a layer: project, hooks, q/k norm, rotate. What a q/k norm reads is kept. */
 static ca_status make_qkv(ca_pass *pass, int64_t layer, bool recompute, const block_values *block,
                           qkv_views p) {
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
-    CA_TRY(ca_block_qkv(pass->model, layer, block->qkv, pass->scratch.branch,
-                        ca_pass_resid(pass, layer)));
+    ca_tensor x = ca_pass_resid(pass, layer);
+    CA_TRY(enter_branch(pass, CA_SITE_ATTN_IN, layer, recompute, block->attn_in, &x));
+    CA_TRY(ca_block_qkv(pass->model, layer, block->qkv, pass->scratch.branch, x));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_Q, layer, recompute, p.q));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_K, layer, recompute, p.k));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_V, layer, recompute, p.v));
@@ -137,6 +151,7 @@ static ca_status mlp_up(ca_pass *pass, int64_t layer, bool recompute, const bloc
                         ca_tensor x) {
     ca_status st = CA_OK;
     const ca_arch *a = &pass->model->arch;
+    CA_TRY(enter_branch(pass, CA_SITE_MLP_IN, layer, recompute, block->mlp_in, &x));
     CA_TRY(ca_block_up(pass->model, layer, block->up, pass->scratch.branch, x));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_PRE, layer, recompute,
                                  ca_tensor_slice(block->up, 1, 0, a->mlp_width)));

@@ -10,6 +10,7 @@ void ca_pass_limits_add_hooks(ca_pass_limits *limits, const ca_hook *hooks, int6
     for (int64_t i = 0; i < count; i++) {
         limits->sites |= CA_SITE_BIT(hooks[i].site);
         if (hooks[i].edits) limits->edited |= CA_SITE_BIT(hooks[i].site);
+        if (hooks[i].per_query_head) limits->per_query_head = true;
     }
 }
 
@@ -58,18 +59,36 @@ out:
     return st;
 }
 
-ca_status ca_pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
-                                 ca_tensor gradient) {
+bool ca_pass_has_shares(const ca_pass *pass, int64_t layer) {
+    for (int64_t i = 0; i < pass->request.hook_count; i++) {
+        const ca_hook *hook = &pass->request.hooks[i];
+        if (hook->per_query_head && applies(hook, hook->site, layer)) return true;
+    }
+    return false;
+}
+
+static ca_status hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
+                                bool shares, ca_tensor gradient) {
     ca_status st = CA_OK;
     if (!(pass->hooked & CA_SITE_BIT(site))) return CA_OK;
     ca_hook_call call = call_of(pass, site, layer);
     call.lanes = lanes;
     for (int64_t i = pass->request.hook_count - 1; i >= 0; i--) {
         const ca_hook *hook = &pass->request.hooks[i];
-        if (!applies(hook, site, layer)) continue;
+        if (!applies(hook, site, layer) || hook->per_query_head != shares) continue;
         assert(hook->backward || !hook->edits);
         if (hook->backward) CA_TRY(hook->backward(hook->context, &call, gradient));
     }
 out:
     return st;
+}
+
+ca_status ca_pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
+                                 ca_tensor gradient) {
+    return hooks_backward(pass, site, layer, lanes, false, gradient);
+}
+
+ca_status ca_pass_hooks_shares(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
+                               ca_tensor shares) {
+    return hooks_backward(pass, site, layer, lanes, true, shares);
 }

@@ -51,6 +51,8 @@ static block_values layout_block(carve *c, const ca_arch *a, const ca_pass_limit
             has(l->edited, CA_SITE_PATTERN) ? take_1d(c, a->heads * pattern) : b.pattern;
     }
     if (l->lanes) b.mid = take_2d(c, rows, a->width);
+    if (has(l->edited, CA_SITE_ATTN_IN)) b.attn_in = take_2d(c, rows, a->width);
+    if (has(l->edited, CA_SITE_MLP_IN)) b.mlp_in = take_2d(c, rows, a->width);
     b.up = take_2d(c, rows, up_width(a));
     if (a->post_norm) {
         b.attn_raw = take_2d(c, rows, a->width);
@@ -86,6 +88,7 @@ static backward_scratch layout_backward(carve *c, const ca_arch *a, const ca_pas
         .final = take(c, lanes, reads, a->width),
     };
     if (a->parallel) s.attn = take(c, lanes, rows, a->width);
+    if (l->per_query_head) s.shares = take(c, lanes, rows, 2 * a->heads * a->head_dim);
     if (has(l->sites, CA_SITE_RESULT)) {
         ca_tensor t = take(c, lanes * rows, a->heads, a->width);
         s.result = ca_tensor_4d(t.data, t.dtype, lanes, rows, a->heads, a->width);

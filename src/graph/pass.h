@@ -9,13 +9,14 @@
 
 /* What the backward of a block needs of its forward. */
 typedef struct block_values {
-    ca_tensor qkv;               /* [T, (H + 2 K) Dh] rows q | k | v; q and k normed and rotated */
-    ca_tensor qk;                /* [T, (H + K) Dh] q | k before their norm; absent without one */
-    ca_tensor o, lse;            /* [T, H Dh], [T, H] attention output before hooks on z */
-    ca_tensor pattern;           /* flat probabilities before hooks; absent unless hooked */
-    ca_tensor pattern_used;      /* after hooks; the same tensor unless edited */
-    ca_tensor mid;               /* [T, D] residual stream between attention and MLP */
-    ca_tensor up;                /* [T, F], or [T, 2 F] gate | up */
+    ca_tensor qkv;             /* [T, (H + 2 K) Dh] rows q | k | v; q and k normed and rotated */
+    ca_tensor qk;              /* [T, (H + K) Dh] q | k before their norm; absent without one */
+    ca_tensor o, lse;          /* [T, H Dh], [T, H] attention output before hooks on z */
+    ca_tensor pattern;         /* flat probabilities before hooks; absent unless hooked */
+    ca_tensor pattern_used;    /* after hooks; the same tensor unless edited */
+    ca_tensor mid;             /* [T, D] residual stream between attention and MLP */
+    ca_tensor attn_in, mlp_in; /* [T, D] what the branch reads, where hooks edit it; else absent */
+    ca_tensor up;              /* [T, F], or [T, 2 F] gate | up */
     ca_tensor attn_raw, mlp_raw; /* [T, D] before the post-norms; absent without */
 } block_values;
 
@@ -37,6 +38,7 @@ typedef struct backward_scratch {
     ca_tensor attn;      /* [R, T, D] kept for attention in parallel blocks */
     ca_tensor narrow;    /* [R, T, max(F, H Dh)] of hidden units or z */
     ca_tensor wide;      /* [R, T, max(up, qkv)] of projections */
+    ca_tensor shares;    /* [R, T, 2 H Dh] of k | v per query head when a hook asks for them */
     ca_tensor result;    /* [R, T, H, D] when attn.result is hooked */
     ca_tensor d_pattern; /* [R, H pattern_start[count]] when hooked */
     ca_tensor final;     /* [R, n, D] */
@@ -75,8 +77,12 @@ bool ca_pass_is_hooked(const ca_pass *pass, ca_site_kind site, int64_t layer);
 bool ca_pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer);
 ca_status ca_pass_hooks_forward(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
                                 ca_tensor value) CA_MUST_USE;
+/* Hooks that see k and v per query head are called by ca_pass_hooks_shares alone. */
 ca_status ca_pass_hooks_backward(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
                                  ca_tensor gradient) CA_MUST_USE;
+ca_status ca_pass_hooks_shares(ca_pass *pass, ca_site_kind site, int64_t layer, int64_t lanes,
+                               ca_tensor shares) CA_MUST_USE;
+bool ca_pass_has_shares(const ca_pass *pass, int64_t layer);
 
 /* forward.c: makes the values of a block again for the backward, from its input. */
 ca_status ca_pass_recompute_block(ca_pass *pass, int64_t layer) CA_MUST_USE;

@@ -3,7 +3,7 @@
  * Reads result files back, for `causa inspect`, `--resume` and sweeps. Everything in a file is
  * taken as hostile: depths, ranks and sizes are checked before they are used.
  */
-#include "h5.h"
+#include "reader.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,12 +14,6 @@
 #include <unistd.h>
 
 enum { MAX_DEPTH = 32, MAX_TEXTS = 4096 };
-
-struct ca_result_reader {
-    char *path;
-    hid_t file;
-    ca_arena *arena; /* texts given out */
-};
 
 /* ---- attributes */
 
@@ -410,43 +404,5 @@ ca_status ca_result_reader_visit(ca_result_reader *reader, ca_result_visitor vis
     CA_TRY(visit_group(&v, "", root, 0));
 out:
     ca_h5_close(root);
-    return st;
-}
-
-/* ---- values */
-
-ca_status ca_result_reader_floats(ca_result_reader *reader, const char *dataset, double **values,
-                                  int64_t *count) {
-    ca_status st = CA_OK;
-    hid_t id = -1, type = -1, space = -1;
-    double *numbers = NULL;
-    *values = NULL;
-    if (!ca_h5_exists(reader->file, dataset)) {
-        return ca_fail(CA_E_DATA, "%s: expected a dataset %s, got none", reader->path, dataset);
-    }
-    CA_H5(CA_E_DATA, reader->path, dataset, id = H5Dopen2(reader->file, dataset, H5P_DEFAULT));
-    CA_H5(CA_E_DATA, reader->path, dataset, type = H5Dget_type(id));
-    CA_H5(CA_E_DATA, reader->path, dataset, space = H5Dget_space(id));
-    const H5T_class_t class = H5Tget_class(type);
-    if (class != H5T_FLOAT && class != H5T_INTEGER && class != H5T_ENUM) {
-        st =
-            ca_fail(CA_E_DATA, "%s: %s: expected numbers, got another type", reader->path, dataset);
-        goto out;
-    }
-    const hssize_t elements = H5Sget_simple_extent_npoints(space);
-    CA_H5(CA_E_DATA, reader->path, dataset, elements);
-    CA_TRY(ca_calloc(elements > 0 ? (size_t)elements : 1, sizeof *numbers, &numbers));
-    if (elements > 0) {
-        CA_H5(CA_E_DATA, reader->path, dataset,
-              H5Dread(id, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers));
-    }
-    *values = numbers;
-    *count = elements;
-    numbers = NULL;
-out:
-    free(numbers);
-    ca_h5_close(space);
-    ca_h5_close(type);
-    ca_h5_close(id);
     return st;
 }

@@ -159,6 +159,7 @@ static ca_status run_norm_fwd(bench *b) {
 static ca_status run_norm_bwd(bench *b) {
     return ca_norm_bwd(b->be, b->y, b->w, b->x, b->u, rms, false);
 }
+static ca_status run_norm_stats(bench *b) { return ca_norm_stats(b->be, b->y, b->u, b->x, rms); }
 static ca_status run_act_fwd(bench *b) { return ca_act_fwd(b->be, b->y, b->x, CA_SILU, true); }
 static ca_status run_act_bwd(bench *b) {
     return ca_act_bwd(b->be, b->y, b->w, b->x, CA_SILU, true);
@@ -174,6 +175,7 @@ static ca_status run_cross_entropy(bench *b) {
 }
 static ca_status run_row_norms(bench *b) { return ca_row_norms(b->be, b->y, b->x); }
 static ca_status run_row_dots(bench *b) { return ca_row_dots(b->be, b->y, b->x, b->w); }
+static ca_status run_row_distances(bench *b) { return ca_row_distances(b->be, b->y, b->x, b->w); }
 static ca_status run_column_sums(bench *b) { return ca_column_sums(b->be, b->y, b->x); }
 
 /* Shapes of the operands; axis 0 of -1 is ROWS, 0 ends a shape. Written memory that is read too
@@ -196,6 +198,7 @@ static const row_case row_cases[] = {
     {"sum_heads", run_sum_heads, {-1, D / 4}, {-1, 8, D / 4}, {0}, {0}, {0}, 1, 0},
     {"norm_fwd", run_norm_fwd, {-1, D}, {-1, D}, {0}, {D}, {0}, 1, 0},
     {"norm_bwd", run_norm_bwd, {-1, D}, {-1, D}, {-1, D}, {D}, {0}, 1, 0},
+    {"norm_stats", run_norm_stats, {-1, D}, {-1, D}, {0}, {-1}, {0}, 1, 0},
     {"act_fwd silu, gated", run_act_fwd, {-1, F}, {-1, 2 * F}, {0}, {0}, {0}, 1, 0},
     {"act_bwd silu, gated", run_act_bwd, {-1, 2 * F}, {-1, 2 * F}, {-1, F}, {0}, {0}, 1, 0},
     {"rope", run_rope, {-1, H, DH}, {0}, {SEQUENCE, DH / 2}, {SEQUENCE, DH / 2}, {-1}, 2, SEQUENCE},
@@ -207,6 +210,7 @@ static const row_case row_cases[] = {
     {"cross_entropy_fwd", run_cross_entropy, {256}, {256, V}, {0}, {0}, {256}, 1, V},
     {"row_norms", run_row_norms, {-1}, {-1, D}, {0}, {0}, {0}, 1, 0},
     {"row_dots", run_row_dots, {-1}, {-1, D}, {-1, D}, {0}, {0}, 1, 0},
+    {"row_distances", run_row_distances, {-1}, {-1, D}, {-1, D}, {0}, {0}, 1, 0},
     {"column_sums", run_column_sums, {D}, {-1, D}, {0}, {0}, {0}, 1, 0},
 };
 

@@ -368,6 +368,11 @@ static ca_status run_norm_bwd(bench *b, void *context) { /* w as the cotangent *
     operands *p = context;
     return ca_norm_bwd(b->be, p->y, p->w, p->x, p->gain, (ca_norm){.epsilon = 1e-5}, false);
 }
+static ca_status run_norm_stats(bench *b, void *context) { /* w for 1 / deviation */
+    operands *p = context;
+    ca_tensor inverse = ca_tensor_1d(p->w.data, CA_F32, p->x.shape[0]);
+    return ca_norm_stats(b->be, p->y, inverse, p->x, (ca_norm){.epsilon = 1e-5});
+}
 static ca_status run_add(bench *b, void *context) {
     operands *p = context;
     return ca_add(b->be, p->y, p->x, 0.5);
@@ -400,6 +405,10 @@ static ca_status run_top_k(bench *b, void *context) {
 static ca_status run_row_dots(bench *b, void *context) {
     operands *p = context;
     return ca_row_dots(b->be, ca_tensor_1d(p->y.data, CA_F32, p->x.shape[0]), p->x, p->w);
+}
+static ca_status run_row_distances(bench *b, void *context) {
+    operands *p = context;
+    return ca_row_distances(b->be, ca_tensor_1d(p->y.data, CA_F32, p->x.shape[0]), p->x, p->w);
 }
 
 static ca_status run_mix(bench *b, void *context) { /* the same mask for every row */
@@ -502,6 +511,7 @@ static ca_status bench_operations(bench *b) {
     } rows[] = {
         {"norm_fwd", run_norm, 8192, D, 2},
         {"norm_bwd", run_norm_bwd, 8192, D, 3},
+        {"norm_stats", run_norm_stats, 8192, D, 2},
         {"add", run_add, 8192, D, 3},
         {"act_fwd silu", run_silu, 4096, F, 2},
         {"act_fwd gelu", run_gelu, 4096, F, 2},
@@ -510,6 +520,7 @@ static ca_status bench_operations(bench *b) {
         {"log_sum_exp", run_log_sum_exp, 128, 49152, 1},
         {"top_k 10", run_top_k, 128, 49152, 1},
         {"row_dots", run_row_dots, 8192, D, 2},
+        {"row_distances", run_row_distances, 8192, D, 2},
         {"mix_fwd", run_mix, 8192, D, 3},
         {"mix_bwd", run_mix_bwd, 8192, D, 4},
         {"cross_entropy fwd + bwd", run_cross_entropy, 128, 49152, 3},

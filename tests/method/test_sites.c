@@ -7,6 +7,7 @@
 #include "executor.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { LENGTH = 11 }; /* more than the window of the fixture that has one */
 
@@ -219,6 +220,67 @@ static void test_returned_gradient(void **state) {
     on_fixtures(some_fixtures, "ref", returned_gradient);
 }
 
+/* ---- keys and values per query head */
+
+/* The model with key and value heads repeated for every query head of their group. */
+static void ungroup(fixture *f) {
+    ca_model *m = f->model;
+    int64_t group = m->arch.heads / m->arch.kv_heads, q = m->arch.heads * m->arch.head_dim;
+    for (int64_t l = 0; l < f->layers; l++) {
+        ca_layer *w = &m->layers[l];
+        bool biased = w->qkv_bias.data != NULL;
+        const double *from = values_of(f, w->qkv_weight), *bias = NULL;
+        double *to = numbers(f, 3 * q * f->width), *to_bias = numbers(f, 3 * q);
+        if (biased) bias = values_of(f, w->qkv_bias);
+        for (int64_t r = 0; r < 3 * q; r++) {
+            int64_t head = (r % q) / m->arch.head_dim, in_head = r % m->arch.head_dim;
+            int64_t kv = (r / q - 1) * m->arch.kv_heads + head / group;
+            int64_t row = r < q ? r : q + kv * m->arch.head_dim + in_head;
+            memcpy(to + r * f->width, from + row * f->width, (size_t)f->width * sizeof *to);
+            if (biased) to_bias[r] = bias[row];
+        }
+        w->qkv_weight = tensor_of(f, 2, (int64_t[]){3 * q, f->width}, to);
+        if (biased) w->qkv_bias = tensor_of(f, 1, (int64_t[]){3 * q}, to_bias);
+    }
+    m->arch.kv_heads = m->arch.heads;
+}
+
+/* Each query head's share of the gradient is the gradient of the ungrouped model. */
+static void shares(fixture *f) {
+    fixture apart;
+    tap share[2], whole[2], expected[2];
+    ca_site_kind sites[] = {CA_SITE_K, CA_SITE_V};
+    ca_hook hooks[4], plain[2];
+    fixture_open(&apart, f->name, "ref");
+    ungroup(&apart);
+    for (int i = 0; i < 2; i++) {
+        hooks[i] = tap_at(f, &share[i], sites[i]);
+        hooks[i].per_query_head = true;
+        hooks[i].forward = NULL;
+        hooks[2 + i] = tap_at(f, &whole[i], sites[i]);
+        plain[i] = tap_at(&apart, &expected[i], sites[i]);
+    }
+    for (int keep = 0; keep < 2; keep++) {
+        problem p = make_problem(f), q = make_problem(&apart);
+        ca_pass_limits limits = {.lanes = 1, .keep = keep};
+        double *g = gradient_of(f, run_model(f, p.batch, limits, hooks, 4), from_weights(&p));
+        double *e =
+            gradient_of(&apart, run_model(&apart, q.batch, limits, plain, 2), from_weights(&q));
+        int64_t rows = p.batch->sequences.rows, n = f->model->arch.heads * f->model->arch.head_dim;
+        near(f, "embed", g, e, rows * f->width, 1e-12);
+        for (int i = 0; i < 2; i++)
+            for (int64_t l = 1; l <= f->layers; l++)
+                near(f, ca_site_kind_name(sites[i]), share[i].gradient[l], expected[i].gradient[l],
+                     rows * n, 1e-12);
+    }
+    fixture_close(&apart);
+}
+
+static void test_shares(void **state) {
+    (void)state;
+    on_fixtures(every_fixture, "ref", shares);
+}
+
 /* ---- every site on cpu: the same gradients as ref */
 
 static void gradients_at_sites(fixture *f, tap *taps, ca_hook *hooks) {
@@ -255,9 +317,13 @@ static void test_cpu_sees_what_ref_sees(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_site),        cmocka_unit_test(test_edits_everywhere),
-        cmocka_unit_test(test_from_final_norm),   cmocka_unit_test(test_other_blocks),
-        cmocka_unit_test(test_returned_gradient), cmocka_unit_test(test_cpu_sees_what_ref_sees),
+        cmocka_unit_test(test_every_site),
+        cmocka_unit_test(test_edits_everywhere),
+        cmocka_unit_test(test_from_final_norm),
+        cmocka_unit_test(test_other_blocks),
+        cmocka_unit_test(test_returned_gradient),
+        cmocka_unit_test(test_cpu_sees_what_ref_sees),
+        cmocka_unit_test(test_shares),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

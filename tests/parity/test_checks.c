@@ -59,6 +59,13 @@ static void test_shapes(void **state) {
                  "norm_fwd: x: expected [3, 9] f32, got [2, 9] f32");
     assert_shape(ca_norm_fwd(be, mat(0, 3, 9), mat(1, 3, 9), absent, absent, rms),
                  "norm_fwd: gain: expected [9] f32, got nothing");
+    assert_shape(ca_norm_stats(be, mat(0, 3, 9), mat(1, 3, 1), mat(2, 3, 9), rms),
+                 "norm_stats: inverse: expected [3] f32, got [3, 1] f32");
+    assert_shape(ca_row_distances(be, vec(0, 3), mat(1, 3, 9), mat(2, 3, 8)),
+                 "row_distances: w: expected [3, 9] f32, got [3, 8] f32");
+    assert_ok(ca_row_distances(be, vec(0, 3), mat(1, 3, 9), absent));
+    assert_shape(ca_row_distances(be, vec(0, 3), absent, mat(2, 3, 9)),
+                 "row_distances: x: expected [3, D] f32, got nothing");
     assert_shape(ca_matmul(be, mat(0, 2, 3), mat(1, 2, 4), mat(2, 5, 3), absent, plain),
                  "matmul: b: expected [4, 3] f32, got [5, 3] f32");
     assert_shape(ca_matmul(be, vec(0, 2), mat(1, 2, 4), mat(2, 4, 3), absent, plain),
@@ -177,6 +184,9 @@ static void test_aliasing(void **state) {
     assert_ok(ca_norm_bwd(be, x, x, y, vec(2, 8), rms, false));
     assert_shape(ca_norm_bwd(be, x, x, y, vec(2, 8), rms, true),
                  "norm_bwd: dx: expected memory of its own, got memory of dy");
+    assert_ok(ca_norm_stats(be, x, vec(2, 4), x, rms));
+    assert_shape(ca_norm_stats(be, y, vec(0, 4), x, rms),
+                 "norm_stats: inverse: expected memory of its own, got memory of x");
     /* columns of one buffer interleave and share nothing */
     assert_ok(ca_add(be, ca_tensor_slice(x, 1, 0, 4), ca_tensor_slice(x, 1, 4, 4), 1));
     assert_shape(ca_add(be, ca_tensor_slice(x, 1, 0, 4), ca_tensor_slice(x, 1, 0, 4), 1),

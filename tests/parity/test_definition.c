@@ -120,6 +120,12 @@ static void test_rows(void **state) {
     assert_values(norms, (const double[]){5, 13}, 2);
     ok(ca_row_dots(be, vec(dots, 3), mat(x, 3, 2), ca_tensor_repeat(vec(bias, 2), 3)));
     assert_values(dots, (const double[]){-6.5, -0.5, -6.5}, 3);
+    double distances[3];
+    ok(ca_row_distances(be, vec(distances, 3), mat((double[]){3, -4, 0.5, -0.5, -5, -12}, 3, 2),
+                        ca_tensor_repeat(vec(bias, 2), 3)));
+    assert_values(distances, (const double[]){6, 0, 17}, 3);
+    ok(ca_row_distances(be, vec(distances, 1), mat((double[]){3, -4}, 1, 2), absent));
+    assert_values(distances, (const double[]){7}, 1);
 }
 
 static void test_norm(void **state) {
@@ -132,6 +138,15 @@ static void test_norm(void **state) {
     ok(ca_norm_fwd(be, mat(y, 1, 4), mat(x, 1, 4), vec(gain, 4), absent,
                    (ca_norm){CA_NORM_RMS, 3.5, 1}));
     assert_values(y, (const double[]){2 / 4.0, 6 / 4.0, 12 / 4.0, 30 / 4.0}, 4);
+    double inverse;
+    ok(ca_norm_stats(be, mat(y, 1, 4), vec(&inverse, 1), mat(x, 1, 4),
+                     (ca_norm){CA_NORM_LAYER, 0.5, 1}));
+    assert_values(y, (const double[]){-2 / 2.0, -1 / 2.0, 0, 3 / 2.0}, 4);
+    assert_values(&inverse, (const double[]){1 / 2.0}, 1);
+    ok(ca_norm_stats(be, mat(y, 1, 4), vec(&inverse, 1), mat(x, 1, 4),
+                     (ca_norm){CA_NORM_RMS, 3.5, 0}));
+    assert_values(y, (const double[]){1 / 4.0, 2 / 4.0, 3 / 4.0, 6 / 4.0}, 4);
+    assert_values(&inverse, (const double[]){1 / 4.0}, 1);
 }
 
 static void test_activations(void **state) {

@@ -248,6 +248,56 @@ static void cross_entropy_refuses(ca_backend *be, ca_backend *ref, const void *c
     }
 }
 
+/* ---- norms */
+
+/* dx at a place of a row, from what norm_stats left of its input and c = dy (offset + gain). */
+static double slope_from_stats(const float *xhat, double inverse, const double *c, int width,
+                               bool layer, int at) {
+    double mean = 0, along = 0;
+    for (int i = 0; i < width; i++) {
+        mean += layer ? c[i] / width : 0;
+        along += c[i] * (double)xhat[i] / width;
+    }
+    return inverse * (c[at] - mean - (double)xhat[at] * along);
+}
+
+static void check_stats(ca_backend *be, ca_norm norm) {
+    enum { ROWS = 5 };
+    float x[ROWS * WIDTH], dy[ROWS * WIDTH], gain[WIDTH], dx[ROWS * WIDTH], xhat[ROWS * WIDTH];
+    float inverse[ROWS];
+    draw(x, ROWS * WIDTH, "x"), draw(dy, ROWS * WIDTH, "dy"), draw(gain, WIDTH, "gain");
+    for (int i = 0; i < ROWS * WIDTH; i++) x[i] = 0.5f + 3 * x[i]; /* a mean and a deviation */
+    device d = {.be = be};
+    ca_tensor a = floats(&d, x, ROWS, WIDTH), b = floats(&d, dy, ROWS, WIDTH);
+    ca_tensor to = floats(&d, NULL, ROWS, WIDTH), unit = floats(&d, NULL, ROWS, WIDTH);
+    ca_tensor scale = flat(floats(&d, NULL, 1, ROWS));
+    parity_ok(ca_norm_bwd(be, to, b, a, flat(floats(&d, gain, 1, WIDTH)), norm, false));
+    parity_ok(ca_norm_stats(be, unit, scale, a, norm));
+    fetch(&d, dx, to), fetch(&d, xhat, unit), fetch(&d, inverse, scale);
+    for (int row = 0; row < ROWS; row++) {
+        double c[WIDTH];
+        for (int i = 0; i < WIDTH; i++)
+            c[i] = (double)dy[row * WIDTH + i] * (norm.gain_offset + (double)gain[i]);
+        /* values of order 1 made by some tens of roundings of float32 */
+        for (int i = 0; i < WIDTH; i++)
+            assert_near((double)dx[row * WIDTH + i],
+                        slope_from_stats(xhat + row * WIDTH, (double)inverse[row], c, WIDTH,
+                                         norm.kind == CA_NORM_LAYER, i),
+                        3e-6, "dx", row * WIDTH + i);
+    }
+    release(&d);
+}
+
+/* An epsilon of the size of the variance too: then the mean of xhat^2 is far from 1. */
+static void norm_stats_make_gradient(ca_backend *be, ca_backend *ref, const void *context) {
+    (void)ref, (void)context;
+    for (int kind = 0; kind < 2; kind++)
+        for (int large = 0; large < 2; large++)
+            check_stats(be, (ca_norm){.kind = kind ? CA_NORM_LAYER : CA_NORM_RMS,
+                                      .epsilon = large ? 4 : 1e-5,
+                                      .gain_offset = large});
+}
+
 /* ---- Adam */
 
 enum { PARAMETERS = 6 };
@@ -376,6 +426,7 @@ LAW(column_sums_of_chunks)
 LAW(column_sums_tree)
 LAW(cross_entropy_extremes)
 LAW(cross_entropy_refuses)
+LAW(norm_stats_make_gradient)
 LAW(adam_first_step)
 LAW(adam_twenty_steps)
 
@@ -387,6 +438,7 @@ int main(void) {
         cmocka_unit_test(test_column_sums_tree),
         cmocka_unit_test(test_cross_entropy_extremes),
         cmocka_unit_test(test_cross_entropy_refuses),
+        cmocka_unit_test(test_norm_stats_make_gradient),
         cmocka_unit_test(test_adam_first_step),
         cmocka_unit_test(test_adam_twenty_steps),
         cmocka_unit_test(test_threads),

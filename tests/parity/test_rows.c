@@ -139,6 +139,15 @@ static void multiply_case(parity *p, const void *parameters) {
     parity_ok(ca_multiply(p->be, x, x, w)); /* in place */
 }
 
+static void add_scaled_rows_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
+    ca_tensor scale = parity_input(p, "scale", NORMAL, SHAPE(3, c->rows + 1));
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(3, c->rows, c->width));
+    scale = ca_tensor_slice(scale, 1, 0, c->rows);
+    parity_ok(ca_add_scaled_rows(p->be, y, ca_tensor_repeat(x, 3), scale, -0.75));
+}
+
 static void sum_heads_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, 9, c->width));
@@ -202,6 +211,26 @@ static void norm_bwd_case(parity *p, const void *parameters) {
         parity_set_tolerance(p, norm_tolerance(c->f));
     }
     parity_ok(ca_norm_bwd(p->be, dx, dy, ca_tensor_repeat(x, lanes), gain, norm_of(c), accumulate));
+}
+
+/* bit 0: kind; 1: in place on heads inside wider rows, else lanes that share x */
+static void norm_stats_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    double tolerance = norm_tolerance(c->f);
+    if (bit(c, 1)) {
+        ca_tensor inverse = parity_output(p, "inverse", 0, SHAPE(c->rows, 4));
+        ca_tensor x = parity_inout(p, "x", c->f, 1, SHAPE(c->rows, 5 * c->width));
+        parity_set_tolerance(p, tolerance);
+        x = ca_tensor_split_last(ca_tensor_slice(x, 1, c->width, 3 * c->width), 3);
+        parity_ok(ca_norm_stats(p->be, x, ca_tensor_slice(inverse, 1, 1, 3), x, norm_of(c)));
+        return;
+    }
+    ca_tensor inverse = parity_output(p, "inverse", 0, SHAPE(3, c->rows));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width + 1));
+    x = ca_tensor_repeat(ca_tensor_slice(x, 1, 1, c->width), 3);
+    ca_tensor xhat = parity_output(p, "xhat", 1, SHAPE(3, c->rows, c->width));
+    parity_set_tolerance(p, tolerance);
+    parity_ok(ca_norm_stats(p->be, xhat, inverse, x, norm_of(c)));
 }
 
 /* ---- intervention */
@@ -334,6 +363,19 @@ static void row_dots_case(parity *p, const void *parameters) {
     parity_ok(ca_row_dots(p->be, y, x, w));
 }
 
+/* bit 0: w absent; 1: x repeated, else w. Differences of float32 are rounded once and terms do not
+ * cancel, so that limits are relative to the sums alone. */
+static void row_distances_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width));
+    ca_tensor w = parity_input(p, "w", c->f, SHAPE(c->rows, c->width + 1));
+    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), 3);
+    ca_tensor y = parity_output(p, "y", 0, SHAPE(3, c->rows + 1));
+    y = ca_tensor_slice(y, 1, 1, c->rows);
+    ca_tensor from = bit(c, 1) ? w : x, to = bit(c, 1) ? x : w;
+    parity_ok(ca_row_distances(p->be, y, from, bit(c, 0) ? absent : to));
+}
+
 static void column_sums_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     double scale = fill_amplitude(c->f) * sqrt((double)c->rows);
@@ -397,9 +439,12 @@ static const operation operations[] = {
     {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
     {"multiply", multiply_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"add", add_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
+    {"add_scaled_rows", add_scaled_rows_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"sum_heads", sum_heads_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"norm_fwd", norm_fwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
     {"norm_bwd", norm_bwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
+    {"norm_stats", norm_stats_case, 4, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
+    {"norm_stats", norm_stats_case, 2, {5, END}, {1030, 8200, END}, ONE(NORMAL) | ONE(MIXED)},
     {"act", act_case, 8, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
     {"soft_cap", soft_cap_case, 2, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"log_sum_exp", log_sum_exp_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
@@ -407,6 +452,7 @@ static const operation operations[] = {
     {"top_k", top_k_case, 3, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"row_norms", row_norms_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"row_dots", row_dots_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
+    {"row_distances", row_distances_case, 4, {0, 1, 37, END}, {1, 7, 577, 1030, END}, ANY},
     {"mix", mix_case, 8, {0, 1, 37, END}, {0, 1, 7, 64, END}, ANY},
     {"mix", mix_case, 8, {9, END}, {576, 577, END}, ANY},
     {"mix heads", mix_heads_case, 1, {0, 1, 37, END}, {1, 7, 64, END}, ANY},

@@ -263,6 +263,8 @@ ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
 ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                         bool accumulate);
 ca_status ca_cpu_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
+ca_status ca_cpu_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                 double alpha);
 ca_status ca_cpu_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
 ca_status ca_cpu_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
 ca_status ca_cpu_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
@@ -270,6 +272,8 @@ ca_status ca_cpu_norm_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor ga
                           ca_norm norm);
 ca_status ca_cpu_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_tensor gain,
                           ca_norm norm, bool accumulate);
+ca_status ca_cpu_norm_stats(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                            ca_norm norm);
 ca_status ca_cpu_rope(ca_backend *be, ca_tensor x, ca_tensor cosine, ca_tensor sine,
                       ca_tensor positions, bool inverse);
 ca_status ca_cpu_attention_fwd(ca_backend *be, ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k,
@@ -314,6 +318,7 @@ ca_status ca_cpu_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca
                                    ca_tensor scale);
 ca_status ca_cpu_row_norms(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
+ca_status ca_cpu_row_distances(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
 ca_status ca_cpu_column_sums(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_cpu_adam_step(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,
                            ca_tensor gradient, ca_adam adam);

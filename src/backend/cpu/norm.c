@@ -79,3 +79,18 @@ ca_status ca_cpu_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor 
     }
     return CA_OK;
 }
+
+ca_status ca_cpu_norm_stats(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                            ca_norm norm) {
+    int64_t rows = cpu_places(&x, x.rank - 1), n = cpu_width(&x);
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *from = cpu_row(&x, row);
+        float *to = cpu_row(&xhat, row);
+        cpu_moments m = moments_of(from, n, norm);
+        ((float *)inverse.data)[cpu_offset(&inverse, x.rank - 1, row)] = (float)m.inverse;
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) to[i] = (float)(((double)from[i] - m.mean) * m.inverse);
+    }
+    return CA_OK;
+}

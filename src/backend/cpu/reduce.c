@@ -30,6 +30,28 @@ ca_status ca_cpu_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w)
     return CA_OK;
 }
 
+/* w == NULL: zeros */
+static double distance(const float *x, const float *w, int64_t n) {
+    double sum = 0;
+    if (w == NULL) {
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < n; i++) sum += fabs((double)x[i]);
+    } else {
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < n; i++) sum += fabs((double)x[i] - (double)w[i]);
+    }
+    return sum;
+}
+
+ca_status ca_cpu_row_distances(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
+    int64_t rows = cpu_places(&x, x.rank - 1), n = cpu_width(&x);
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
+    for (int64_t row = 0; row < rows; row++)
+        ((float *)y.data)[cpu_offset(&y, x.rank - 1, row)] =
+            (float)distance(cpu_row(&x, row), w.data ? cpu_row(&w, row) : NULL, n);
+    return CA_OK;
+}
+
 /* ---- sums over rows along a tree --------------------------------------------------------- */
 
 /* Columns that one thread sums at a time: the sums of all levels stay in the first cache. */

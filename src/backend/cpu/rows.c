@@ -70,6 +70,20 @@ ca_status ca_cpu_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
     return CA_OK;
 }
 
+ca_status ca_cpu_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                 double alpha) {
+    int64_t rows = cpu_places(&y, y.rank - 1), n = cpu_width(&y);
+#pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        float *to = cpu_row(&y, row);
+        const float *from = cpu_row(&x, row);
+        float factor =
+            (float)alpha * ((const float *)scale.data)[cpu_offset(&scale, y.rank - 1, row)];
+        for (int64_t i = 0; i < n; i++) to[i] += factor * from[i];
+    }
+    return CA_OK;
+}
+
 ca_status ca_cpu_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
     int64_t rows = cpu_places(&y, y.rank - 1), n = cpu_width(&y);
 #pragma omp parallel for num_threads(cpu_threads(be, rows, n)) schedule(static)

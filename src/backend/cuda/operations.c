@@ -43,6 +43,11 @@ static ca_status cuda_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_te
     return CA_CUDA_LAUNCH(be, norm_bwd, dx, dy, x, gain, norm, accumulate);
 }
 
+static ca_status cuda_norm_stats(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                                 ca_norm norm) {
+    return CA_CUDA_LAUNCH(be, norm_stats, xhat, inverse, x, norm);
+}
+
 static ca_status cuda_rope(ca_backend *be, ca_tensor x, ca_tensor cosine, ca_tensor sine,
                            ca_tensor positions, bool inverse) {
     return CA_CUDA_LAUNCH(be, rope, x, cosine, sine, positions, inverse);
@@ -193,6 +198,10 @@ static ca_status cuda_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tens
     return CA_CUDA_LAUNCH(be, row_dots, y, x, w);
 }
 
+static ca_status cuda_row_distances(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
+    return CA_CUDA_LAUNCH(be, row_distances, y, x, w);
+}
+
 static ca_status cuda_column_sums(ca_backend *be, ca_tensor y, ca_tensor x) {
     return CA_CUDA_LAUNCH(be, column_sums, y, x);
 }
@@ -219,6 +228,7 @@ const ca_backend_ops ca_cuda_ops = {
     .sum_heads = cuda_sum_heads,
     .norm_fwd = cuda_norm_fwd,
     .norm_bwd = cuda_norm_bwd,
+    .norm_stats = cuda_norm_stats,
     .rope = cuda_rope,
     .attention_fwd = cuda_attention_fwd,
     .attention_bwd = cuda_attention_bwd,
@@ -241,6 +251,7 @@ const ca_backend_ops ca_cuda_ops = {
     .cross_entropy_bwd = cuda_cross_entropy_bwd,
     .row_norms = cuda_row_norms,
     .row_dots = cuda_row_dots,
+    .row_distances = cuda_row_distances,
     .column_sums = cuda_column_sums,
     .adam_step = cuda_adam_step,
 };

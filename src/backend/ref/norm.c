@@ -74,3 +74,21 @@ out:
     free(scratch);
     return st;
 }
+
+ca_status ca_ref_norm_stats(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                            ca_norm norm) {
+    (void)be;
+    int64_t n = ca_ref_width(&x);
+    double *xi = NULL, *unit;
+    ca_status st = CA_OK;
+    CA_TRY(ca_ref_scratch(2 * n, &xi));
+    unit = xi + n;
+    for (int64_t row = 0; row < ca_ref_rows(&x); row++) {
+        ca_ref_load(&x, row, xi);
+        ca_ref_set(&inverse, row, normalize(xi, n, norm, unit));
+        ca_ref_store(&xhat, row, unit);
+    }
+out:
+    free(xi);
+    return st;
+}

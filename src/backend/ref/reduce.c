@@ -39,6 +39,25 @@ out:
     return st;
 }
 
+ca_status ca_ref_row_distances(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
+    (void)be;
+    int64_t n = ca_ref_width(&x);
+    double *xi = NULL, *wi;
+    ca_status st = CA_OK;
+    CA_TRY(ca_ref_scratch(2 * n, &xi)); /* zeros, which w is when absent */
+    wi = xi + n;
+    for (int64_t row = 0; row < ca_ref_rows(&x); row++) {
+        double sum = 0;
+        ca_ref_load(&x, row, xi);
+        if (w.data) ca_ref_load(&w, row, wi);
+        for (int64_t d = 0; d < n; d++) sum += fabs(xi[d] - wi[d]);
+        ca_ref_set(&y, row, sum);
+    }
+out:
+    free(xi);
+    return st;
+}
+
 /* ---- sums over rows along a tree */
 
 static double round_to(ca_dtype dtype, double x) { return dtype == CA_F32 ? (double)(float)x : x; }

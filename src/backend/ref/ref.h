@@ -87,6 +87,8 @@ ca_status ca_ref_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
 ca_status ca_ref_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                         bool accumulate);
 ca_status ca_ref_scatter_add(ca_backend *be, ca_tensor y, ca_tensor index, ca_tensor x);
+ca_status ca_ref_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                 double alpha);
 ca_status ca_ref_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
 ca_status ca_ref_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
 ca_status ca_ref_sum_heads(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor bias);
@@ -95,6 +97,8 @@ ca_status ca_ref_norm_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor ga
                           ca_norm norm);
 ca_status ca_ref_norm_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor x, ca_tensor gain,
                           ca_norm norm, bool accumulate);
+ca_status ca_ref_norm_stats(ca_backend *be, ca_tensor xhat, ca_tensor inverse, ca_tensor x,
+                            ca_norm norm);
 
 ca_status ca_ref_rope(ca_backend *be, ca_tensor x, ca_tensor cosine, ca_tensor sine,
                       ca_tensor positions, bool inverse);
@@ -146,6 +150,7 @@ ca_status ca_ref_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca
 
 ca_status ca_ref_row_norms(ca_backend *be, ca_tensor y, ca_tensor x);
 ca_status ca_ref_row_dots(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
+ca_status ca_ref_row_distances(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w);
 ca_status ca_ref_column_sums(ca_backend *be, ca_tensor y, ca_tensor x);
 
 ca_status ca_ref_adam_step(ca_backend *be, ca_tensor parameter, ca_tensor first, ca_tensor second,

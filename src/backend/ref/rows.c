@@ -78,6 +78,26 @@ out:
     return st;
 }
 
+ca_status ca_ref_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                 double alpha) {
+    (void)be;
+    int64_t width = ca_ref_width(&y);
+    double *yi = NULL, *xi;
+    ca_status st = CA_OK;
+    CA_TRY(ca_ref_scratch(2 * width, &yi));
+    xi = yi + width;
+    for (int64_t row = 0; row < ca_ref_rows(&y); row++) {
+        double factor = alpha * ca_ref_get(&scale, row);
+        ca_ref_load(&y, row, yi);
+        ca_ref_load(&x, row, xi);
+        for (int64_t d = 0; d < width; d++) yi[d] += factor * xi[d];
+        ca_ref_store(&y, row, yi);
+    }
+out:
+    free(yi);
+    return st;
+}
+
 ca_status ca_ref_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
     (void)be;
     int64_t width = ca_ref_width(&y);

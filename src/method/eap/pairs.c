@@ -94,18 +94,15 @@ eap_outputs ca_eap_outputs_rows(const eap_outputs *o, int64_t rows) {
     };
 }
 
-/* Layer l of [L, T, n] as [T, n]. */
-static ca_tensor layer_of(ca_tensor t, int64_t layer) {
-    ca_tensor rows = ca_tensor_slice(t, 0, layer, 1);
-    return ca_tensor_2d(rows.data, rows.dtype, t.shape[1], t.shape[2]);
+ca_tensor ca_eap_outputs_at(const eap_outputs *o, ca_site_kind kind, int64_t layer) {
+    if (kind == CA_SITE_EMBED) return o->embed;
+    return ca_tensor_at(kind == CA_SITE_Z ? o->z : o->mlp, 0, layer);
 }
 
 static ca_status keep(void *context, const ca_hook_call *call, ca_tensor value) {
     const eap_tap *tap = context;
     if (call->recompute) return CA_OK;
-    ca_tensor to = tap->to.embed;
-    if (call->site == CA_SITE_Z) to = layer_of(tap->to.z, call->layer);
-    if (call->site == CA_SITE_MLP_OUT) to = layer_of(tap->to.mlp, call->layer);
+    ca_tensor to = ca_eap_outputs_at(&tap->to, call->site, call->layer);
     if (value.rank == 3) to = ca_tensor_split_last(to, value.shape[1]);
     return ca_copy(call->backend, to, ca_tensor_slice(value, 0, tap->from, to.shape[0]));
 }

@@ -55,6 +55,9 @@ eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *arch, ca
 /* The same memory for T rows. */
 eap_outputs ca_eap_outputs_rows(const eap_outputs *outputs, int64_t rows);
 
+/* Outputs [T, n] of one site: embed, attn.z or mlp_out of a layer. */
+ca_tensor ca_eap_outputs_at(const eap_outputs *outputs, ca_site_kind kind, int64_t layer);
+
 /* Keeps the outputs of rows [from, from + T) of a forward. */
 typedef struct eap_tap {
     int64_t from;

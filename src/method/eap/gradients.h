@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Gradients of the loss at the inputs of all destinations, for a group of pairs, summed over points
+ * of a path, in a form that takes little room.
+ *
+ * The gradient at the q input of a head, before the norm, is J^T c with c = (gain W_q)^T d: d
+ * [Dh] is what the ordinary backward has at the head's projection, and J, the norm's Jacobian at
+ * the row x, gives
+ *
+ *   J^T c = (c - mean(c) - xhat mean(c xhat)) / sigma       (mean(c): layer norm only)
+ *
+ * Since c . xhat = d . (W_q (gain xhat)) = d . (q - q0), with q0 the projection of a row whose xhat
+ * is 0, the sum over points k with weights w_k needs only
+ *
+ *   heads        sum of w_k d_k / sigma_k          [Dh] a row, which is multiplied by W_q once
+ *   coefficient  d_k . (q_k - q0) / sigma_k        a number a row and point, for the xhat_k term
+ *
+ * and no [D] vector per head, row and point. One norm and one projection serve all heads.
+ */
+#ifndef CAUSA_METHOD_EAP_GRADIENTS_H
+#define CAUSA_METHOD_EAP_GRADIENTS_H
+
+#include "pairs.h"
+#include "points.h"
+#include "scorer.h"
+
+/* A site whose value runs along the path: embed, attn.z or mlp_out of a layer. */
+typedef struct eap_site {
+    ca_site_kind kind;
+    int64_t layer; /* -1 for embed */
+} eap_site;
+
+/* Upper bounds of a group and of what runs at a time. */
+typedef struct eap_sizes {
+    int64_t pairs, rows, prefix_rows; /* of a group: count, T, rows of all prefixes */
+    int64_t points;                   /* of one pass */
+} eap_sizes;
+
+enum { EAP_MOST_POINTS = 64 /* of one pass */ };
+
+/* What the sums are taken of. */
+typedef enum eap_wants {
+    EAP_WANTS_EDGES = 1, /* heads, coefficient, branch */
+    EAP_WANTS_NODES = 2, /* node */
+} eap_wants;
+
+typedef struct eap_gradients {
+    const ca_model *model;
+    eap_sizes sizes;
+    unsigned wants;
+    bool patching; /* ablated = the corrupted run; else whoever owns this fills `ablated` */
+    ca_batch *prefix_batch, *end_batch, *point_batch;
+    ca_pass *prefix_pass, *end_pass, *point_pass; /* no prefix_pass when no pair has a prefix */
+    ca_pass_limits prefix_limits, end_limits, point_limits;
+    method_buffers buffers;
+    ca_tensor alphas; /* [points] */
+    /* of the running group, T rows */
+    const eap_group *group;
+    int64_t points;                        /* of the last pass */
+    eap_outputs clean, ablated;            /* outputs at the two ends */
+    eap_outputs difference;                /* ablated - clean */
+    double *clean_metric, *ablated_metric; /* [pairs]; NaN without a run */
+    int32_t *predicted;                    /* [pairs] by the clean run */
+    /* sums over the points of the last pass */
+    ca_tensor heads;  /* [L, 3 H, T, Dh] q | k | v */
+    ca_tensor branch; /* [L + 1, T, D] at the inputs of the MLPs, last at the logits */
+    /* while a pass runs */
+    const eap_point *point; /* [points] */
+    eap_site site;
+    eap_outputs all_clean, all_ablated, all_difference; /* the same memory for most rows */
+    ca_tensor all_heads, all_branch;
+    ca_tensor all_coefficient;     /* [L, 3 H, points T] */
+    ca_tensor all_node;            /* [F, points T] difference . gradient at the sources' outputs */
+    ca_tensor projections;         /* [L, points T, (H + 2 K) Dh] as projected */
+    ca_tensor rest;                /* [L, (H + 2 K) Dh] q0 | k0 | v0; absent when all are 0 */
+    ca_tensor xhat, inverse, dots; /* [points T, D], [points T], [H, points T] */
+    ca_tensor d_logits;            /* [1, points pairs, V] */
+    ca_tensor ids;                 /* [T] i32 */
+    eap_tap clean_tap, ablated_tap;
+    bool differs;     /* `difference` is that of the group */
+    int32_t *id_host; /* [T] */
+    void *staging;    /* [points] */
+} eap_gradients;
+
+/* Bytes of backend memory. */
+ca_status ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_sizes sizes,
+                                 unsigned wants, int64_t *bytes) CA_MUST_USE;
+/* Fills `g`, whose model, sizes, wants and patching are set. Frees what it made on failure. */
+ca_status ca_eap_gradients_create(eap_gradients *g) CA_MUST_USE;
+void ca_eap_gradients_free(eap_gradients *g);
+
+/* Begins a group: runs the prefixes, and of the two ends those that `point` [points] at `site`, the
+ * first pass that follows, will not run anyway. */
+ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
+                                 const eap_point *point, int64_t points,
+                                 method_scorer *scorer) CA_MUST_USE;
+/* Runs the points forward and backward; the sums are of them alone. factor: multiplies the
+ * gradient of the metric. */
+ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,
+                               int64_t points, double factor, method_scorer *scorer) CA_MUST_USE;
+
+/* The coefficients [H, points T] of a layer's inputs, of which `column` is the first: 0, H or 2 H.
+ */
+ca_tensor ca_eap_coefficients(const eap_gradients *g, int64_t layer, int64_t column);
+
+/* The norm of the last pass at the residual stream that enters a layer (L: the final one):
+ * xhat [points T, D]; recomputed. */
+ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, ca_tensor *xhat) CA_MUST_USE;
+
+#endif
