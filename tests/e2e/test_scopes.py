@@ -116,6 +116,20 @@ def test_paths_are_complete(run_ids):
         assert np.all(ratio > 3.6) and np.all(ratio < 4.4), (scope, ratio)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_log_probabilities_of_a_contrast_differ_as_logits(run_ids, model):
+    """log p_a - log p_b = z_a - z_b: both path scopes integrate one function, and it adds up."""
+    ids, a, b, *_ = next(iter(reference(model)))
+    scopes = ["integrated_gradients", "path_semantic"]
+    path = run_ids([ids, ids[:4]], dict(ARGMAX, scopes=scopes, target=f"#{a}:#{b}", steps=7), *F64,
+                   model=model)
+    with h5py.File(path) as file:
+        one, other = (file[f"attribution/{scope}"] for scope in scopes)
+        for name in ("score", "signed", "residual"):
+            assert np.array_equal(one[name][:], other[name][:]), name
+        assert np.abs(one["signed"][:]).max() > 0
+
+
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
     assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr

@@ -35,6 +35,7 @@ typedef struct jacobian_reads {
     int64_t *start; /* [N + 1] */
     int64_t most;   /* reads of one prompt */
     bool span;      /* the reads of a prompt are explained together */
+    bool contrast;  /* every read has an `other` */
 } jacobian_reads;
 
 /* Words of all prompts, end to end; offsets == NULL without a tokenizer. */
@@ -153,6 +154,9 @@ ca_hook ca_jacobian_path_hook(double *alpha);
 /* predict.c: top tokens, argmax targets, directions and values of the reads, written to the file.
  */
 ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
+/* From the directions of the targets' logits [n, D] to those of their log-probabilities at the last
+ * forward: less the mean row sum_i p_i w_i of the unembedding. Of a contrast they are the same. */
+ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) CA_MUST_USE;
 
 /* output.c: the datasets of the method. */
 
