@@ -208,6 +208,22 @@ def test_micro_batches_do_not_matter(run_ids, ablation):
     files.same_bytes(whole, again)
 
 
+def test_rows_in_another_order_are_the_same(run_ids):
+    """The tokens drawn at random are of the prompt, not of its row."""
+    prompts = prompts_of(6)
+    rows = [run_ids(order, method({}, loo=True), *F64, name=name)
+            for name, order in (("one", prompts), ("other", [[5, 7, 9]] + prompts[::-1]))]
+    with h5py.File(rows[0]) as one, h5py.File(rows[1]) as other:
+        for scope in SCOPES + ["random"]:
+            assert list(sets_of(one, scope)) == list(sets_of(other, scope))[:0:-1], scope
+            name = f"evaluation/aopc/{scope}/delta_logprob"
+            assert np.array_equal(one[name][:], other[name][:][:0:-1]), scope
+        starts = one["data/offsets"][:], other["data/offsets"][:][::-1]
+        for i in range(len(prompts)):
+            mine = one["evaluation/loo/kl"][starts[0][i]:starts[0][i + 1]]
+            assert np.array_equal(mine, other["evaluation/loo/kl"][starts[1][i + 1]:starts[1][i]])
+
+
 def test_stopped_evaluation_goes_on(causa, tmp_path):
     """Stopped after some micro-batches, then resumed: the same file."""
     config = files.write_config(tmp_path / "long.yaml", method({}, loo=True),

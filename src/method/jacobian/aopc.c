@@ -113,13 +113,13 @@ static void choose_best(jacobian *j, int64_t column, int64_t example, int64_t co
 static void choose_random(jacobian *j, int64_t example, int64_t fraction, int64_t count,
                           int32_t *set) {
     int64_t *pool = j->evaluation->tokens, first, candidates;
+    const ca_prompt_text *prompt = &j->job->data->examples[example].clean;
     ca_philox_key key = {(uint64_t)ca_config_int(j->job->config, "seed"),
-                         ca_stream("jacobian.random")};
-    uint64_t place = ((uint64_t)example << 8 | (uint64_t)fraction) << 24;
+                         ca_method_prompt_stream("jacobian.random", prompt, fraction)};
     ca_jacobian_candidates(j, j->job, example, &first, &candidates);
     for (int64_t k = 0; k < candidates; k++) pool[k] = first + k;
     for (int64_t k = 0; k < count; k++) {
-        double u = ca_philox_uniform(key, place | (uint64_t)k);
+        double u = ca_philox_uniform(key, (uint64_t)k);
         int64_t drawn = k + (int64_t)(u * (double)(candidates - k)), token = pool[drawn];
         pool[drawn] = pool[k];
         set[k] = (int32_t)token;

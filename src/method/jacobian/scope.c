@@ -48,10 +48,13 @@ static int64_t fisher_lanes(const jacobian *j) { return j->probes ? j->probes : 
 /* The same trace, all of it, from random vectors. */
 static ca_status fisher_probes(jacobian *j, ca_tensor vectors) {
     uint64_t seed = (uint64_t)ca_config_int(j->job->config, "seed");
-    for (int64_t i = j->first; i < j->last; i++)
+    for (int64_t i = j->first; i < j->last; i++) {
+        const ca_prompt_text *prompt = &j->job->data->examples[i].clean;
         for (int64_t r = j->reads.start[i]; r < j->reads.start[i + 1]; r++)
             j->keys[r - j->reads.start[j->first]] =
-                ca_jacobian_hutchinson_key(seed, i, j->reads.read[r].position);
+                (ca_philox_key){seed, ca_method_prompt_stream("jacobian.hutchinson", prompt,
+                                                              j->reads.read[r].position)};
+    }
     return ca_jacobian_hutchinson_probes(j->hutchinson, ca_pass_logits(j->pass), j->keys, vectors);
 }
 
