@@ -130,6 +130,33 @@ def test_log_probabilities_of_a_contrast_differ_as_logits(run_ids, model):
         assert np.abs(one["signed"][:]).max() > 0
 
 
+@pytest.mark.parametrize("span", [{}, {"position": [1, -1], "span": True}], ids=["one", "span"])
+def test_published_gradient_times_input_is_of_the_log_probability(run_ids, span):
+    """One published node stands at the input itself. Without compat it is the logit's gradient."""
+    prompts = [ids for ids, *_ in reference("gpt2")][:2]
+    scopes = ["input_x_gradient", "integrated_gradients"]
+    method = dict(ARGMAX, scopes=scopes, steps=1, **span)
+    for compat in ("none", "jacobian-scopes"):
+        path = run_ids(prompts, dict(method, compat=compat), *F64, name=compat)
+        with h5py.File(path) as file:
+            one, other = (file[f"attribution/{scope}"] for scope in scopes)
+            for name in ("score", "signed"):
+                assert np.array_equal(one[name][:], other[name][:]) == (compat != "none"), name
+            assert ("log-probability" in one.attrs["target"]) == (compat != "none")
+
+
+def test_published_number_of_steps(run_ids):
+    def steps(**more):
+        path = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], **more), *F64,
+                       name="-".join(map(str, more.values())) or "default")
+        with h5py.File(path) as file:
+            return file["attribution/path_semantic"].attrs["steps"]
+
+    assert steps() == 10
+    assert steps(compat="jacobian-scopes") == 5
+    assert steps(compat="jacobian-scopes", steps=3) == 3
+
+
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
     assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr

@@ -63,7 +63,8 @@ struct jacobian;
 /* A scope of the table in scope.c: one row and one function. */
 typedef struct jacobian_scope {
     const char *name;
-    const char *target; /* what is explained, for the attributes of its group */
+    const char *target;        /* what is explained, for the attributes of its group */
+    const char *compat_target; /* with compat; NULL: the same */
     const char *units;
     jacobian_combine combine;
     bool has_signed; /* also g_t . x_t */
@@ -101,7 +102,7 @@ typedef struct jacobian {
     int64_t rank;                           /* eigenpairs of the Fisher scope */
     int64_t probes;                         /* of its Hutchinson estimator; 0: eigenpairs */
     int64_t steps;                          /* nodes of a path */
-    bool compat;                            /* paths as in the published implementation */
+    bool compat;                            /* gradients as in the published implementation */
     struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
     struct jacobian_randomisation *randomisation; /* the same */
     int64_t slots;                                /* most slots of one prompt */
