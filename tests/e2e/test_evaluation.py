@@ -248,6 +248,29 @@ def test_stopped_evaluation_goes_on(causa, tmp_path):
     assert resumed == expected and "evaluation/aopc/semantic@aopc" in resumed
 
 
+@pytest.mark.parametrize("aopc", [{}, {"ablation": "mean"}], ids=["empty", "mean"])
+def test_a_given_section_is_evaluated(causa, run_ids, tmp_path, aopc):
+    """With the default fractions; the stored config says so and repeats it."""
+    path = run_ids(prompts_of(), {"kind": "jacobian", "target": "argmax",
+                                  "evaluate": {"aopc": aopc, "randomise": {}}}, *F64)
+    with h5py.File(path) as file:
+        assert file["evaluation/aopc/fraction"][:].tolist() == [0.05, 0.1, 0.2]
+        assert file["evaluation/aopc"].attrs["ablation"] == aopc.get("ablation", "zero")
+        assert file["evaluation/randomise/fraction"][:].tolist() == [0.25, 0.5, 1]
+        (tmp_path / "again.yaml").write_text(file.attrs["config"])
+    causa("run", tmp_path / "again.yaml", f"output={tmp_path / 'again.h5'}")
+    files.same_bytes(path, tmp_path / "again.h5")
+
+
+def test_no_section_is_no_evaluation(causa, run_ids, tmp_path):
+    path = run_ids(prompts_of(), {"kind": "jacobian", "target": "argmax"}, *F64)
+    with h5py.File(path) as file:
+        (tmp_path / "again.yaml").write_text(file.attrs["config"])
+        assert "aopc" not in file.attrs["config"] and "evaluation" not in file
+    causa("run", tmp_path / "again.yaml", f"output={tmp_path / 'again.h5'}")
+    files.same_bytes(path, tmp_path / "again.h5")
+
+
 def test_random_depends_on_the_seed(run_ids):
     results = [run_ids(prompts_of(), method({}), *F64, f"seed={seed}", name=f"seed{seed}")
                for seed in (1, 2)]
@@ -266,7 +289,8 @@ def test_random_depends_on_the_seed(run_ids):
     ({"aopc": {"fractions": [0.1, 0.2], "pad": "#3"}}, {}, 2, "expected ablation: pad beside it"),
     ({"aopc": {"fractions": [0.1, 0.2], "ablation": "pad", "pad": "#9999"}}, {}, 2,
      "method.evaluate.aopc.pad"),
-    ({"aopc": {"pad": "#3"}}, {}, 2, "expected method.evaluate.aopc.fractions beside it"),
+    ({"aopc": {"pad": "#3"}}, {}, 2, "expected ablation: pad beside it"),
+    ({"aopc": {"fractions": None}}, {}, 2, "method.evaluate.aopc.fractions: expected"),
 ])
 def test_bad_options(run_ids, evaluate, more, code, message):
     method = {"kind": "jacobian", "target": "argmax", "evaluate": evaluate, **more}

@@ -45,14 +45,14 @@ static const ca_option options[] = {
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
      "jacobian-scopes: paths with the nodes and weights of the published code, not by the midpoint "
      "rule, and input_x_gradient of the log-probability, not of the logit"},
-    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "", "(0..1]", NULL,
-     "rising fractions of the tokens to ablate, highest scores first, such as [0.05, 0.1, 0.2]"},
-    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "zero", NULL, "zero|pad|mean|delete",
+    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "?[0.05, 0.1, 0.2]", "(0..1]", NULL,
+     "rising fractions of the tokens to ablate, highest scores first; aopc: {} takes the default"},
+    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "?zero", NULL, "zero|pad|mean|delete",
      "an ablated token's embedding becomes zero, that of another token or the vocabulary's mean, "
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
      "token that ablation pad puts in, as text or #id"},
-    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "", "0..1", NULL,
+    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "?[0.25, 0.5, 1]", "0..1", NULL,
      "rising fractions of the blocks, from the top, that get random weights: how far the scores "
      "then agree with the model's"},
     {"method.evaluate.loo", CA_OPTION_ANY, "false", NULL, NULL,
