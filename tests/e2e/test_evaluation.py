@@ -28,11 +28,11 @@ def prompts_of(count=4, seed=1):
     return [rng.integers(0, BLANK, rng.integers(5, 14)).tolist() for _ in range(count)]
 
 
-def method(aopc=None, loo=False, **more):
+def method(aopc=None, loo=False, scopes=SCOPES, **more):
     evaluate = {"loo": loo}
     if aopc is not None:
         evaluate["aopc"] = {"fractions": FRACTIONS, **aopc}
-    return {"kind": "jacobian", "scopes": SCOPES, "target": "argmax", "evaluate": evaluate, **more}
+    return {"kind": "jacobian", "scopes": scopes, "target": "argmax", "evaluate": evaluate, **more}
 
 
 def write_blank_model(folder, model, mean=False):
@@ -163,8 +163,22 @@ def test_sets_and_summary(run_ids, target):
                 assert "paired_difference" not in group.attrs
             else:
                 paired = area - product
+                assert group.attrs["paired_with"] == "input_x_gradient"
                 assert group.attrs["paired_difference"] == pytest.approx(paired.mean())
                 assert group.attrs["paired_sem"] == pytest.approx(paired.std(ddof=1) / n ** 0.5)
+
+
+def test_pairs_with_random_without_a_gradient_baseline(run_ids):
+    path = run_ids(prompts_of(6), method({}, scopes=["semantic", "temperature"]), *F64)
+    with h5py.File(path) as file:
+        aopc = file["evaluation/aopc"]
+        drawn = aopc["random/aopc_per_example"][:]
+        assert "paired_difference" not in aopc["random"].attrs
+        for scope in ("semantic", "temperature"):
+            paired, group = aopc[f"{scope}/aopc_per_example"][:] - drawn, aopc[scope].attrs
+            assert group["paired_with"] == "random"
+            assert group["paired_difference"] == pytest.approx(paired.mean())
+            assert group["paired_sem"] == pytest.approx(paired.std(ddof=1) / 6 ** 0.5)
 
 
 @pytest.mark.parametrize("model", MODELS)
