@@ -61,13 +61,9 @@ class Roles:
         self.labels = result.texts("/patch/role")
         self.effect = result.array("/patch/mean_effect_by_role")
         self.interval = result.array("/patch/mean_effect_interval_by_role")
-        self.common = self.shared(result, maps)
-
-    def shared(self, result, maps):
-        """Whether half of the prompts or more have a role [sites, roles]."""
-        count = result.array("/patch/prompts_by_role")
-        shared = 2 * count >= len(result.array("/baseline/clean"))
-        return np.tile(shared, (len(maps.names), 1))
+        self.prompts = result.array("/patch/prompts_by_role")
+        shared = 2 * self.prompts >= len(result.array("/baseline/clean"))
+        self.common = np.tile(shared, (len(maps.names), 1))
 
 
 class Site:
@@ -160,9 +156,10 @@ def role_maps(figures, maps, roles):
             continue
         sites = sorted(sites, key=lambda site: site.layer)
         layers = ["" if site.layer == OUTSIDE else str(site.layer) for site in sites]
-        grid = roles.effect[[site.index for site in sites]].T[::-1]
+        held = [role for role in range(len(roles.labels)) if roles.prompts[role]][::-1]
+        grid = roles.effect[[site.index for site in sites]].T[held]
         name = "patch-roles-" + re.sub(r"[^A-Za-z0-9]+", "-", kind).strip("-")
-        png = charts.effect_map(figures, name, grid, roles.labels[::-1], layers, "layer", kind,
+        png = charts.effect_map(figures, name, grid, [roles.labels[role] for role in held], layers, "layer", kind,
                                 rows_label="")
         markup += page.picture(png, f"{kind}: mean effect by layer and role of the token")
     return markup
