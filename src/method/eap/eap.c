@@ -6,15 +6,13 @@
 #include "eap.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static const ca_option options[] = {
     {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
      "what is measured at the last token"},
-    {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL,
-     "eap|ig-inputs|ig-activations|clean-corrupted",
-     "where gradients are taken: at the clean run, along a path of the input or of activations, at "
-     "both ends"},
+    {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL, EAP_VARIANTS,
+     "gradients at the clean run (eap), along a path of the input or of activations, at both ends; "
+     "or without gradients: exact patching of one edge a time, information flow routes"},
     {"method.steps", CA_OPTION_INT, "5", "1..1000", NULL, "points of a path"},
     {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
      "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
@@ -62,10 +60,11 @@ static void release(void *state) {
 }
 
 /* Appends what is wrong with a pair. */
-static ca_status check_pair(const ca_job *job, const ca_example *e, ca_string *problems) {
+static ca_status check_pair(const ca_job *job, const eap *state, const ca_example *e,
+                            ca_string *problems) {
     ca_status st = CA_OK;
     const char *place = ca_example_place(job->data, e), *line = problems->length ? "\n" : "";
-    bool patching = strcmp(ca_config_text(job->config, "method.ablation"), "patching") == 0;
+    bool patching = !ca_eap_runs_whole(state);
     if (patching && e->corrupted.count == 0)
         CA_TRY(ca_string_printf(problems,
                                 "%s%s: column corrupted: ablation patching needs a prompt, got "
@@ -95,12 +94,12 @@ out:
 }
 
 /* All pairs at once, up to some. */
-static ca_status check_pairs(const ca_job *job) {
+static ca_status check_pairs(const ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     ca_string problems = {0};
     enum { MOST_BYTES = 4000 };
     for (int64_t i = 0; i < job->data->count && problems.length < MOST_BYTES; i++)
-        CA_TRY(check_pair(job, &job->data->examples[i], &problems));
+        CA_TRY(check_pair(job, e, &job->data->examples[i], &problems));
     if (problems.length) st = ca_fail(CA_E_DATA, "%s", problems.text);
 out:
     ca_string_free(&problems);
@@ -111,8 +110,8 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     ca_status st = CA_OK;
     eap *e = NULL;
     CA_TRY(ca_calloc(1, sizeof *e, &e));
-    CA_TRY(check_pairs(job));
     CA_TRY(ca_eap_read_options(job, e));
+    CA_TRY(check_pairs(job, e));
     CA_TRY(ca_eap_plan(job, e, plan));
     *state = e;
     return CA_OK;
