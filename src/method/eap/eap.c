@@ -20,8 +20,19 @@ static const ca_option options[] = {
     {"method.ablation", CA_OPTION_CHOICE, "patching", NULL, "patching|zero|mean|mean-positional",
      "what an ablated edge carries: the source's output on the corrupted prompt, nothing, its mean "
      "over clean prompts and tokens, its mean over clean prompts at that position"},
-    {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node", "what is scored"},
+    {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node|neuron|hidden",
+     "what is scored: edges (and with them nodes), nodes, coordinates of nodes' outputs, hidden "
+     "units of the MLPs"},
     {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL, "keep the scores of every pair"},
+    {"method.by_position", CA_OPTION_BOOL, "false", NULL, NULL,
+     "keep the scores of edges at every token position, of prompts of one length"},
+    {"method.bootstrap", CA_OPTION_INT, "0", "0..10000", NULL,
+     "resamples of the pairs for 95 % intervals of edge scores; 0 = none"},
+    {"method.kv_columns", CA_OPTION_CHOICE, "query", NULL, "query|native",
+     "k and v inputs of grouped-query attention: one per query head, or one per key/value head, "
+     "whose score is the sum over its query heads"},
+    {"method.compare", CA_OPTION_CHOICES, "[]", NULL, EAP_VARIANTS,
+     "other variants whose edge scores are set beside these"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
      "with compat: pairs in a batch of the peer, by which it divides their scores"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
@@ -52,6 +63,8 @@ static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corru
 static void release(void *state) {
     eap *e = state;
     if (!e) return;
+    for (int64_t i = 0; i < e->compared_count; i++) release(e->compared[i]);
+    free(e->compared);
     ca_eap_attribute_free(e);
     ca_packing_free(&e->packing);
     free(e->sites);
@@ -110,13 +123,24 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     ca_status st = CA_OK;
     eap *e = NULL;
     CA_TRY(ca_calloc(1, sizeof *e, &e));
-    CA_TRY(ca_eap_read_options(job, e));
+    CA_TRY(ca_eap_read_options(job, NULL, e));
     CA_TRY(check_pairs(job, e));
     CA_TRY(ca_eap_plan(job, e, plan));
+    CA_TRY(ca_eap_compare_prepare(job, e, plan));
     *state = e;
     return CA_OK;
 out:
     release(e);
+    return st;
+}
+
+static ca_status compute(ca_job *job, eap *e, int64_t *done) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_eap_make_means(e));
+    CA_TRY(ca_method_run_batches(job, &e->packing, "eap", ca_eap_attribute, e, done));
+    ca_eap_attribute_release(e);
+    CA_TRY(ca_eap_compare(job, e));
+out:
     return st;
 }
 
@@ -129,16 +153,16 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_eap_reserve(job, e));
     } else {
-        CA_TRY(ca_eap_restore_sums(e));
+        CA_TRY(ca_eap_sums_restore(&e->sums, job->result));
     }
-    CA_TRY(ca_eap_make_means(e));
-    st = ca_method_run_batches(job, &e->packing, "eap", ca_eap_attribute, e, done);
+    st = compute(job, e, done);
     if (st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) {
-        ca_status saved = ca_eap_save_sums(e);
+        ca_status saved = ca_eap_sums_save(&e->sums, job->result);
         st = saved == CA_OK ? st : saved;
     }
     CA_TRY(st);
     CA_TRY(ca_eap_write_scores(job, e));
+    CA_TRY(ca_eap_write_comparison(job, e));
 out:
     return st;
 }

@@ -34,8 +34,10 @@ enum { EAP_MOST_POINTS = 64 /* of one pass */ };
 
 /* What the sums are taken of. */
 typedef enum eap_wants {
-    EAP_WANTS_EDGES = 1, /* heads, coefficient, branch */
-    EAP_WANTS_NODES = 2, /* node */
+    EAP_WANTS_EDGES = 1,   /* heads, coefficient, branch */
+    EAP_WANTS_NODES = 2,   /* node */
+    EAP_WANTS_OUTPUTS = 4, /* output */
+    EAP_WANTS_HIDDEN = 8   /* hidden; of ends made with keep_hidden */
 } eap_wants;
 
 typedef struct eap_gradients {
@@ -51,9 +53,11 @@ typedef struct eap_gradients {
     eap_site site;
     ca_tensor heads;  /* [L, 3 H, T, Dh] q | k | v: sums over its points */
     ca_tensor branch; /* [L + 1, T, D] at the inputs of the MLPs, last at the logits: likewise */
+    ca_tensor output; /* [1 + 2 L, T, D] at the embeddings, attn_out and mlp_out of each layer */
+    ca_tensor hidden; /* [L, T, d_ff] at the hidden units */
     bool differs;     /* the ends' `difference` is that of the group */
     /* while it runs, and for most rows */
-    ca_tensor all_heads, all_branch;
+    ca_tensor all_heads, all_branch, all_output, all_hidden;
     ca_tensor all_coefficient;     /* [L, 3 H, points T] */
     ca_tensor all_node;            /* [F, points T] difference . gradient at the sources' outputs */
     ca_tensor projections;         /* [L, points T, (H + 2 K) Dh] as projected */
