@@ -5,6 +5,7 @@ tests/method/test_patch.c compares every kind of cell with a whole forward.
 """
 
 import json
+import re
 import signal
 import time
 
@@ -415,6 +416,26 @@ def test_bad_rows(causa, tmp_path, text_model, method, row, more, words):
     assert done.returncode == 3
     assert all(word in done.stderr for word in [*words, "bad.json"]), done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json", "bad.yaml"]
+
+
+@pytest.mark.parametrize("method, bad", [
+    (SWAP, {**PAIR, "corrupted": PAIR["clean"]}),
+    (RESTORE, without(PAIR, "subject")),
+    ({**SWAP, "positions": {"after": "John"}}, {**without(PAIR, "subject"), "clean": "When Bob and Mary went"}),
+    (SWAP, without(PAIR, "wrong")),
+    ({"kind": "jacobian", "target": "gold", "position": 4}, {"clean": "When John"}),
+    ({"kind": "jacobian", "target": "gold", "position": [-1]}, {"clean": "When John"}),
+    ({"kind": "jacobian", "target": "answer_text"}, PAIR),
+    ({"kind": "jacobian", "target": "argmax", "evaluate": {"loo": True}}, {"clean": "W"}),
+], ids=["pair", "subject", "positions", "metric", "position", "target", "answer", "evaluation"])
+def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
+    """Twenty of them, and how many more there are."""
+    good = {**PAIR, "answer_text": " the end"}
+    config = files.write_config(tmp_path / "bad.yaml", method, [bad, good] * 23, model=text_model)
+    done = causa("run", config, f"output={tmp_path / 'bad.h5'}", check=False)
+    assert done.returncode == 3, done.stderr
+    rows = [int(n) for n in re.findall(r"bad\.json: row (\d+)", done.stderr)]
+    assert rows == list(range(1, 41, 2)) and "... and 3 more rows" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("change, words", [

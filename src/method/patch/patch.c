@@ -80,20 +80,24 @@ static ca_status check_pair(const ca_job *job, const ca_example *e) {
     return CA_OK;
 }
 
+static ca_status check_subject(const ca_job *job, const ca_example *e) {
+    if (e->subject_first < e->subject_last) return CA_OK;
+    ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
+    return ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
+                   ca_example_place(job->data, e));
+}
+
 static ca_status check_examples(const ca_job *job, const patch_state *p) {
     ca_status st = CA_OK;
+    ca_row_problems problems = {0};
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *e = &job->data->examples[i];
-        if (!p->restore) {
-            CA_TRY(check_pair(job, e));
-        } else if (e->subject_first == e->subject_last) {
-            ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
-            st = ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
-                         ca_example_place(job->data, e));
-            goto out;
-        }
+        CA_TRY(ca_row_problems_take(&problems,
+                                    p->restore ? check_subject(job, e) : check_pair(job, e)));
     }
+    CA_TRY(ca_row_problems_report(&problems));
 out:
+    ca_row_problems_free(&problems);
     return st;
 }
 
