@@ -9,8 +9,10 @@
 #include <cmocka.h>
 
 #include "method/jacobian/statistics.h"
+#include "published_aopc.h"
 
 #include <math.h>
+#include <string.h>
 
 /* A few roundings of numbers of the size of 1. */
 #define NEAR(got, expected) assert_true(fabs((got) - (expected)) <= 1e-14)
@@ -40,6 +42,36 @@ static void areas(void **state) {
     NEAR(ca_statistics_area(x, flat, 3), -0.15);
     NEAR(ca_statistics_area(x, y, 3), 0.025 * 3 + 0.05 * 6);
     NEAR(ca_statistics_published_sem(x, y, 3), sqrt(0.025 * 0.025 * 5 + 0.05 * 0.05 * 20));
+}
+
+/* The row of input_x_gradient of the same model and data set. */
+static const published_aopc *baseline_of(const published_aopc *row) {
+    static const char method[] = "input_x_gradient";
+    size_t pair = (size_t)(strrchr(row->name, ' ') + 1 - row->name);
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++)
+        if (strncmp(published[i].name, row->name, pair) == 0 &&
+            strcmp(published[i].name + pair, method) == 0)
+            return &published[i];
+    return NULL;
+}
+
+/* The area is linear in the changes, so that of their means is the mean of areas. Each of them is
+ * rounded to 5e-5, and the weights add up to 0.15. */
+static void published_areas(void **state) {
+    (void)state;
+    const double x[] = {0.05, 0.1, 0.2};
+    int differences = 0;
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        const published_aopc *row = &published[i], *baseline = baseline_of(row);
+        double area = ca_statistics_area(x, row->delta, 3);
+        if (!(fabs(area - row->aopc) <= 1.15 * 5e-5)) fail_msg("%s: %.6f", row->name, area);
+        if (isnan(row->difference)) continue;
+        double difference = area - ca_statistics_area(x, baseline->delta, 3);
+        if (!(fabs(difference - row->difference) <= 1.3 * 5e-5))
+            fail_msg("%s: difference %.6f", row->name, difference);
+        differences++;
+    }
+    assert_true(differences > 60);
 }
 
 static void correlations(void **state) {
@@ -74,6 +106,7 @@ int main(void) {
         cmocka_unit_test(largest_first_ties_by_index),
         cmocka_unit_test(means_leave_nan_out),
         cmocka_unit_test(areas),
+        cmocka_unit_test(published_areas),
         cmocka_unit_test(correlations),
         cmocka_unit_test(correlations_with_ties),
     };
