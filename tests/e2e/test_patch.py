@@ -22,7 +22,8 @@ RESTORE = {**SWAP, "style": "restore", "noise": {"draws": 3}}
 EVERY_SITE = ["embed", "blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.resid_post",
               "blocks.*.attn_out", "blocks.*.mlp_out", "blocks.*.mlp.pre", "blocks.*.mlp.post",
               "blocks.*.attn.q", "blocks.*.attn.q[*]", "blocks.*.attn.k[*]", "blocks.*.attn.v[*]",
-              "blocks.*.attn.z[*]", "blocks.*.attn.result[*]"]
+              "blocks.*.attn.pattern", "blocks.*.attn.pattern[*]", "blocks.*.attn.z[*]",
+              "blocks.*.attn.result[*]"]
 # Student's t, 97.5 %, for two and three values
 T2, T3 = 12.7062, 4.3027
 
@@ -138,6 +139,17 @@ def test_backends_agree(patch):
         patch(method, rows_with_subjects(), backend="cpu", name="cpu")
     assert np.allclose(exact["patch/value"], fast["patch/value"], rtol=1e-4, atol=1e-4,
                        equal_nan=True)
+
+
+def test_patterns_and_what_they_read(patch):
+    """A head's pattern changes its z where it reads, but not what it reads: neither nothing nor z."""
+    rows = id_pairs(2)
+    sites = [f"blocks.0.attn.{part}[1]" for part in ("pattern", "z")]
+    got = patch({**SWAP, "sites": sites}, rows, model=files.MODELS / "smollm2")
+    for i, row in enumerate(rows):
+        first = int(np.flatnonzero(np.array(row["clean_ids"]) != row["corrupted_ids"])[0])
+        pattern, z = got["patch/value"][i][:, first]
+        assert pattern != z and pattern != got["baseline/corrupted"][i]
 
 
 # ---- what the file says
@@ -442,8 +454,8 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
     ({"sites": ["blocks.*.resid_pree"]}, ["method.sites", "did you mean 'resid_pre'"]),
     ({"sites": ["blocks.7.resid_pre"]}, ["method.sites", "expected a layer below 2, got 7"]),
     ({"sites": ["blocks.0.attn.v[3]"]}, ["method.sites", "got 3"]),
-    ({"sites": ["blocks.0.attn.pattern"]}, ["method.sites", "vector per token", "attn.pattern"]),
-    ({"sites": ["logits"]}, ["method.sites", "vector per token", "logits"]),
+    ({"sites": ["logits"]}, ["method.sites", "part of attention or MLP, got logits"]),
+    ({"sites": ["final_norm"]}, ["method.sites", "part of attention or MLP, got final_norm"]),
     ({"sites": ["embed", "embed"]}, ["method.sites", "got embed twice"]),
     ({"sites": []}, ["method.sites", "at least one site"]),
     ({"positions": "first"}, ["method.positions", "expected all, last, subject"]),

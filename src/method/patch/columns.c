@@ -38,11 +38,10 @@ static ca_status check_sites(const ca_job *job, const ca_site *sites, int64_t co
     if (count == 0)
         return ca_config_fail(job->config, "method.sites", "expected at least one site");
     for (int64_t i = 0; i < count; i++) {
-        if (sites[i].kind == CA_SITE_PATTERN || sites[i].kind == CA_SITE_FINAL_NORM ||
-            sites[i].kind == CA_SITE_LOGITS)
+        if (sites[i].kind == CA_SITE_FINAL_NORM || sites[i].kind == CA_SITE_LOGITS)
             return ca_config_fail(job->config, "method.sites",
-                                  "expected the residual stream or a part of attention or MLP that "
-                                  "is a vector per token, got %s",
+                                  "expected the residual stream or a part of attention or MLP, got "
+                                  "%s",
                                   ca_site_name(sites[i], name));
         for (int64_t k = 0; k < i; k++)
             if (same_site(sites[i], sites[k]))
