@@ -255,7 +255,8 @@ ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int6
         for (int64_t i = 0; i < e.count; i++)
             CA_TRY(ca_string_printf(&shown, "%s'%.*s'", i ? " " : "", (int)(e.end[i] - e.start[i]),
                                     text + e.start[i]));
-        ca_hint("a word after a text usually begins with a space: \" %s\"", text);
+        if (text[0] != ' ')
+            ca_hint("a word after a text usually begins with a space: \" %s\"", text);
         st = ca_fail(CA_E_DATA,
                      "expected a text of exactly one token, got \"%s\", which is %lld tokens: %s",
                      text, (long long)e.count, shown.text ? shown.text : "");

@@ -91,6 +91,7 @@ class Prompts:
         self._position = result.array("/data/position")
         self._target = result.array("/data/target")
         self._target_piece = result.texts("/data/target_piece")
+        self._contrast_piece = result.texts("/data/contrast_piece")
         self._predicted = result.texts("/predictions/pieces")
         self._predicted_id = result.array("/predictions/token_ids")
         self._probability = result.array("/predictions/probability")
@@ -126,6 +127,14 @@ class Prompts:
             return None
         return self._target_piece[read]
 
+    @property
+    def contrasts(self):
+        return self._contrast_piece is not None
+
+    def contrast(self, read):
+        """Text of the token that the target is compared with."""
+        return self._contrast_piece[read]
+
     def predictions(self, read):
         """[(piece, probability)], the most probable first."""
         if self._predicted is None or self._probability is None:
@@ -145,6 +154,8 @@ def targets(prompts):
     for index in range(min(prompts.count, MAX_PROMPTS)):
         rows += [target_row(prompts, index, read) for read in prompts.reads(index)]
     header = ["prompt", "position", "target", "id", "p(target)", "predicted", "p(predicted)"]
+    if prompts.contrasts:
+        header.append("rather than")
     markup = page.table(header, rows, numbers={1, 3, 4, 6}) + left_out(prompts)
     return markup if len(rows) <= 12 else page.fold(f"{len(rows)} targets", markup)
 
@@ -160,7 +171,7 @@ def target_row(prompts, index, read):
         f"{probability:.4f}" if probability is not None else "–",
         page.piece(predicted[0][0]) if predicted else "–",
         f"{predicted[0][1]:.4f}" if predicted else "–",
-    ]
+    ] + ([page.piece(prompts.contrast(read))] if prompts.contrasts else [])
 
 
 def left_out(prompts):

@@ -85,6 +85,10 @@ static ca_status print_example(const jacobian *j, const ca_job *job, int64_t exa
         CA_TRY(ca_string_printf(text, " "));
         CA_TRY(print_piece(job, target < 0 ? predicted[r * j->top] : target, text));
     }
+    if (j->reads.contrast) { /* the same at all reads */
+        CA_TRY(ca_string_printf(text, " rather than "));
+        CA_TRY(print_piece(job, j->reads.read[read].other, text));
+    }
     CA_TRY(ca_string_printf(text, ", the model predicts"));
     for (int64_t r = first; r <= read; r++) {
         CA_TRY(ca_string_printf(text, " "));

@@ -103,6 +103,10 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     CA_TRY(ca_result_reserve(r, "/data/position", CA_RESULT_I64, each));
     CA_TRY(ca_result_reserve(r, "/data/target", CA_RESULT_I32, each));
     CA_TRY(ca_result_reserve(r, "/data/target_piece", CA_RESULT_TEXT, each));
+    if (j->reads.contrast) {
+        CA_TRY(ca_result_reserve(r, "/data/contrast", CA_RESULT_I32, each));
+        CA_TRY(ca_result_reserve(r, "/data/contrast_piece", CA_RESULT_TEXT, each));
+    }
     CA_TRY(ca_result_reserve(r, "/baseline/clean", CA_RESULT_F64, each));
     CA_TRY(ca_result_reserve(r, "/baseline/predicted", CA_RESULT_I32, each));
     CA_TRY(ca_result_reserve(r, "/predictions/token_ids", CA_RESULT_I32, top));
