@@ -19,6 +19,7 @@ from page import Section
 MAX_PROMPTS = 50  # on the page
 MAX_FIGURES = 4  # prompts that are also drawn as PNG files
 MAX_BARS = 7
+LARGE_RESIDUAL = 0.1  # of the change that the signed scores of a path divide up
 
 # Scopes that explain the whole predicted distribution and have no single target token.
 LEAVE_ONE_OUT = "leave-one-out"
@@ -56,7 +57,7 @@ def score_maps(result):
         if result.has_in(folder, "score"):
             about = result.attributes(folder)
             about = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
-            about += probes(result, folder)
+            about += probes(result, folder) + completeness(result, folder)
             maps.append(Map(scope, result.array(f"{folder}/score"),
                             result.array(f"{folder}/word_score"), about))
     reference = result.array("/evaluation/loo/kl")
@@ -72,6 +73,15 @@ def probes(result, folder):
         return []
     count, share = result.attributes(folder).get("probes"), np.nansum(error) / np.nansum(score)
     return [f"{count} probes, standard error {100 * share:.0f} % of the scores"]
+
+
+def completeness(result, folder):
+    """How far the signed scores of a path miss what they divide up, for the caption."""
+    share = result.attributes(folder).get("residual_share")
+    if share is None or not np.isfinite(share):
+        return []
+    warning = ": more steps needed" if share > LARGE_RESIDUAL else ""
+    return [f"residual {100 * share:.2g} % of the change (median){warning}"]
 
 
 class Prompts:
