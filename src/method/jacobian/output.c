@@ -203,8 +203,8 @@ static ca_status summarise_residuals(jacobian *j, const char *scope) {
         ca_log(
             CA_LOG_WARNING,
             "%s: in %lld of %lld prompts the signed scores miss the change of the target by more "
-            "than a tenth of it (median %.2g): more method.steps bring them nearer, but of "
-            "models with RMS norms slowly, whose change lies near zero embeddings",
+            "than a tenth of it (median %.2g): more method.steps bring them nearer, slowly "
+            "where RMS norms put the change next to zero embeddings",
             scope, (long long)large, (long long)count, median);
 out:
     free(residual);
