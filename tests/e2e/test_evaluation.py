@@ -199,9 +199,12 @@ def test_leave_one_out_is_independent_runs(run_ids, log_p, blank_models, model):
                 rank = (stored > stored[score.argmax()]).sum()
                 assert loo[f"{scope}/top1_percentile"][i] == pytest.approx(100 * rank / len(prompt))
                 order = [np.argsort(np.argsort(x)) for x in (score, stored)]  # no ties here
+                tenth = -(-len(prompt) // 10)
+                sets = [set(np.argsort(-x, kind="stable")[:tenth]) for x in (score, stored)]
+                assert loo[f"{scope}/top10_jaccard"][i] == len(sets[0] & sets[1]) / len(sets[0] | sets[1])
                 assert loo[f"{scope}/spearman"][i] == pytest.approx(np.corrcoef(*order)[0, 1])
         for scope in SCOPES:
-            for name in ("spearman", "kendall", "top1_percentile"):
+            for name in ("spearman", "kendall", "top1_percentile", "top10_jaccard"):
                 assert loo[scope].attrs[name] == pytest.approx(loo[f"{scope}/{name}"][:].mean())
 
 

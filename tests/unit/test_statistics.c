@@ -101,6 +101,18 @@ static void correlations_with_ties(void **state) {
     NEAR(ca_statistics_kendall(a, b, 4), 5 / sqrt(5 * 6.0));
 }
 
+/* Both put 5 and 4 first; behind them are 3 and a tie, of which the lower index counts. */
+static void overlaps(void **state) {
+    (void)state;
+    ranked_value items[5];
+    double marks[5];
+    const double a[] = {1, 5, 4, 3, 0}, b[] = {2, 8, 9, 2, 1};
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 1, items, marks), 0);
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 2, items, marks), 1);
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 3, items, marks), 0.5);
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 5, items, marks), 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(largest_first_ties_by_index),
@@ -109,6 +121,7 @@ int main(void) {
         cmocka_unit_test(published_areas),
         cmocka_unit_test(correlations),
         cmocka_unit_test(correlations_with_ties),
+        cmocka_unit_test(overlaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,7 +94,10 @@ static const char *const conventions[] = {
     "deleted",
     "loo: sum P (log P - log Q) in nats, P clean, Q with the embedding of one token zero; spearman "
     "and kendall (tau-b) over the same tokens without the target's slot; top1_percentile: 100 R / "
-    "n, R tokens have a larger divergence than the best-scored one",
+    "n, R tokens have a larger divergence than the best-scored one; top10_jaccard: of the "
+    "ceil(n / 10) tokens that scores and divergences put first, the shared ones as a share of "
+    "those "
+    "in either",
     "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
     "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
     "final norm, unembedding and target unchanged",

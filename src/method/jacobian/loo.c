@@ -39,10 +39,21 @@ static double top1_percentile(jacobian *j, int64_t example, const double *score,
     return 100 * (double)before / (double)all;
 }
 
+/* Of the tenth of the tokens that each puts first. */
+static double top10_jaccard(jacobian *j, int64_t example, const double *score, const double *kl,
+                            int64_t count) {
+    int64_t first, candidates,
+        all = ca_jacobian_candidates(j, j->job, example, &first, &candidates);
+    int64_t top = (all + 9) / 10 < count ? (all + 9) / 10 : count;
+    return ca_statistics_top_jaccard(score, kl, count, top, j->evaluation->ranking,
+                                     j->evaluation->ranks);
+}
+
 static const loo_statistic statistics[] = {
     {"spearman", spearman},
     {"kendall", kendall},
     {"top1_percentile", top1_percentile},
+    {"top10_jaccard", top10_jaccard},
 };
 enum { STATISTICS = sizeof statistics / sizeof *statistics };
 
