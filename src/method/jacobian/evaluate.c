@@ -217,6 +217,8 @@ ca_status ca_jacobian_evaluation_create(jacobian *j) {
     CA_TRY(ca_calloc(vocab, sizeof *e->probability, &e->probability));
     CA_TRY(ca_calloc(vocab, sizeof *e->ablated, &e->ablated));
     CA_TRY(ca_calloc(deltas + 1, sizeof *e->delta, &e->delta));
+    CA_TRY(ca_calloc(deltas + 1, sizeof *e->divergence, &e->divergence));
+    CA_TRY(ca_calloc(deltas + 1, sizeof *e->flipped, &e->flipped));
     CA_TRY(ca_calloc((size_t)e->most_sets + 1, sizeof *e->set, &e->set));
     CA_TRY(ca_calloc((size_t)j->most_scores, sizeof *e->kl, &e->kl));
     CA_TRY(ca_calloc(longest, sizeof *e->score, &e->score));
@@ -233,7 +235,8 @@ void ca_jacobian_evaluation_free(jacobian_evaluation *e) {
     ca_method_buffers_free(&e->buffers);
     void *arrays[] = {e->fraction,    e->index_host, e->run,   e->ids,     e->tokens,
                       e->staging,     e->clean,      e->delta, e->set,     e->kl,
-                      e->probability, e->ablated,    e->score, e->ranking, e->ranks};
+                      e->probability, e->ablated,    e->score, e->ranking, e->ranks,
+                      e->divergence,  e->flipped};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
     free(e);
 }

@@ -82,10 +82,8 @@ out:
 /* index: the token. */
 static void take(jacobian *j, int64_t example, int64_t index, const double *log_q) {
     const jacobian_evaluation *e = j->evaluation;
-    double sum = 0;
-    for (int64_t i = 0, vocab = j->job->arch->vocab; i < vocab; i++)
-        if (e->probability[i] > 0) sum += e->probability[i] * (e->clean[i] - log_q[i]);
-    e->kl[j->score_start[example] - j->score_start[j->first] + index] = sum;
+    e->kl[j->score_start[example] - j->score_start[j->first] + index] =
+        ca_jacobian_divergence(j, log_q);
 }
 
 static ca_status write_statistics(jacobian *j, int64_t column, int64_t example) {
