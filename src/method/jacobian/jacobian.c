@@ -460,6 +460,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     jacobian *j = state;
     j->job = job;
     CA_TRY(ca_jacobian_find_words(job, &j->words));
+    CA_TRY(ca_jacobian_check_gain(j));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_jacobian_reserve(j));
