@@ -7,6 +7,7 @@ The references lie in tests/fixtures/smollm2, whose README says how they were ma
 import json
 import os
 import pathlib
+import re
 import time
 
 import h5py
@@ -87,6 +88,24 @@ def test_configured_scopes_share_one_backward(causa, tmp_path):
         pieces = file["data/pieces"].asstr()[first:last]
         scores = file["attribution/semantic/score"][first:last]
         assert pieces[np.argsort(-scores)[:2]].tolist() == [" Madrid", " Italy"]
+
+
+def test_commented_configuration_of_names(causa, tmp_path):
+    """configs/patch-ioi.yaml with the lines for this model in place of those for the bundled one."""
+    text = (ROOT / "configs" / "patch-ioi.yaml").read_text()
+    ours = dict(re.findall(r"^#   (model|data): (.*)$", text, flags=re.MULTILINE))
+    assert ours.keys() == {"model", "data"}
+    text = re.sub(r"^model:.*$", f"model: {ours['model']}", text, flags=re.MULTILINE)
+    text = re.sub(r"^data:\n(  .*\n)+", f"data: {ours['data']}\n", text, flags=re.MULTILINE)
+    (tmp_path / "names.yaml").write_text(text)
+    plan = json.loads(causa("plan", tmp_path / "names.yaml", "--json").stdout)
+    assert (plan["examples"], plan["excluded"]) == (20, 0)
+    result = tmp_path / "names.h5"
+    causa("run", tmp_path / "names.yaml", f"output={result}", "data.limit=2",
+          "method.sites=[blocks.29.resid_post]")
+    with h5py.File(result) as file:
+        assert file["baseline"].attrs["accuracy"] == 1
+        assert file["patch"].attrs["strongest_effect"] == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("delay", [2.0, 2.3, 2.6, 2.9])
