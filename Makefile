@@ -152,6 +152,7 @@ $(call object,$(filter src/backend/cuda/%,$(sources))): only := -Ikernels $(CUDA
     $(call quoted,-DCA_CUDA_LIBRARIES="$(CUDA_VERSIONS)") \
     $(call quoted,-DCA_CUDA_ARCHITECTURES="sm_$(CUDA_ARCHITECTURES)")
 $(out)/tests/%: only := -Isrc -Itests
+$(out)/tests/method/% $(out)/tests/bench/%: only := -Isrc -Itests -Isrc/method
 
 # A subfolder sees the private headers of its layer: src/method/das those of src/method.
 layer = $(word 1,$(subst /, ,$1))/$(word 2,$(subst /, ,$1))
