@@ -151,8 +151,7 @@ $(call object,$(filter src/backend/cuda/%,$(sources))): $(compiled_kernels)/flag
 $(call object,$(filter src/backend/cuda/%,$(sources))): only := -Ikernels $(CUDA_CPPFLAGS) \
     $(call quoted,-DCA_CUDA_LIBRARIES="$(CUDA_VERSIONS)") \
     $(call quoted,-DCA_CUDA_ARCHITECTURES="sm_$(CUDA_ARCHITECTURES)")
-$(out)/tests/%: only := -Isrc -Itests
-$(out)/tests/method/% $(out)/tests/bench/%: only := -Isrc -Itests -Isrc/method
+$(out)/tests/%: only := -Isrc -Isrc/method -Itests
 
 # A subfolder sees the private headers of its layer: src/method/das those of src/method.
 layer = $(word 1,$(subst /, ,$1))/$(word 2,$(subst /, ,$1))

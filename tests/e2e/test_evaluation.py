@@ -28,11 +28,11 @@ def prompts_of(count=4, seed=1):
     return [rng.integers(0, BLANK, rng.integers(5, 14)).tolist() for _ in range(count)]
 
 
-def method(aopc=None, loo=False, **more):
+def method(aopc=None, loo=False, scopes=SCOPES, **more):
     evaluate = {"loo": loo}
     if aopc is not None:
         evaluate["aopc"] = {"fractions": FRACTIONS, **aopc}
-    return {"kind": "jacobian", "scopes": SCOPES, "target": "argmax", "evaluate": evaluate, **more}
+    return {"kind": "jacobian", "scopes": scopes, "target": "argmax", "evaluate": evaluate, **more}
 
 
 def write_blank_model(folder, model, mean=False):
@@ -163,8 +163,22 @@ def test_sets_and_summary(run_ids, target):
                 assert "paired_difference" not in group.attrs
             else:
                 paired = area - product
+                assert group.attrs["paired_with"] == "input_x_gradient"
                 assert group.attrs["paired_difference"] == pytest.approx(paired.mean())
                 assert group.attrs["paired_sem"] == pytest.approx(paired.std(ddof=1) / n ** 0.5)
+
+
+def test_pairs_with_random_without_a_gradient_baseline(run_ids):
+    path = run_ids(prompts_of(6), method({}, scopes=["semantic", "temperature"]), *F64)
+    with h5py.File(path) as file:
+        aopc = file["evaluation/aopc"]
+        drawn = aopc["random/aopc_per_example"][:]
+        assert "paired_difference" not in aopc["random"].attrs
+        for scope in ("semantic", "temperature"):
+            paired, group = aopc[f"{scope}/aopc_per_example"][:] - drawn, aopc[scope].attrs
+            assert group["paired_with"] == "random"
+            assert group["paired_difference"] == pytest.approx(paired.mean())
+            assert group["paired_sem"] == pytest.approx(paired.std(ddof=1) / 6 ** 0.5)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -208,6 +222,22 @@ def test_micro_batches_do_not_matter(run_ids, ablation):
     files.same_bytes(whole, again)
 
 
+def test_rows_in_another_order_are_the_same(run_ids):
+    """The tokens drawn at random are of the prompt, not of its row."""
+    prompts = prompts_of(6)
+    rows = [run_ids(order, method({}, loo=True), *F64, name=name)
+            for name, order in (("one", prompts), ("other", [[5, 7, 9]] + prompts[::-1]))]
+    with h5py.File(rows[0]) as one, h5py.File(rows[1]) as other:
+        for scope in SCOPES + ["random"]:
+            assert list(sets_of(one, scope)) == list(sets_of(other, scope))[:0:-1], scope
+            name = f"evaluation/aopc/{scope}/delta_logprob"
+            assert np.array_equal(one[name][:], other[name][:][:0:-1]), scope
+        starts = one["data/offsets"][:], other["data/offsets"][:][::-1]
+        for i in range(len(prompts)):
+            mine = one["evaluation/loo/kl"][starts[0][i]:starts[0][i + 1]]
+            assert np.array_equal(mine, other["evaluation/loo/kl"][starts[1][i + 1]:starts[1][i]])
+
+
 def test_stopped_evaluation_goes_on(causa, tmp_path):
     """Stopped after some micro-batches, then resumed: the same file."""
     config = files.write_config(tmp_path / "long.yaml", method({}, loo=True),
@@ -232,6 +262,29 @@ def test_stopped_evaluation_goes_on(causa, tmp_path):
     assert resumed == expected and "evaluation/aopc/semantic@aopc" in resumed
 
 
+@pytest.mark.parametrize("aopc", [{}, {"ablation": "mean"}], ids=["empty", "mean"])
+def test_a_given_section_is_evaluated(causa, run_ids, tmp_path, aopc):
+    """With the default fractions; the stored config says so and repeats it."""
+    path = run_ids(prompts_of(), {"kind": "jacobian", "target": "argmax",
+                                  "evaluate": {"aopc": aopc, "randomise": {}}}, *F64)
+    with h5py.File(path) as file:
+        assert file["evaluation/aopc/fraction"][:].tolist() == [0.05, 0.1, 0.2]
+        assert file["evaluation/aopc"].attrs["ablation"] == aopc.get("ablation", "zero")
+        assert file["evaluation/randomise/fraction"][:].tolist() == [0.25, 0.5, 1]
+        (tmp_path / "again.yaml").write_text(file.attrs["config"])
+    causa("run", tmp_path / "again.yaml", f"output={tmp_path / 'again.h5'}")
+    files.same_bytes(path, tmp_path / "again.h5")
+
+
+def test_no_section_is_no_evaluation(causa, run_ids, tmp_path):
+    path = run_ids(prompts_of(), {"kind": "jacobian", "target": "argmax"}, *F64)
+    with h5py.File(path) as file:
+        (tmp_path / "again.yaml").write_text(file.attrs["config"])
+        assert "aopc" not in file.attrs["config"] and "evaluation" not in file
+    causa("run", tmp_path / "again.yaml", f"output={tmp_path / 'again.h5'}")
+    files.same_bytes(path, tmp_path / "again.h5")
+
+
 def test_random_depends_on_the_seed(run_ids):
     results = [run_ids(prompts_of(), method({}), *F64, f"seed={seed}", name=f"seed{seed}")
                for seed in (1, 2)]
@@ -250,7 +303,8 @@ def test_random_depends_on_the_seed(run_ids):
     ({"aopc": {"fractions": [0.1, 0.2], "pad": "#3"}}, {}, 2, "expected ablation: pad beside it"),
     ({"aopc": {"fractions": [0.1, 0.2], "ablation": "pad", "pad": "#9999"}}, {}, 2,
      "method.evaluate.aopc.pad"),
-    ({"aopc": {"pad": "#3"}}, {}, 2, "expected method.evaluate.aopc.fractions beside it"),
+    ({"aopc": {"pad": "#3"}}, {}, 2, "expected ablation: pad beside it"),
+    ({"aopc": {"fractions": None}}, {}, 2, "method.evaluate.aopc.fractions: expected"),
 ])
 def test_bad_options(run_ids, evaluate, more, code, message):
     method = {"kind": "jacobian", "target": "argmax", "evaluate": evaluate, **more}

@@ -116,6 +116,47 @@ def test_paths_are_complete(run_ids):
         assert np.all(ratio > 3.6) and np.all(ratio < 4.4), (scope, ratio)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_log_probabilities_of_a_contrast_differ_as_logits(run_ids, model):
+    """log p_a - log p_b = z_a - z_b: both path scopes integrate one function, and it adds up."""
+    ids, a, b, *_ = next(iter(reference(model)))
+    scopes = ["integrated_gradients", "path_semantic"]
+    path = run_ids([ids, ids[:4]], dict(ARGMAX, scopes=scopes, target=f"#{a}:#{b}", steps=7), *F64,
+                   model=model)
+    with h5py.File(path) as file:
+        one, other = (file[f"attribution/{scope}"] for scope in scopes)
+        for name in ("score", "signed", "residual"):
+            assert np.array_equal(one[name][:], other[name][:]), name
+        assert np.abs(one["signed"][:]).max() > 0
+
+
+@pytest.mark.parametrize("span", [{}, {"position": [1, -1], "span": True}], ids=["one", "span"])
+def test_published_gradient_times_input_is_of_the_log_probability(run_ids, span):
+    """One published node stands at the input itself. Without compat it is the logit's gradient."""
+    prompts = [ids for ids, *_ in reference("gpt2")][:2]
+    scopes = ["input_x_gradient", "integrated_gradients"]
+    method = dict(ARGMAX, scopes=scopes, steps=1, **span)
+    for compat in ("none", "jacobian-scopes"):
+        path = run_ids(prompts, dict(method, compat=compat), *F64, name=compat)
+        with h5py.File(path) as file:
+            one, other = (file[f"attribution/{scope}"] for scope in scopes)
+            for name in ("score", "signed"):
+                assert np.array_equal(one[name][:], other[name][:]) == (compat != "none"), name
+            assert ("log-probability" in one.attrs["target"]) == (compat != "none")
+
+
+def test_published_number_of_steps(run_ids):
+    def steps(**more):
+        path = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], **more), *F64,
+                       name="-".join(map(str, more.values())) or "default")
+        with h5py.File(path) as file:
+            return file["attribution/path_semantic"].attrs["steps"]
+
+    assert steps() == 10
+    assert steps(compat="jacobian-scopes") == 5
+    assert steps(compat="jacobian-scopes", steps=3) == 3
+
+
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
     assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr
@@ -178,7 +219,7 @@ def test_hutchinson_is_unbiased(run_ids, model):
     and none is beyond 5, which a normal deviate is once in two million. The standard error falls
     as 1 / sqrt(probes): 16 times the probes, a quarter, within 15 %, three times the error of a
     standard deviation from 32 probes, averaged over prompts."""
-    prompts = [ids for ids, *_ in reference(model)] * 4  # signs differ: they are of the example
+    prompts = [ids[k:] + ids[:k] for k in range(4) for ids, *_ in reference(model)]
     exact, = scores_of(run_ids(prompts, dict(ARGMAX, scopes=["fisher"], rank="full"), *F64,
                                model=model, name="full"), "score")
     errors = {}
@@ -189,15 +230,19 @@ def test_hutchinson_is_unbiased(run_ids, model):
         deviation = (score - exact) / error
         if probes == 512:
             assert np.abs(deviation).max() < 5 and 0.2 < (deviation ** 2).mean() < 3
-            assert not np.array_equal(score[:len(prompts[0])],
-                                      score[len(score) // 4:][:len(prompts[0])])
     assert (errors[32] / errors[512]).mean() == pytest.approx(4, rel=0.15)
 
 
 def test_hutchinson_depends_on_nothing_beside_the_read(run_ids):
-    """The signs of a read are of seed, example and position: not of batch, positions or probes."""
+    """The signs of a read are of seed, prompt and position: not of row, batch, positions or probes."""
     prompts = [ids for ids, *_ in reference("gpt2")] * 3
     whole = run_ids(prompts, hutchinson(5), *F64, name="whole")
+    turned = run_ids(prompts[::-1] + [[4, 2]], hutchinson(5), *F64, name="turned")
+    for name in ("score", "standard_error"):
+        mine, = scores_of(whole, name)
+        ends = np.cumsum([len(p) for p in prompts[::-1]])
+        other = np.split(scores_of(turned, name)[0], ends)[:-1]
+        assert np.array_equal(mine, np.concatenate(other[::-1])), name
     files.same_bytes(whole, run_ids(prompts, hutchinson(5), *F64, "batch=13", name="parts"))
     other, = scores_of(run_ids(prompts, hutchinson(5), *F64, "seed=7", name="other"), "score")
     assert not np.array_equal(scores_of(whole, "score")[0], other)

@@ -95,6 +95,21 @@ def test_edge_scores_equal_the_published_implementation(causa, tmp_path, variant
             assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max(), end
 
 
+def test_configured_scopes_share_one_backward(causa, tmp_path):
+    """configs/scopes-smollm2.yaml: three scopes of all prompts, and what its README says of them."""
+    plan = json.loads(causa("plan", "configs/scopes-smollm2.yaml", "--json").stdout)
+    assert (plan["batches"], plan["lanes"]) == (1, 3), plan
+    causa("run", "configs/scopes-smollm2.yaml", f"output={tmp_path / 'scopes.h5'}")
+    with h5py.File(tmp_path / "scopes.h5") as file:
+        assert sorted(file["attribution"]) == ["fisher", "semantic", "temperature"]
+        assert file["baseline"].attrs["accuracy"] == 0.5
+        row = file["data/id"].asstr()[:].tolist().index("capital-cue")
+        first, last = file["data/offsets"][row:row + 2]
+        pieces = file["data/pieces"].asstr()[first:last]
+        scores = file["attribution/semantic/score"][first:last]
+        assert pieces[np.argsort(-scores)[:2]].tolist() == [" Madrid", " Italy"]
+
+
 @pytest.mark.parametrize("delay", [2.0, 2.3, 2.6, 2.9])
 def test_stop_signal_within_large_products(causa, tmp_path, delay):
     """A stop request while a library computes ends in a checkpoint: its kernels and a signal handler

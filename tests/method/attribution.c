@@ -55,7 +55,7 @@ static ca_status take_scores(void *context, int64_t n, int64_t position, const d
 }
 
 static void add_nodes(attribution *a, const eap_gradients *e) {
-    const eap_group *group = e->group;
+    const eap_group *group = e->ends->group;
     int64_t all = e->points * group->rows, sources = a->g->graph.sources;
     const double *node =
         values_of(&a->g->f, ca_tensor_2d(e->all_node.data, e->all_node.dtype, sources, all));
@@ -81,8 +81,8 @@ static void sources_of(const attribution *a, eap_site site, int64_t *first, int6
 
 /* ---- runs */
 
-static eap_sizes sizes_of(const attribution *a, const eap_group *all) {
-    eap_sizes sizes = {.points = a->at_a_time};
+static eap_ends_sizes sizes_of(const attribution *a, const eap_group *all) {
+    eap_ends_sizes sizes = {0};
     for (int64_t i = 0; i < a->groups; i++) {
         int64_t from = a->cut[i], to = a->cut[i + 1], prefix = 0;
         for (int64_t n = from; n < to; n++) prefix += all->tail[n];
@@ -111,8 +111,8 @@ static void attribute_group(attribution *a, eap_gradients *e, eap_scores *s, met
             add_nodes(a, e);
         }
     size_t bytes = (size_t)group->count * sizeof(double);
-    memcpy(a->clean + group->first, e->clean_metric, bytes);
-    memcpy(a->corrupted + group->first, e->ablated_metric, bytes);
+    memcpy(a->clean + group->first, e->ends->clean_metric, bytes);
+    memcpy(a->corrupted + group->first, e->ends->ablated_metric, bytes);
 }
 
 static void take_results(attribution *a) {
@@ -125,28 +125,53 @@ static void take_results(attribution *a) {
     a->corrupted = numbers(f, pairs);
 }
 
-void attribute(attribution *a) {
+/* Means over all clean prompts, group by group. */
+static void make_means(attribution *a, eap_ends *ends, eap_ablation *ablation, eap_group *group) {
+    const ca_dataset *data = &a->g->data;
+    for (int64_t i = 0; i < a->groups && ablation->positions; i++) {
+        ca_eap_group_set(group, data, a->cut[i], a->cut[i + 1], true);
+        ok(ca_eap_ends_begin(ends, group));
+        ok(ca_eap_ends_run(ends, true, false, NULL));
+        ok(ca_eap_ablation_add(ablation, a->g->f.backend, group, &ends->clean, data->count));
+    }
+}
+
+static void attribute_groups(attribution *a, eap_ends *ends, eap_group *group) {
     const ca_model *m = a->g->f.model;
     const ca_metric metric = {.kind = ca_metric_find(a->metric)};
-    eap_gradients e = {.model = m, .wants = EAP_WANTS_EDGES | EAP_WANTS_NODES, .patching = true};
-    eap_group group;
+    eap_gradients e = {
+        .ends = ends, .most_points = a->at_a_time, .wants = EAP_WANTS_EDGES | EAP_WANTS_NODES};
     eap_scores s;
     method_scorer scorer;
-    take_results(a);
-    ok(ca_eap_group_create(a->g->data.count, &group));
-    ca_eap_group_set(&group, &a->g->data, 0, a->g->data.count, a->whole);
-    e.sizes = sizes_of(a, &group);
     ok(ca_eap_gradients_create(&e));
     ok(ca_eap_scores_create(m, &a->g->graph, a->expanded, a->by_position, &s));
-    ok(ca_method_scorer_create(&metric, &a->g->data, m->backend, m->arch.vocab, e.sizes.pairs,
+    ok(ca_method_scorer_create(&metric, &a->g->data, m->backend, m->arch.vocab, ends->sizes.pairs,
                                &scorer));
     for (int64_t i = 0; i < a->groups; i++) {
-        ca_eap_group_set(&group, &a->g->data, a->cut[i], a->cut[i + 1], a->whole);
-        attribute_group(a, &e, &s, &scorer, &group);
+        ca_eap_group_set(group, &a->g->data, a->cut[i], a->cut[i + 1], a->whole);
+        attribute_group(a, &e, &s, &scorer, group);
     }
     ca_method_scorer_free(&scorer);
     ca_eap_scores_free(&s);
     ca_eap_gradients_free(&e);
+}
+
+void attribute(attribution *a) {
+    const ca_dataset *data = &a->g->data;
+    eap_ablation ablation = {.kind = a->ablation, .positions = a->mean_positions};
+    eap_ends ends = {.model = a->g->f.model,
+                     .ablation = a->ablation == EAP_PATCHING ? NULL : &ablation};
+    eap_group group;
+    take_results(a);
+    ok(ca_eap_group_create(data->count, &group));
+    ca_eap_group_set(&group, data, 0, data->count, a->whole);
+    ends.sizes = sizes_of(a, &group);
+    ok(ca_eap_ablation_create(ends.model, &ablation));
+    ok(ca_eap_ends_create(&ends));
+    make_means(a, &ends, &ablation, &group);
+    attribute_groups(a, &ends, &group);
+    ca_eap_ends_free(&ends);
+    ca_eap_ablation_free(&ablation);
     ca_eap_group_free(&group);
 }
 

@@ -9,7 +9,7 @@
 #define CAUSA_TESTS_ATTRIBUTION_H
 
 #include "eap_golden.h"
-#include "method/eap/eap.h"
+#include "eap/eap.h"
 
 enum { MOST_PAIRS = 8, MOST_SITES = 7, MOST_POINTS = 128 };
 
@@ -22,10 +22,12 @@ typedef struct attribution {
     int64_t at_a_time;           /* points of a pass */
     int64_t cut[MOST_PAIRS + 1]; /* first pair of each group, and the number of pairs */
     int64_t groups;
-    int64_t expanded; /* rows whose outputs and gradients have D values at a time */
-    bool whole;       /* no prefixes */
-    bool by_position; /* units are tokens */
-    bool own_site;    /* a path scores the edges that leave its site alone */
+    int64_t expanded;           /* rows whose outputs and gradients have D values at a time */
+    bool whole;                 /* no prefixes */
+    bool by_position;           /* units are tokens */
+    eap_ablation_kind ablation; /* other than patching: whole prompts */
+    int64_t mean_positions;     /* 1 for mean, the prompts' length for mean-positional */
+    bool own_site;              /* a path scores the edges that leave its site alone */
     const char *metric;
     /* filled by attribute() */
     double *edge;              /* [N, F, R], 0 where there is no edge */

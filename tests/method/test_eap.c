@@ -8,6 +8,7 @@
  * score is a sum of some hundred products of values that went through some ten layers of them.
  */
 #include "attribution.h"
+#include "edge_slopes.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -86,162 +87,12 @@ static void test_all_sites(void **state) {
     on_every_golden(all_sites_like_golden);
 }
 
-/* ---- finite differences
- *
- * S[u, v] is the slope of the loss when the input of v moves by e (ablated_u - clean_u), in float64
- * by a central difference. A hook at attn_in moves what all heads of a layer read; of what they
- * then project, one head's q, k or v is put into an otherwise clean run. */
-
-enum { INPUTS = 3 };
-static const ca_site_kind inputs[INPUTS] = {CA_SITE_Q, CA_SITE_K, CA_SITE_V};
-
-typedef struct probe {
-    eap_golden *g;
-    const ca_example *e;
-    ca_batch *batch;
-    tap clean[INPUTS], ablated[INPUTS]; /* embed, attn.result, mlp_out */
-    ca_tensor step;                     /* [T, D] ablated_u - clean_u */
-    double epsilon;
-} probe;
-
-static ca_batch *whole_prompt(eap_golden *g, const ca_prompt_text *p) {
-    const sequence s = {.ids = p->ids, .count = p->count};
-    return batch_of(&g->f, &s, 1, READ_LAST);
-}
-
-static void tap_sources(eap_golden *g, const ca_prompt_text *p, tap taps[INPUTS]) {
-    static const ca_site_kind sites[INPUTS] = {CA_SITE_EMBED, CA_SITE_RESULT, CA_SITE_MLP_OUT};
-    ca_hook hooks[INPUTS];
-    for (int i = 0; i < INPUTS; i++) hooks[i] = tap_at(&g->f, &taps[i], sites[i]);
-    run_model(&g->f, whole_prompt(g, p), (ca_pass_limits){0}, hooks, INPUTS);
-}
-
-static double loss_of(probe *p, const ca_hook *hooks, int64_t count) {
-    fixture *f = &p->g->f;
-    ca_pass *pass = run_model(f, p->batch, (ca_pass_limits){0}, hooks, count);
-    const double *logits = values_of(f, ca_pass_logits(pass));
-    return logits[p->e->wrong.ids[0]] - logits[p->e->answer.ids[0]];
-}
-
-static void set_step(probe *p, int64_t source) {
-    const ca_circuit_graph *graph = &p->g->graph;
-    ca_circuit_place place = ca_circuit_source_place(graph, source);
-    int site = place.layer < 0 ? 0 : place.head >= 0 ? 1 : 2;
-    int64_t rows = p->e->clean.count, width = graph->width;
-    int64_t heads = site == 1 ? graph->heads : 1, head = site == 1 ? place.head : 0;
-    double *step = numbers(&p->g->f, rows * width);
-    for (int64_t t = 0; t < rows; t++)
-        for (int64_t d = 0; d < width; d++) {
-            int64_t i = (t * heads + head) * width + d;
-            step[t * width + d] = p->ablated[site].value[place.layer + 1][i] -
-                                  p->clean[site].value[place.layer + 1][i];
-        }
-    p->step = tensor_of(&p->g->f, 2, (int64_t[]){rows, width}, step);
-}
-
-static ca_status move(void *context, const ca_hook_call *call, ca_tensor value) {
-    const probe *p = context;
-    return ca_add(call->backend, value, p->step, p->epsilon);
-}
-
-static ca_hook move_at(probe *p, ca_site_kind site, int64_t layer) {
-    return (ca_hook){.site = site,
-                     .first_layer = layer,
-                     .last_layer = layer,
-                     .edits = true,
-                     .forward = move,
-                     .context = p};
-}
-
-static double slope_at(probe *p, ca_site_kind site, int64_t layer) {
-    const double e = 1e-4;
-    double loss[2];
-    ca_hook hook = move_at(p, site, layer);
-    for (int i = 0; i < 2; i++) {
-        p->epsilon = i ? e : -e;
-        loss[i] = loss_of(p, &hook, 1);
-    }
-    return (loss[1] - loss[0]) / (2 * e);
-}
-
-/* Slopes at q [H], k [K], v [K] of a layer. */
-static void slopes_at_heads(probe *p, int64_t layer, double *slope[INPUTS]) {
-    const double e = 1e-4;
-    fixture *f = &p->g->f;
-    const ca_arch *a = &f->model->arch;
-    int64_t rows = p->e->clean.count;
-    for (int sign = -1; sign <= 1; sign += 2) {
-        tap moved[INPUTS];
-        ca_hook hooks[1 + INPUTS] = {move_at(p, CA_SITE_ATTN_IN, layer)};
-        p->epsilon = sign * e;
-        for (int i = 0; i < INPUTS; i++) hooks[1 + i] = tap_at(f, &moved[i], inputs[i]);
-        loss_of(p, hooks, 1 + INPUTS);
-        for (int i = 0; i < INPUTS; i++) {
-            int64_t heads = ca_site_heads(a, inputs[i]);
-            ca_tensor all =
-                tensor_of(f, 3, (int64_t[]){rows, heads, a->head_dim}, moved[i].value[layer + 1]);
-            for (int64_t h = 0; h < heads; h++) {
-                patch one = {.source = ca_tensor_slice(all, 1, h, 1), .head = h};
-                ca_hook hook = patch_at(&one, inputs[i], layer);
-                slope[i][h] += sign * loss_of(p, &hook, 1) / (2 * e);
-            }
-        }
-    }
-}
-
-/* Puts what the attribution says beside the slopes; where query heads share keys and values, their
- * columns together are one slope. Returns how many there are. */
-static int64_t compare_heads(probe *p, const double *edge, int64_t u, int64_t layer, double *slope,
-                             double *score) {
-    const ca_circuit_graph *graph = &p->g->graph;
-    const ca_arch *a = &p->g->f.model->arch;
-    int64_t count = 0;
-    double *at[INPUTS];
-    for (int i = 0; i < INPUTS; i++) {
-        int64_t heads = ca_site_heads(a, inputs[i]), share = graph->heads / heads;
-        int64_t column = ca_circuit_column(graph, layer, (ca_circuit_input)i);
-        at[i] = slope + count;
-        for (int64_t h = 0; h < graph->heads; h++)
-            score[count + h / share] += edge[u * graph->destinations + column + h];
-        count += heads;
-    }
-    slopes_at_heads(p, layer, at);
-    return count;
-}
-
-static void compare_source(probe *p, const double *edge, int64_t u) {
-    fixture *f = &p->g->f;
-    const ca_circuit_graph *graph = &p->g->graph;
-    int64_t last = graph->destinations - 1, count = 0;
-    const double *row = edge + u * graph->destinations;
-    double *slope = numbers(f, graph->destinations), *score = numbers(f, graph->destinations);
-    set_step(p, u);
-    for (int64_t l = 0; l < graph->layers; l++) {
-        int64_t mlp = ca_circuit_column(graph, l, CA_CIRCUIT_MLP);
-        if (u < ca_circuit_parents(graph, mlp)) {
-            score[count] = row[mlp];
-            slope[count++] = slope_at(p, CA_SITE_MLP_IN, l);
-        }
-        if (u < ca_circuit_parents(graph, ca_circuit_column(graph, l, CA_CIRCUIT_Q)))
-            count += compare_heads(p, edge, u, l, slope + count, score + count);
-    }
-    score[count] = row[last];
-    slope[count++] = slope_at(p, CA_SITE_RESID_POST, graph->layers - 1);
-    /* the difference is off by about e^2 times the third derivative, and by 1e-16 / e */
-    near(f, "slope", score, slope, count, 1e-6);
-}
+/* ---- finite differences */
 
 static void like_finite_differences(eap_golden *g) {
     attribution a = attribution_at_clean(g);
-    probe p = {.g = g};
-    const int64_t pair = 4; /* the last tokens differ too: input -> logits is not 0 */
     attribute(&a);
-    p.e = &g->data.examples[pair];
-    p.batch = whole_prompt(g, &p.e->clean);
-    tap_sources(g, &p.e->clean, p.clean);
-    tap_sources(g, &p.e->corrupted, p.ablated);
-    for (int64_t u = 0; u < g->graph.sources; u++)
-        compare_source(&p, a.edge + pair * size_of(g), u);
+    like_slopes(g, 4, EAP_PATCHING, a.edge + 4 * size_of(g));
 }
 
 static void test_finite_differences(void **state) {

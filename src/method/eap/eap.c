@@ -10,14 +10,16 @@
 static const ca_option options[] = {
     {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
      "what is measured at the last token"},
-    {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL,
-     "eap|ig-inputs|ig-activations|clean-corrupted",
-     "where gradients are taken: at the clean run, along a path of the input or of activations, at "
-     "both ends"},
+    {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL, EAP_VARIANTS,
+     "gradients at the clean run (eap), along a path of the input or of activations, at both ends; "
+     "or without gradients: exact patching of one edge a time, information flow routes"},
     {"method.steps", CA_OPTION_INT, "5", "1..1000", NULL, "points of a path"},
     {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
      "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
      "right for ig-activations"},
+    {"method.ablation", CA_OPTION_CHOICE, "patching", NULL, "patching|zero|mean|mean-positional",
+     "what an ablated edge carries: the source's output on the corrupted prompt, nothing, its mean "
+     "over clean prompts and tokens, its mean over clean prompts at that position"},
     {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node", "what is scored"},
     {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL, "keep the scores of every pair"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
@@ -58,10 +60,23 @@ static void release(void *state) {
 }
 
 /* Appends what is wrong with a pair. */
-static ca_status check_pair(const ca_job *job, const ca_example *e, ca_string *problems) {
+static ca_status check_pair(const ca_job *job, const eap *state, const ca_example *e,
+                            ca_string *problems) {
     ca_status st = CA_OK;
     const char *place = ca_example_place(job->data, e), *line = problems->length ? "\n" : "";
-    if (e->first_difference == e->clean.count)
+    bool patching = !ca_eap_runs_whole(state);
+    if (patching && e->corrupted.count == 0)
+        CA_TRY(ca_string_printf(problems,
+                                "%s%s: column corrupted: ablation patching needs a prompt, got "
+                                "none",
+                                line, place));
+    else if (patching && e->corrupted.count != e->clean.count)
+        CA_TRY(ca_string_printf(problems,
+                                "%s%s: column corrupted: expected %lld tokens as in clean, got "
+                                "%lld (data.mismatch=skip leaves such pairs out)",
+                                line, place, (long long)e->clean.count,
+                                (long long)e->corrupted.count));
+    else if (patching && e->first_difference == e->clean.count)
         CA_TRY(ca_string_printf(problems,
                                 "%s%s: column corrupted: expected a prompt that differs from "
                                 "clean, got the same tokens",
@@ -79,12 +94,12 @@ out:
 }
 
 /* All pairs at once, up to some. */
-static ca_status check_pairs(const ca_job *job) {
+static ca_status check_pairs(const ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     ca_string problems = {0};
     enum { MOST_BYTES = 4000 };
     for (int64_t i = 0; i < job->data->count && problems.length < MOST_BYTES; i++)
-        CA_TRY(check_pair(job, &job->data->examples[i], &problems));
+        CA_TRY(check_pair(job, e, &job->data->examples[i], &problems));
     if (problems.length) st = ca_fail(CA_E_DATA, "%s", problems.text);
 out:
     ca_string_free(&problems);
@@ -95,8 +110,8 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     ca_status st = CA_OK;
     eap *e = NULL;
     CA_TRY(ca_calloc(1, sizeof *e, &e));
-    CA_TRY(check_pairs(job));
     CA_TRY(ca_eap_read_options(job, e));
+    CA_TRY(check_pairs(job, e));
     CA_TRY(ca_eap_plan(job, e, plan));
     *state = e;
     return CA_OK;
@@ -116,6 +131,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     } else {
         CA_TRY(ca_eap_restore_sums(e));
     }
+    CA_TRY(ca_eap_make_means(e));
     st = ca_method_run_batches(job, &e->packing, "eap", ca_eap_attribute, e, done);
     if (st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) {
         ca_status saved = ca_eap_save_sums(e);
@@ -131,7 +147,6 @@ const ca_method ca_method_eap = {
     .kind = "eap",
     .summary = "edge attribution: which edges of the computation graph carry the answer",
     .options = options,
-    .needs = {.pair = true},
     .prepare = prepare,
     .run = run,
     .answer = ca_eap_answer,

@@ -21,7 +21,7 @@ ca_status ca_eap_reserve(ca_job *job, const eap *e) {
     CA_TRY(ca_result_reserve(job->result, "/baseline/corrupted", CA_RESULT_F64, examples));
     CA_TRY(ca_result_reserve(job->result, "/baseline/predicted", CA_RESULT_I32, examples));
     CA_TRY(ca_result_reserve(job->result, "/data/position", CA_RESULT_I64, examples));
-    if (e->variant == EAP_IG_INPUTS)
+    if (e->variant->path == EAP_OF_INPUTS)
         CA_TRY(ca_result_reserve(job->result, "/baseline/residual", CA_RESULT_F64, examples));
     CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric",
                                     ca_config_text(job->config, "metric")));
@@ -75,7 +75,7 @@ out:
 static ca_status put_means(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     static const char *const names[] = {"clean", "corrupted", "residual"};
-    int64_t count = job->data->count, sets = e->variant == EAP_IG_INPUTS ? 3 : 2, right = 0;
+    int64_t count = job->data->count, sets = e->variant->path == EAP_OF_INPUTS ? 3 : 2, right = 0;
     double *values = NULL;
     int32_t *predicted = NULL;
     char path[64], name[64];

@@ -11,10 +11,10 @@
 
 /* Rows of point k, of a tensor whose axis `axis` counts the rows of all points. */
 static ca_tensor of_point(const eap_gradients *g, ca_tensor t, int axis, int64_t k) {
-    return ca_tensor_slice(t, axis, k * g->group->rows, g->group->rows);
+    return ca_tensor_slice(t, axis, k * g->ends->group->rows, g->ends->group->rows);
 }
 
-static int64_t all_rows(const eap_gradients *g) { return g->points * g->group->rows; }
+static int64_t all_rows(const eap_gradients *g) { return g->points * g->ends->group->rows; }
 
 /* [T, H, n] as [K, G, T, n], heads of a group together; n may be left out. */
 static ca_tensor grouped(ca_tensor t, int64_t groups) {
@@ -74,8 +74,8 @@ static ca_status keep_projection(void *context, const ca_hook_call *call, ca_ten
 static ca_status set_coefficient(eap_gradients *g, int64_t layer, head_input in, ca_tensor d,
                                  ca_tensor coefficient) {
     ca_status st = CA_OK;
-    ca_backend *be = g->model->backend;
-    const ca_arch *a = &g->model->arch;
+    ca_backend *be = g->ends->model->backend;
+    const ca_arch *a = &g->ends->model->arch;
     int64_t rows = all_rows(g), share = a->heads / in.heads;
     ca_tensor q = projected(a, projections_of(g, layer), in);
     ca_tensor by_group = ca_tensor_3d(coefficient.data, coefficient.dtype, in.heads, share, rows);
@@ -114,7 +114,7 @@ out:
 }
 
 ca_tensor ca_eap_coefficients(const eap_gradients *g, int64_t layer, int64_t column) {
-    const ca_arch *a = &g->model->arch;
+    const ca_arch *a = &g->ends->model->arch;
     ca_tensor c = g->all_coefficient;
     c = ca_tensor_2d(c.data, c.dtype, c.shape[0], all_rows(g));
     return ca_tensor_slice(c, 0, layer * 3 * a->heads + column, a->heads);
@@ -123,8 +123,8 @@ ca_tensor ca_eap_coefficients(const eap_gradients *g, int64_t layer, int64_t col
 ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, ca_tensor *xhat) {
     int64_t rows = all_rows(g);
     *xhat = ca_tensor_slice(g->xhat, 0, 0, rows);
-    return ca_norm_stats(g->model->backend, *xhat, ca_tensor_slice(g->inverse, 0, 0, rows),
-                         ca_pass_resid(g->point_pass, layer), g->model->arch.norm);
+    return ca_norm_stats(g->ends->model->backend, *xhat, ca_tensor_slice(g->inverse, 0, 0, rows),
+                         ca_pass_resid(g->pass, layer), g->ends->model->arch.norm);
 }
 
 /* ---- edges into MLPs and logits: [1, points T, D] already before the norm ---- */
@@ -153,7 +153,7 @@ static ca_status pull_node(void *context, const ca_hook_call *call, ca_tensor gr
     ca_tensor to =
         ca_tensor_2d(g->all_node.data, g->all_node.dtype, g->all_node.shape[0], all_rows(g));
     ca_tensor d = ca_tensor_at(gradient, 0, 0);
-    ca_tensor difference = ca_eap_outputs_at(&g->difference, call->site, call->layer);
+    ca_tensor difference = ca_eap_outputs_at(&g->ends->difference, call->site, call->layer);
     if (d.rank == 2) d = ca_tensor_split_last(d, 1);
     d = ca_tensor_swap_axes(d, 0, 1);
     difference = ca_tensor_swap_axes(ca_tensor_split_last(difference, heads), 0, 1);
@@ -167,7 +167,7 @@ out:
 /* ---- */
 
 int64_t ca_eap_pull_hooks(eap_gradients *g, ca_hook hooks[EAP_PULL_HOOKS]) {
-    int64_t count = 0, last = g->model->arch.layers - 1;
+    int64_t count = 0, last = g->ends->model->arch.layers - 1;
     static const ca_site_kind inputs[] = {CA_SITE_Q, CA_SITE_K, CA_SITE_V};
     static const ca_site_kind nodes[] = {CA_SITE_EMBED, CA_SITE_Z, CA_SITE_MLP_OUT};
     if (g->wants & EAP_WANTS_EDGES) {
@@ -196,8 +196,8 @@ int64_t ca_eap_pull_hooks(eap_gradients *g, ca_hook hooks[EAP_PULL_HOOKS]) {
 ca_status ca_eap_pull_begin(eap_gradients *g) {
     ca_status st = CA_OK;
     if (!(g->wants & EAP_WANTS_EDGES)) return CA_OK;
-    CA_TRY(ca_fill(g->model->backend, g->heads, 0));
-    CA_TRY(ca_fill(g->model->backend, g->branch, 0));
+    CA_TRY(ca_fill(g->ends->model->backend, g->heads, 0));
+    CA_TRY(ca_fill(g->ends->model->backend, g->branch, 0));
 out:
     return st;
 }

@@ -113,13 +113,13 @@ static void choose_best(jacobian *j, int64_t column, int64_t example, int64_t co
 static void choose_random(jacobian *j, int64_t example, int64_t fraction, int64_t count,
                           int32_t *set) {
     int64_t *pool = j->evaluation->tokens, first, candidates;
+    const ca_prompt_text *prompt = &j->job->data->examples[example].clean;
     ca_philox_key key = {(uint64_t)ca_config_int(j->job->config, "seed"),
-                         ca_stream("jacobian.random")};
-    uint64_t place = ((uint64_t)example << 8 | (uint64_t)fraction) << 24;
+                         ca_method_prompt_stream("jacobian.random", prompt, fraction)};
     ca_jacobian_candidates(j, j->job, example, &first, &candidates);
     for (int64_t k = 0; k < candidates; k++) pool[k] = first + k;
     for (int64_t k = 0; k < count; k++) {
-        double u = ca_philox_uniform(key, place | (uint64_t)k);
+        double u = ca_philox_uniform(key, (uint64_t)k);
         int64_t drawn = k + (int64_t)(u * (double)(candidates - k)), token = pool[drawn];
         pool[drawn] = pool[k];
         set[k] = (int32_t)token;
@@ -232,7 +232,7 @@ out:
     return st;
 }
 
-/* Areas of a column; against input_x_gradient when that is a column too. */
+/* Areas of a column, and against those of the baseline. */
 static ca_status summarise_areas(jacobian *j, int64_t column, int64_t baseline, double *area,
                                  double *other) {
     ca_status st = CA_OK;
@@ -243,10 +243,11 @@ static ca_status summarise_areas(jacobian *j, int64_t column, int64_t baseline, 
     path_of(j, column, "", path);
     CA_TRY(ca_result_attribute_float(r, path, "aopc", ca_statistics_mean(area, n)));
     CA_TRY(ca_result_attribute_float(r, path, "sem", ca_statistics_sem(area, n)));
-    if (baseline < 0 || column == baseline) return CA_OK;
+    if (column == baseline) return CA_OK;
     CA_TRY(ca_result_read_back(r, path_of(j, baseline, "aopc_per_example", path), other));
     for (int64_t i = 0; i < n; i++) area[i] -= other[i];
     path_of(j, column, "", path);
+    CA_TRY(ca_result_attribute_text(r, path, "paired_with", name_of(j, baseline)));
     CA_TRY(ca_result_attribute_float(r, path, "paired_difference", ca_statistics_mean(area, n)));
     CA_TRY(ca_result_attribute_float(r, path, "paired_sem", ca_statistics_sem(area, n)));
 out:
@@ -255,7 +256,7 @@ out:
 
 ca_status ca_jacobian_aopc_summary(jacobian *j) {
     ca_status st = CA_OK;
-    int64_t n = j->job->data->count, baseline = -1;
+    int64_t n = j->job->data->count, baseline = j->columns; /* random */
     double *delta = NULL, *values = NULL, *other = NULL;
     char path[96];
     CA_TRY(ca_calloc((size_t)(n * j->evaluation->fractions) + 1, sizeof *delta, &delta));

@@ -30,7 +30,6 @@ static ca_status read_loo(const ca_job *job, bool *wanted) {
 static ca_status read_fractions(const ca_job *job, jacobian_evaluation *e) {
     ca_status st = CA_OK;
     int64_t count = ca_config_count(job->config, FRACTIONS);
-    if (!ca_config_has(job->config, FRACTIONS)) return CA_OK;
     if (count < 2 || count > MOST_FRACTIONS)
         return ca_config_fail(job->config, FRACTIONS,
                               "expected 2 to %d fractions, of which an area can be taken, got %lld",
@@ -98,8 +97,6 @@ ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
     bool loo, aopc = ca_config_has(job->config, FRACTIONS);
     CA_TRY(read_loo(job, &loo));
-    if (!aopc && ca_config_has(job->config, PAD))
-        return ca_config_fail(job->config, PAD, "expected " FRACTIONS " beside it");
     if (!aopc && !loo) return CA_OK;
     if (j->reads.most > 1 || j->reads.span)
         return ca_config_fail(job->config, aopc ? FRACTIONS : LOO,
@@ -107,8 +104,10 @@ ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) {
                               (long long)j->reads.most);
     CA_TRY(ca_calloc(1, sizeof *j->evaluation, &j->evaluation));
     j->evaluation->loo = loo;
-    CA_TRY(read_fractions(job, j->evaluation));
-    CA_TRY(read_ablation(job, j->evaluation));
+    if (aopc) {
+        CA_TRY(read_fractions(job, j->evaluation));
+        CA_TRY(read_ablation(job, j->evaluation));
+    }
     CA_TRY(measure_examples(job, j));
 out:
     return st;

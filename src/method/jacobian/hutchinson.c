@@ -77,14 +77,6 @@ out:
     return st;
 }
 
-ca_philox_key ca_jacobian_hutchinson_key(uint64_t seed, int64_t example, int64_t position) {
-    ca_philox_key key = {seed, ca_stream("jacobian.hutchinson")};
-    uint32_t word[4];
-    ca_philox(key, (uint64_t)example << 32 | (uint64_t)position, word);
-    key.stream = (uint64_t)word[0] << 32 | word[1];
-    return key;
-}
-
 /* p [V] of a row of logits, in place. */
 static void softmax(double *p, int64_t count) {
     double most = p[0], sum = 0;

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOP = 10 };
+enum { TOP = 10, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
 
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
@@ -40,18 +40,19 @@ static const ca_option options[] = {
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
     {"method.words", CA_OPTION_CHOICE, "sum", NULL, "sum|max|mean",
      "how the scores of a word's tokens become one score of the word"},
-    {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
-     "nodes of integrated_gradients and path_semantic"},
+    {"method.steps", CA_OPTION_INT, "auto", "1..", "auto",
+     "nodes of integrated_gradients and path_semantic; auto: 10, with compat the published 5"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
-     "paths by the midpoint rule (none), or with the nodes and weights of the published code"},
-    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "", "(0..1]", NULL,
-     "rising fractions of the tokens to ablate, highest scores first, such as [0.05, 0.1, 0.2]"},
-    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "zero", NULL, "zero|pad|mean|delete",
+     "jacobian-scopes: paths with the nodes and weights of the published code, not by the midpoint "
+     "rule, and input_x_gradient of the log-probability, not of the logit"},
+    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "?[0.05, 0.1, 0.2]", "(0..1]", NULL,
+     "rising fractions of the tokens to ablate, highest scores first; aopc: {} takes the default"},
+    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "?zero", NULL, "zero|pad|mean|delete",
      "an ablated token's embedding becomes zero, that of another token or the vocabulary's mean, "
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
      "token that ablation pad puts in, as text or #id"},
-    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "", "0..1", NULL,
+    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "?[0.25, 0.5, 1]", "0..1", NULL,
      "rising fractions of the blocks, from the top, that get random weights: how far the scores "
      "then agree with the model's"},
     {"method.evaluate.loo", CA_OPTION_ANY, "false", NULL, NULL,
@@ -66,6 +67,11 @@ static const char *const conventions[] = {
     "stream at method.layer; unsigned, not normalised",
     "signed: gradient . input, the dot product of the gradient and the leaf's value (of GPT-2 the "
     "token embedding without its position)",
+    "input_x_gradient: of the logit; with compat jacobian-scopes of the log-probability, whose "
+    "negative, the cross-entropy, is the published loss. integrated_gradients: of the "
+    "log-probability, its gradients averaged over the midpoints of method.steps intervals of [0, "
+    "1]; with compat over k / steps and each times k / steps, as published. path_semantic: of the "
+    "logit, over the same midpoints; with compat over k / steps, times (steps - 1) / steps",
     "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
     "mu); "
     "standard_error: sample standard deviation over the probes / sqrt(probes)",
@@ -134,8 +140,10 @@ static bool has_path(const jacobian *j) {
 
 /* Paths scale the embeddings: their leaf and their single read are fixed by that. */
 static ca_status check_path(const ca_job *job, jacobian *j) {
-    j->steps = ca_config_int(job->config, "method.steps");
     j->compat = strcmp(ca_config_text(job->config, "method.compat"), "none") != 0;
+    j->steps = ca_config_is_word(job->config, "method.steps")
+                   ? (j->compat ? COMPAT_STEPS : STEPS)
+                   : ca_config_int(job->config, "method.steps");
     if (!has_path(j)) return CA_OK;
     if (j->layer > 0)
         return ca_config_fail(job->config, "method.layer",
@@ -212,7 +220,7 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->leaf, dtype, 2, {rows, width}},
         {&j->product, dtype, 2, {rows, width}},
         {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
-        {&j->probability, dtype, 2, {has_path(j) ? n : 0, job->arch->vocab}},
+        {&j->probability, dtype, 2, {has_path(j) || j->compat ? n : 0, job->arch->vocab}},
         {&j->norms, dtype, 1, {rows}},
         {&j->dots, dtype, 1, {rows}},
         {&j->values, dtype, 1, {n}},

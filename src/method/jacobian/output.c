@@ -49,7 +49,9 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     ca_result_shape scores = {
         1, {j->score_start[count]}, {j->matrix ? "position, token" : "token"}};
     snprintf(group, sizeof group, "/attribution/%s", c->scope->name);
-    CA_TRY(ca_result_attribute_text(r, group, "target", c->scope->target));
+    bool other = j->compat && c->scope->compat_target;
+    CA_TRY(ca_result_attribute_text(r, group, "target",
+                                    other ? c->scope->compat_target : c->scope->target));
     CA_TRY(ca_result_attribute_text(r, group, "units", c->scope->units));
     const ca_node *position = ca_config_node(j->job->config, "method.position");
     CA_TRY(ca_result_attribute_text(r, group, "position",
@@ -63,6 +65,7 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     }
     if (c->scope->combine == COMBINE_SUM_SQUARES) CA_TRY(reserve_fisher(j, scores));
     if (c->scope->path) {
+        CA_TRY(ca_result_attribute_int(r, group, "steps", j->steps));
         snprintf(path, sizeof path, "%s/residual", group);
         CA_TRY(
             ca_result_reserve(r, path, CA_RESULT_F64, (ca_result_shape){1, {count}, {"example"}}));

@@ -56,10 +56,22 @@ static ca_status set_direction(jacobian *j) {
     for (int64_t r = 0; r < j->n; r++) j->id_host[r] = read[r].id;
     CA_TRY(ca_upload(job->backend, ids, j->id_host));
     CA_TRY(ca_gather(job->backend, direction, job->model->head, ids, 1, false));
-    if (read[0].other < 0) return CA_OK; /* a contrast is one of the config: all reads have it */
+    if (!j->reads.contrast) return CA_OK;
     for (int64_t r = 0; r < j->n; r++) j->id_host[r] = read[r].other;
     CA_TRY(ca_upload(job->backend, others, j->id_host));
     CA_TRY(ca_gather(job->backend, direction, job->model->head, others, -1, true));
+out:
+    return st;
+}
+
+ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) {
+    ca_status st = CA_OK;
+    const ca_model *m = j->job->model;
+    ca_tensor p = ca_tensor_slice(j->probability, 0, 0, j->n);
+    if (j->reads.contrast) return CA_OK; /* the means of both logits cancel */
+    CA_TRY(ca_softmax(m->backend, p, ca_pass_logits(j->pass)));
+    CA_TRY(ca_matmul(m->backend, direction, p, m->head, (ca_tensor){0},
+                     (ca_matmul_options){.alpha = -1, .beta = 1}));
 out:
     return st;
 }

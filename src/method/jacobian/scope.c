@@ -25,6 +25,17 @@ static ca_status semantic(jacobian *j, ca_tensor vectors) {
     return ca_copy(j->job->backend, single(vectors), ca_tensor_slice(j->direction, 0, 0, j->n));
 }
 
+/* Input x gradient: the same. Differs: with compat the log-probability's, as the baseline of that
+ * implementation minimises the cross-entropy; the sign of `signed` stays that of the
+ * log-probability. */
+static ca_status input_x_gradient(jacobian *j, ca_tensor vectors) {
+    ca_status st = CA_OK;
+    CA_TRY(semantic(j, vectors));
+    if (j->compat) CA_TRY(ca_jacobian_subtract_mean(j, single(vectors)));
+out:
+    return st;
+}
+
 /* Temperature: v = y / |y|, so that J^T v = d |y| / d x: the norm of y is the inverse temperature
  * of the distribution over fixed logits W y / |y|. An RMS norm with gain 1 / sqrt(D) divides by
  * |y|. */
@@ -48,10 +59,13 @@ static int64_t fisher_lanes(const jacobian *j) { return j->probes ? j->probes : 
 /* The same trace, all of it, from random vectors. */
 static ca_status fisher_probes(jacobian *j, ca_tensor vectors) {
     uint64_t seed = (uint64_t)ca_config_int(j->job->config, "seed");
-    for (int64_t i = j->first; i < j->last; i++)
+    for (int64_t i = j->first; i < j->last; i++) {
+        const ca_prompt_text *prompt = &j->job->data->examples[i].clean;
         for (int64_t r = j->reads.start[i]; r < j->reads.start[i + 1]; r++)
             j->keys[r - j->reads.start[j->first]] =
-                ca_jacobian_hutchinson_key(seed, i, j->reads.read[r].position);
+                (ca_philox_key){seed, ca_method_prompt_stream("jacobian.hutchinson", prompt,
+                                                              j->reads.read[r].position)};
+    }
     return ca_jacobian_hutchinson_probes(j->hutchinson, ca_pass_logits(j->pass), j->keys, vectors);
 }
 
@@ -91,21 +105,24 @@ static const jacobian_scope scopes[] = {
      .vectors = fisher},
     {.name = "input_x_gradient",
      .target = "logit of the target token (difference of logits for a contrast)",
-     .units = "Euclidean norm of x * d logit / d x, elementwise; signed: their dot product",
+     .compat_target = "log-probability of the target token (difference of logits for a contrast)",
+     .units = "Euclidean norm of x * gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
      .of_target = true,
      .lanes = one_lane,
-     .vectors = semantic},
+     .vectors = input_x_gradient},
     {.name = "integrated_gradients",
-     .target = "log-probability of the target token, integrated from zero embeddings",
+     .target = "log-probability of the target token (difference of logits for a contrast), "
+               "integrated from zero embeddings",
      .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
      .of_target = true,
      .path = PATH_LOGPROB},
     {.name = "path_semantic",
-     .target = "logit of the target token, integrated from zero embeddings",
+     .target = "logit of the target token (difference of logits for a contrast), integrated from "
+               "zero embeddings",
      .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,

@@ -134,6 +134,7 @@ ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) {
     if (!gold && !argmax) CA_TRY(fixed_target(job, text, &id, &other));
     CA_TRY(allocate(job, out, &tokens));
     out->span = ca_config_bool(job->config, "method.span");
+    out->contrast = other >= 0;
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *e = &job->data->examples[i];
         CA_TRY(positions_of(job, &positions, gold, e, tokens, &n));

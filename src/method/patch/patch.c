@@ -40,6 +40,9 @@ static const char *const conventions[] = {
     "mean_effect: mean over prompts of effect; ratio_of_means: the same formula from means over "
     "prompts of value, clean and corrupted; mean_effect_interval: half the 95 % interval "
     "(Student's t) of mean_effect over prompts",
+    "by_role: means over the tokens of a role in each prompt, then over the prompts that have it; "
+    "strongest_effect and the strongest cells are by role where the prompts' roles stand at "
+    "different tokens (aligned_by), and of cells that half of the prompts have",
     "metrics are read at the last token; kl (clean run || patched run, natural logarithm) and js "
     "are 0 and rank is 1 when the model does the task",
     "style restore: value, effect and /baseline/corrupted are means over the draws of noise; "
@@ -105,6 +108,7 @@ static void release(void *state) {
     free(p->places);
     free(p->slot_position);
     free(p->spans);
+    free(p->role);
     free(p);
 }
 
@@ -120,6 +124,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
                           &p->metric));
     CA_TRY(ca_patch_read_slots(job, p));
+    CA_TRY(ca_patch_align(job, p));
     CA_TRY(ca_patch_plan(job, p, plan));
     *state = p;
     return CA_OK;
