@@ -61,13 +61,13 @@ void ca_eap_attribute_release(eap *e) {
     ca_eap_exact_free(&e->exact);
     ca_eap_flow_free(&e->flow);
     ca_eap_ends_free(&e->ends);
-    ca_method_buffers_free(&e->ablation.buffers);
     ca_eap_group_free(&e->group);
     ca_method_scorer_free(&e->scorer);
 }
 
 void ca_eap_attribute_free(eap *e) {
     ca_eap_attribute_release(e);
+    ca_eap_ablation_free(&e->ablation);
     ca_eap_sums_free(&e->sums);
     free(e->score_host);
     free(e->staging);

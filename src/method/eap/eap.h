@@ -20,6 +20,7 @@
 #include "causa/metric.h"
 
 #include "exact.h"
+#include "faithfulness.h"
 #include "flow.h"
 #include "gradients.h"
 #include "neurons.h"
@@ -76,6 +77,7 @@ struct eap {
     bool per_example;
     struct eap **compared; /* [compared_count] other variants, whose scores are set beside */
     int64_t compared_count;
+    eap_faithfulness *faithfulness; /* NULL when no circuits are asked for */
     bool is_compared;   /* it is such a one: writes no baseline and nothing of single pairs */
     ca_packing packing; /* examples in groups */
     eap_ends_sizes sizes;
@@ -119,7 +121,7 @@ bool ca_eap_runs_whole(const eap *e);
 
 /* attribute.c: buffers, and the scores of examples [first, last). */
 ca_status ca_eap_attribute_create(eap *e) CA_MUST_USE;
-/* Everything but the sums, which are still to be written. */
+/* Frees everything but the sums and the means, which are still of use. */
 void ca_eap_attribute_release(eap *e);
 /* Means of the clean outputs over all examples, where the ablation needs them. */
 ca_status ca_eap_make_means(eap *e) CA_MUST_USE;

@@ -68,7 +68,7 @@ static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
         f->sizes.sources = smaller(lanes, SOURCES) * f->graph.sources;
         CA_TRY(cut_groups(f, job, rows));
         *bytes = ca_eap_runs_bytes(job->arch, job->dtype, &f->graph, f->sizes) +
-                 ca_eap_ends_bytes(job->arch, job->dtype, end_sizes(f), false);
+                 ca_eap_ends_bytes(job->arch, job->dtype, end_sizes(f), false, false);
         if (*bytes <= job->memory || (lanes == 1 && (job->batch || rows <= 1))) break;
         if (lanes > 1)
             lanes /= 2;
