@@ -83,7 +83,7 @@ ca_status ca_eap_make_means(eap *e) {
         ca_eap_group_set(&e->group, e->job->data, p->first[b], p->first[b + 1], true);
         CA_TRY(ca_eap_ends_begin(&e->ends, &e->group));
         CA_TRY(ca_eap_ends_run(&e->ends, true, false, NULL));
-        CA_TRY(ca_eap_ablation_add(&e->ablation, e->job->backend, &e->group, &e->ends.clean,
+        CA_TRY(ca_eap_ablation_add(&e->ablation, e->job->model, &e->group, &e->ends.clean,
                                    e->job->data->count));
     }
 out:

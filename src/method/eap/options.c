@@ -72,7 +72,10 @@ static ca_status read_ablation(const ca_job *job, eap *e) {
                                         [EAP_MEAN] = "mean",
                                         [EAP_MEAN_POSITIONAL] = "mean-positional"};
     while (!is(job, "method.ablation", names[e->ablation.kind])) e->ablation.kind++;
-    if (e->ablation.kind == EAP_MEAN) e->ablation.positions = 1;
+    if (e->ablation.kind == EAP_MEAN) {
+        e->ablation.positions = 1;
+        if (!is(job, "method.compat", "none")) e->ablation.kind = EAP_ONE_MEAN;
+    }
     if (e->ablation.kind == EAP_MEAN_POSITIONAL)
         CA_TRY(one_length(job, "ablation mean-positional", &e->ablation.positions));
     if (e->ablation.kind != EAP_PATCHING &&
@@ -92,6 +95,10 @@ static ca_status read_level(const ca_job *job, eap *e) {
     const char *name = ca_config_text(job->config, "method.level");
     while (strcmp(names[e->level], name) != 0) e->level++;
     bool gradients = e->variant->path != EAP_NO_PATH;
+    if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients))
+        return ca_config_fail(job->config, "method.ablation",
+                              "with compat, expected mean only with edges that are scored by "
+                              "gradients");
     if (e->level == EAP_EDGES || (e->level == EAP_NODES && !e->variant->edges_only)) return CA_OK;
     if (!gradients || e->own_site)
         return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss%s",

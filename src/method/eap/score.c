@@ -224,8 +224,13 @@ static ca_status score_chunk(eap_scores *s, eap_gradients *g, const eap_chunk *c
     ca_status st = CA_OK;
     const ca_circuit_graph *graph = s->graph;
     int64_t n = layer_columns(graph);
-    CA_TRY(ca_eap_expand(s->model, graph, &g->ends->difference, c->first,
-                         ca_tensor_slice(s->source, 1, 0, c->rows)));
+    ca_tensor source = ca_tensor_slice(s->source, 1, 0, c->rows);
+    const eap_ablation *ablation = g->ends->ablation;
+    CA_TRY(ca_eap_expand(s->model, graph, &g->ends->difference, c->first, source));
+    if (ablation && ablation->one.data)
+        CA_TRY(ca_add(s->model->backend, source,
+                      ca_tensor_repeat(ca_tensor_repeat(ablation->one, c->rows), graph->sources),
+                      1));
     for (int64_t l = 0; l < graph->layers; l += s->layers) {
         int64_t layers = least(s->layers, graph->layers - l);
         ca_tensor column =
