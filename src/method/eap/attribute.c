@@ -36,7 +36,7 @@ ca_status ca_eap_attribute_create(eap *e) {
         .model = job->model,
         .ablation = e->ablation.kind == EAP_PATCHING ? NULL : &e->ablation,
         .sizes = e->sizes,
-        .keep_stream = e->variant->keep_stream,
+        .keep_stream = e->variant->keep_stream || e->own_site,
         .keep_hidden = e->level == EAP_HIDDEN,
     };
     CA_TRY(ca_eap_ablation_create(job->model, &e->ablation));

@@ -231,12 +231,12 @@ static ca_status score_chunk(eap_scores *s, eap_gradients *g, const eap_chunk *c
         CA_TRY(ca_add(s->model->backend, source,
                       ca_tensor_repeat(ca_tensor_repeat(ablation->one, c->rows), graph->sources),
                       1));
-    for (int64_t l = 0; l < graph->layers; l += s->layers) {
+    int64_t layer = ca_circuit_source_place(graph, first_source).layer;
+    for (int64_t l = layer < 0 ? 0 : layer; l < graph->layers; l += s->layers) {
         int64_t layers = least(s->layers, graph->layers - l);
         ca_tensor column =
             ca_tensor_slice(ca_tensor_slice(s->column, 0, 0, layers * n), 1, 0, c->rows);
         int64_t parents = ca_circuit_mlp(graph, l + layers - 1) - first_source;
-        if (parents <= 0) continue;
         for (int64_t i = 0; i < layers; i++)
             CA_TRY(expand_layer(s, g, l + i, c, ca_tensor_slice(column, 0, i * n, n)));
         CA_TRY(
