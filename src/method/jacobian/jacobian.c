@@ -307,8 +307,8 @@ static void release(void *state) {
     jacobian *j = state;
     if (!j) return;
     ca_jacobian_evaluation_free(j->evaluation);
-    ca_jacobian_randomise_free(j->randomisation);
     ca_pass_free(j->pass);
+    ca_jacobian_randomise_free(j->randomisation); /* has the model that the pass ran */
     ca_batch_free(j->batch);
     ca_method_buffers_free(&j->buffers);
     ca_packing_free(&j->packing);
