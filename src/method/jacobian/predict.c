@@ -87,6 +87,37 @@ out:
     return st;
 }
 
+/* Entropy of the distributions in nats, log sum exp(z) - sum p z, the first of which is known. */
+static ca_status write_entropy(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_backend *be = j->job->backend;
+    ca_tensor logits = ca_pass_logits(j->pass), lse = ca_tensor_slice(j->lse, 0, 0, j->n);
+    ca_tensor mean = ca_tensor_slice(j->values, 0, 0, j->n);
+    for (int64_t first = 0; first < j->n; first += JACOBIAN_ENTROPY) {
+        int64_t count = j->n - first < JACOBIAN_ENTROPY ? j->n - first : JACOBIAN_ENTROPY;
+        ca_tensor z = ca_tensor_slice(logits, 0, first, count);
+        ca_tensor p = ca_tensor_slice(j->probability, 0, 0, count);
+        CA_TRY(ca_softmax(be, p, z));
+        CA_TRY(ca_row_dots(be, ca_tensor_slice(mean, 0, first, count), p, z));
+    }
+    CA_TRY(ca_add(be, lse, mean, -1));
+    CA_TRY(ca_download_f64(be, lse, j->staging, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/predictions/entropy", first_read(j), j->n, j->numbers));
+out:
+    return st;
+}
+
+/* The norm of y: the inverse temperature of the distribution over W y / |y|. */
+static ca_status write_norm(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_tensor norm = ca_tensor_slice(j->values, 0, 0, j->n);
+    CA_TRY(ca_row_norms(j->job->backend, norm, ca_pass_final_norm(j->pass)));
+    CA_TRY(ca_download_f64(j->job->backend, norm, j->staging, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/predictions/norm", first_read(j), j->n, j->numbers));
+out:
+    return st;
+}
+
 static ca_status write_pieces(jacobian *j, const char *path, int64_t per_read, const int32_t *ids) {
     ca_status st = CA_OK;
     ca_string text = {0};
@@ -134,6 +165,8 @@ ca_status ca_jacobian_predict(jacobian *j) {
     CA_TRY(predict(j, probability, id));
     CA_TRY(set_direction(j));
     CA_TRY(write_reads(j, probability, id));
+    CA_TRY(write_entropy(j));
+    CA_TRY(write_norm(j));
 out:
     free(probability);
     free(id);
