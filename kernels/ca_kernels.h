@@ -46,6 +46,8 @@ int ca_k_gather(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor index
                 bool accumulate); /* x f32 or bf16 */
 int ca_k_scatter_add(const ca_queue *queue, ca_tensor y, ca_tensor index, ca_tensor x);
 int ca_k_add(const ca_queue *queue, ca_tensor y, ca_tensor x, double alpha);
+int ca_k_add_scaled_rows(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor scale,
+                         double alpha);
 int ca_k_multiply(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor w);
 int ca_k_sum_heads(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor bias);
 

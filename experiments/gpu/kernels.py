@@ -154,6 +154,10 @@ def add_bias(n):
     return rows_call("add_bias", 2 * n, n)
 
 
+def add_scaled_rows(n):
+    return rows_call("add_scaled_rows", 3 * n, 2 * n)
+
+
 def multiply(n):
     return rows_call("multiply", 3 * n, n)
 
@@ -372,6 +376,7 @@ def bench_calls(m, vocab):
         ("copy", copy(t * d)),
         ("fill", fill(t * d)),
         ("add", add(t * d)),
+        ("add_scaled_rows", add_scaled_rows(t * d)),
         ("multiply", multiply(t * d)),
         ("gather", gather(t * d)),
         ("sum_heads", sum_heads(t, 8, d // 4)),

@@ -150,6 +150,9 @@ static const ca_norm rms = {CA_NORM_RMS, 1e-5, 0};
 
 static ca_status run_fill(bench *b) { return ca_fill(b->be, b->y, 0.5); }
 static ca_status run_add(bench *b) { return ca_add(b->be, b->y, b->x, 0.5); }
+static ca_status run_add_scaled_rows(bench *b) {
+    return ca_add_scaled_rows(b->be, b->y, b->x, b->u, 0.5);
+}
 static ca_status run_multiply(bench *b) { return ca_multiply(b->be, b->y, b->x, b->w); }
 static ca_status run_gather(bench *b) { return ca_gather(b->be, b->y, b->x, b->index, 1, false); }
 static ca_status run_sum_heads(bench *b) { return ca_sum_heads(b->be, b->y, b->x, absent); }
@@ -193,6 +196,7 @@ static const row_case row_cases[] = {
     {"copy", run_copy, {-1, D}, {-1, D}, {0}, {0}, {0}, 1, 0},
     {"fill", run_fill, {-1, D}, {0}, {0}, {0}, {0}, 1, 0},
     {"add", run_add, {-1, D}, {-1, D}, {0}, {0}, {0}, 2, 0},
+    {"add_scaled_rows", run_add_scaled_rows, {-1, D}, {-1, D}, {0}, {-1}, {0}, 2, 0},
     {"multiply", run_multiply, {-1, D}, {-1, D}, {-1, D}, {0}, {0}, 1, 0},
     {"gather", run_gather, {-1, D}, {-1, D}, {0}, {0}, {-1}, 1, -1},
     {"sum_heads", run_sum_heads, {-1, D / 4}, {-1, 8, D / 4}, {0}, {0}, {0}, 1, 0},

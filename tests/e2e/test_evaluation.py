@@ -102,13 +102,20 @@ def test_delta_is_the_run_of_the_changed_prompt(run_ids, log_p, blank_models, mo
     clean = log_p(prompts, blank_models[model])
     with h5py.File(path) as file:
         for scope in SCOPES + ["random"]:
-            delta = file[f"evaluation/aopc/{scope}/delta_logprob"][:]
+            delta, kls, flipped = (file[f"evaluation/aopc/{scope}/{name}"][:]
+                                   for name in ("delta_logprob", "kl", "flipped"))
             sets = list(sets_of(file, scope))
             runs = [changed(p, s, ablation) for p, row in zip(prompts, sets) for s in row]
             got = log_p(runs, blank_models[model]).reshape(len(prompts), len(FRACTIONS), -1)
             best = clean.argmax(axis=1)
             for i, c in enumerate(best):
                 assert delta[i] == pytest.approx(got[i, :, c] - clean[i, c], abs=1e-5), (scope, i)
+                kl = (np.exp(clean[i]) * (clean[i] - got[i])).sum(axis=1)
+                assert kls[i] == pytest.approx(kl, abs=1e-5), (scope, i)
+                assert flipped[i].tolist() == (got[i].argmax(axis=1) != c).tolist(), (scope, i)
+            group = file[f"evaluation/aopc/{scope}"]
+            assert group["kl_mean"][:] == pytest.approx(kls.mean(axis=0))
+            assert group["flip_rate"][:] == pytest.approx(flipped.mean(axis=0))
 
 
 def test_mean_is_a_token_with_the_mean_embedding(run_ids, tmp_path):
@@ -199,9 +206,12 @@ def test_leave_one_out_is_independent_runs(run_ids, log_p, blank_models, model):
                 rank = (stored > stored[score.argmax()]).sum()
                 assert loo[f"{scope}/top1_percentile"][i] == pytest.approx(100 * rank / len(prompt))
                 order = [np.argsort(np.argsort(x)) for x in (score, stored)]  # no ties here
+                tenth = -(-len(prompt) // 10)
+                sets = [set(np.argsort(-x, kind="stable")[:tenth]) for x in (score, stored)]
+                assert loo[f"{scope}/top10_jaccard"][i] == len(sets[0] & sets[1]) / len(sets[0] | sets[1])
                 assert loo[f"{scope}/spearman"][i] == pytest.approx(np.corrcoef(*order)[0, 1])
         for scope in SCOPES:
-            for name in ("spearman", "kendall", "top1_percentile"):
+            for name in ("spearman", "kendall", "top1_percentile", "top10_jaccard"):
                 assert loo[scope].attrs[name] == pytest.approx(loo[f"{scope}/{name}"][:].mean())
 
 

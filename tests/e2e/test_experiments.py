@@ -99,6 +99,19 @@ def test_facts():
             assert re.fullmatch(r" \w+", row["answer"]) and row["answer"] not in row["clean"], row["id"]
 
 
+def test_repeated_names():
+    """The clean prompt repeats one of its two names, the corrupted one has a third in that place."""
+    with (EXPERIMENTS / "patch-ioi" / "names.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20 and len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        clean, corrupted = row["clean"].split(), row["corrupted"].split()
+        (place,) = [t for t, (a, b) in enumerate(zip(clean, corrupted)) if a != b]
+        assert len(clean) == len(corrupted) and corrupted[place] not in clean, row["id"]
+        assert clean.count(clean[place]) == 2 and row["wrong"] == " " + clean[place], row["id"]
+        assert row["clean"].count(row["answer"].strip()) == 1, row["id"]
+
+
 def test_causal_tracing(patch_results):
     """What experiments/causal-tracing/README.md says of the bundled model."""
     with h5py.File(patch_results[0], "r") as file:

@@ -5,6 +5,7 @@ tests/method/test_patch.c compares every kind of cell with a whole forward.
 """
 
 import json
+import re
 import signal
 import time
 
@@ -21,7 +22,8 @@ RESTORE = {**SWAP, "style": "restore", "noise": {"draws": 3}}
 EVERY_SITE = ["embed", "blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.resid_post",
               "blocks.*.attn_out", "blocks.*.mlp_out", "blocks.*.mlp.pre", "blocks.*.mlp.post",
               "blocks.*.attn.q", "blocks.*.attn.q[*]", "blocks.*.attn.k[*]", "blocks.*.attn.v[*]",
-              "blocks.*.attn.z[*]", "blocks.*.attn.result[*]"]
+              "blocks.*.attn.pattern", "blocks.*.attn.pattern[*]", "blocks.*.attn.z[*]",
+              "blocks.*.attn.result[*]"]
 # Student's t, 97.5 %, for two and three values
 T2, T3 = 12.7062, 4.3027
 
@@ -137,6 +139,17 @@ def test_backends_agree(patch):
         patch(method, rows_with_subjects(), backend="cpu", name="cpu")
     assert np.allclose(exact["patch/value"], fast["patch/value"], rtol=1e-4, atol=1e-4,
                        equal_nan=True)
+
+
+def test_patterns_and_what_they_read(patch):
+    """A head's pattern changes its z where it reads, but not what it reads: neither nothing nor z."""
+    rows = id_pairs(2)
+    sites = [f"blocks.0.attn.{part}[1]" for part in ("pattern", "z")]
+    got = patch({**SWAP, "sites": sites}, rows, model=files.MODELS / "smollm2")
+    for i, row in enumerate(rows):
+        first = int(np.flatnonzero(np.array(row["clean_ids"]) != row["corrupted_ids"])[0])
+        pattern, z = got["patch/value"][i][:, first]
+        assert pattern != z and pattern != got["baseline/corrupted"][i]
 
 
 # ---- what the file says
@@ -417,12 +430,32 @@ def test_bad_rows(causa, tmp_path, text_model, method, row, more, words):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json", "bad.yaml"]
 
 
+@pytest.mark.parametrize("method, bad", [
+    (SWAP, {**PAIR, "corrupted": PAIR["clean"]}),
+    (RESTORE, without(PAIR, "subject")),
+    ({**SWAP, "positions": {"after": "John"}}, {**without(PAIR, "subject"), "clean": "When Bob and Mary went"}),
+    (SWAP, without(PAIR, "wrong")),
+    ({"kind": "jacobian", "target": "gold", "position": 4}, {"clean": "When John"}),
+    ({"kind": "jacobian", "target": "gold", "position": [-1]}, {"clean": "When John"}),
+    ({"kind": "jacobian", "target": "answer_text"}, PAIR),
+    ({"kind": "jacobian", "target": "argmax", "evaluate": {"loo": True}}, {"clean": "W"}),
+], ids=["pair", "subject", "positions", "metric", "position", "target", "answer", "evaluation"])
+def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
+    """Twenty of them, and how many more there are."""
+    good = {**PAIR, "answer_text": " the end"}
+    config = files.write_config(tmp_path / "bad.yaml", method, [bad, good] * 23, model=text_model)
+    done = causa("run", config, f"output={tmp_path / 'bad.h5'}", check=False)
+    assert done.returncode == 3, done.stderr
+    rows = [int(n) for n in re.findall(r"bad\.json: row (\d+)", done.stderr)]
+    assert rows == list(range(1, 41, 2)) and "... and 3 more rows" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("change, words", [
     ({"sites": ["blocks.*.resid_pree"]}, ["method.sites", "did you mean 'resid_pre'"]),
     ({"sites": ["blocks.7.resid_pre"]}, ["method.sites", "expected a layer below 2, got 7"]),
     ({"sites": ["blocks.0.attn.v[3]"]}, ["method.sites", "got 3"]),
-    ({"sites": ["blocks.0.attn.pattern"]}, ["method.sites", "vector per token", "attn.pattern"]),
-    ({"sites": ["logits"]}, ["method.sites", "vector per token", "logits"]),
+    ({"sites": ["logits"]}, ["method.sites", "part of attention or MLP, got logits"]),
+    ({"sites": ["final_norm"]}, ["method.sites", "part of attention or MLP, got final_norm"]),
     ({"sites": ["embed", "embed"]}, ["method.sites", "got embed twice"]),
     ({"sites": []}, ["method.sites", "at least one site"]),
     ({"positions": "first"}, ["method.positions", "expected all, last, subject"]),

@@ -157,6 +157,53 @@ def test_published_number_of_steps(run_ids):
     assert steps(compat="jacobian-scopes", steps=3) == 3
 
 
+def test_contrasts_name_both_tokens(causa, run_ids, text_model, tmp_path):
+    config = files.write_config(tmp_path / "c.yaml", dict(ARGMAX, target=" the: a"),
+                                [{"clean": "When John and Mary went"}], model=text_model)
+    done = causa("run", config, f"output={tmp_path / 'c.h5'}")
+    assert "target ' the' rather than ' a'" in done.stdout, done.stdout
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert file["data/target_piece"].asstr()[:].tolist() == [" the"]
+        assert file["data/contrast_piece"].asstr()[:].tolist() == [" a"]
+    causa("report", tmp_path / "c.h5", "-o", tmp_path)
+    assert "rather than" in (tmp_path / "c.html").read_text()
+    with h5py.File(run_ids([[1, 2], [3, 4, 5]], dict(ARGMAX, target="#7:#9", position="all"))) as file:
+        assert file["data/contrast"][:].tolist() == [9] * 5
+    with h5py.File(run_ids([[1, 2]], ARGMAX, name="plain")) as file:
+        assert "contrast" not in file["data"]
+
+
+def test_a_token_with_its_space_gets_no_second_one(causa, text_model, tmp_path):
+    for text, hint in ((" winter-time", False), ("winter-time", True)):
+        config = files.write_config(tmp_path / "c.yaml", dict(ARGMAX, target=text),
+                                    [{"clean": "When John"}], model=text_model)
+        done = causa("run", config, f"output={tmp_path / 'c.h5'}", check=False)
+        assert done.returncode == 2 and "exactly one token" in done.stderr
+        assert ('begins with a space: " winter-time"' in done.stderr) == hint, done.stderr
+
+
+def test_residuals_are_told(causa, tmp_path):
+    """On the terminal, in the file and on the page, with a warning where they are large."""
+    prompts = [ids for ids, *_ in reference("gpt2")]
+    for steps, large in ((1, True), (512, False)):
+        config = files.write_config(tmp_path / "c.yaml",
+                                    dict(ARGMAX, scopes=["path_semantic"], steps=steps),
+                                    [{"clean_ids": ids} for ids in prompts], backend="ref")
+        done = causa("run", config, f"output={tmp_path / 'c.h5'}", "--overwrite")
+        with h5py.File(tmp_path / "c.h5") as file:
+            group, start = file["attribution/path_semantic"], file["data/offsets"][:-1]
+            residual = group["residual"][:]
+            change = residual + np.add.reduceat(group["signed"][:].astype(float), start)
+            share = np.abs(residual / change)
+            assert group.attrs["residual_share"] == pytest.approx(np.median(share), rel=1e-5)
+        missed = (share > 0.1).sum()
+        assert (missed > 0) == large
+        assert (f"in {missed} of {len(prompts)} prompts" in done.stderr) == large, done.stderr
+        assert f"residual {residual[0]:.3g}\n" in done.stdout
+        causa("report", tmp_path / "c.h5", "-o", tmp_path)
+        assert f"residual {100 * np.median(share):.2g} %" in (tmp_path / "c.html").read_text()
+
+
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
     assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr

@@ -7,6 +7,7 @@ The references lie in tests/fixtures/smollm2, whose README says how they were ma
 import json
 import os
 import pathlib
+import re
 import time
 
 import h5py
@@ -74,6 +75,27 @@ def test_scopes_equal_the_published_implementation(causa, tmp_path):
                 assert got[-1] == 0
 
 
+@pytest.mark.parametrize("variant", ["eap", "ig-inputs"])
+def test_edge_scores_equal_the_published_implementation(causa, tmp_path, variant):
+    """Within 1e-5 of the largest of all 123,211 edges: what float32 leaves of float64 after thirty
+    layers; the strongest thousand are the same but where two scores are that near."""
+    rows = [json.loads(line) for line in (REFERENCE / "ioi-pairs.jsonl").open()]
+    result = run(causa, tmp_path, rows, "{kind: eap, variant: %s, steps: 5, rule: left}" % variant)
+    with h5py.File(result) as file, h5py.File(REFERENCE / "eap-ig.h5") as reference:
+        edges = reference["valid"][:].astype(bool)
+        assert (file["edges/valid"][:].astype(bool) == edges).all() and edges.sum() == 123211
+        got, expected = file["edges/score"][:], reference[f"score/{variant}"][:]
+        assert np.isnan(got[~edges]).all()
+        got, expected = got[edges], expected[edges]
+        assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+        strongest = [set(np.argsort(-np.abs(score))[:1000]) for score in (got, expected)]
+        assert len(strongest[0] & strongest[1]) >= 990
+        for end in ("clean", "corrupted"):
+            expected = reference[f"baseline/{end}"][:]
+            got = file[f"baseline/{end}"][:]
+            assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max(), end
+
+
 def test_configured_scopes_share_one_backward(causa, tmp_path):
     """configs/scopes-smollm2.yaml: three scopes of all prompts, and what its README says of them."""
     plan = json.loads(causa("plan", "configs/scopes-smollm2.yaml", "--json").stdout)
@@ -87,6 +109,24 @@ def test_configured_scopes_share_one_backward(causa, tmp_path):
         pieces = file["data/pieces"].asstr()[first:last]
         scores = file["attribution/semantic/score"][first:last]
         assert pieces[np.argsort(-scores)[:2]].tolist() == [" Madrid", " Italy"]
+
+
+def test_commented_configuration_of_names(causa, tmp_path):
+    """configs/patch-ioi.yaml with the lines for this model in place of those for the bundled one."""
+    text = (ROOT / "configs" / "patch-ioi.yaml").read_text()
+    ours = dict(re.findall(r"^#   (model|data): (.*)$", text, flags=re.MULTILINE))
+    assert ours.keys() == {"model", "data"}
+    text = re.sub(r"^model:.*$", f"model: {ours['model']}", text, flags=re.MULTILINE)
+    text = re.sub(r"^data:\n(  .*\n)+", f"data: {ours['data']}\n", text, flags=re.MULTILINE)
+    (tmp_path / "names.yaml").write_text(text)
+    plan = json.loads(causa("plan", tmp_path / "names.yaml", "--json").stdout)
+    assert (plan["examples"], plan["excluded"]) == (20, 0)
+    result = tmp_path / "names.h5"
+    causa("run", tmp_path / "names.yaml", f"output={result}", "data.limit=2",
+          "method.sites=[blocks.29.resid_post]")
+    with h5py.File(result) as file:
+        assert file["baseline"].attrs["accuracy"] == 1
+        assert file["patch"].attrs["strongest_effect"] == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("delay", [2.0, 2.3, 2.6, 2.9])

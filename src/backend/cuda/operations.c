@@ -25,6 +25,11 @@ static ca_status cuda_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha
     return CA_CUDA_LAUNCH(be, add, y, x, alpha);
 }
 
+static ca_status cuda_add_scaled_rows(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor scale,
+                                      double alpha) {
+    return CA_CUDA_LAUNCH(be, add_scaled_rows, y, x, scale, alpha);
+}
+
 static ca_status cuda_multiply(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w) {
     return CA_CUDA_LAUNCH(be, multiply, y, x, w);
 }
@@ -224,6 +229,7 @@ const ca_backend_ops ca_cuda_ops = {
     .gather = cuda_gather,
     .scatter_add = cuda_scatter_add,
     .add = cuda_add,
+    .add_scaled_rows = cuda_add_scaled_rows,
     .multiply = cuda_multiply,
     .sum_heads = cuda_sum_heads,
     .norm_fwd = cuda_norm_fwd,

@@ -20,9 +20,12 @@
 #include "causa/metric.h"
 
 #include "exact.h"
+#include "faithfulness.h"
 #include "flow.h"
 #include "gradients.h"
+#include "neurons.h"
 #include "score.h"
+#include "sums.h"
 
 typedef struct eap eap;
 
@@ -47,7 +50,7 @@ typedef struct eap_variant {
     /* Backend memory beyond that of the ends. */
     int64_t (*bytes)(const ca_job *job, const eap *e);
     ca_status (*create)(eap *e);
-    /* Runs e->group and calls ca_eap_add_edges or ca_eap_add_node for each of its pairs. */
+    /* Runs e->group and adds its scores to e->sums. */
     ca_status (*score)(eap *e);
 } eap_variant;
 
@@ -55,13 +58,15 @@ typedef struct eap_variant {
 const eap_variant *ca_eap_variant_find(const char *name);
 #define EAP_VARIANTS "eap|ig-inputs|ig-activations|clean-corrupted|exact|information-flow"
 
-typedef enum eap_level { EAP_EDGES, EAP_NODES } eap_level;
+/* Neurons are coordinates of sources' outputs, hidden units those that the MLPs' output projections
+ * read. */
+typedef enum eap_level { EAP_EDGES, EAP_NODES, EAP_NEURONS, EAP_HIDDEN } eap_level;
 
 struct eap {
     const eap_variant *variant;
     eap_level level;
-    eap_ablation ablation;  /* kind and positions; its means while running */
-    ca_circuit_graph graph; /* of query heads */
+    eap_ablation ablation; /* kind and positions; its means while running */
+    eap_sums sums;         /* graphs and sizes; its arrays while running */
     ca_metric metric;
     eap_site *sites; /* [site_count] whose values run along a path */
     int64_t site_count;
@@ -70,6 +75,11 @@ struct eap {
     int64_t point_count;
     int64_t batch_size; /* scores of a pair are divided by that of its batch, as a peer does; 0 */
     bool per_example;
+    struct eap **compared; /* [compared_count] other variants, whose scores are set beside */
+    int64_t compared_count;
+    ca_circuit_file truth;          /* its circuit is the true one; empty without */
+    eap_faithfulness *faithfulness; /* NULL when no circuits are asked for */
+    bool is_compared;   /* it is such a one: writes no baseline and nothing of single pairs */
     ca_packing packing; /* examples in groups */
     eap_ends_sizes sizes;
     int64_t most_points; /* of a pass */
@@ -82,25 +92,31 @@ struct eap {
     eap_ends ends;
     eap_gradients gradients;
     eap_scores scores;
+    eap_neurons neurons;
     eap_exact exact;
     eap_flow flow;
     method_scorer scorer;
-    bool *valid;        /* [F, R] */
-    double *edge_sum;   /* [F, R] over the pairs done */
-    double *node_sum;   /* [F] */
-    double *edge;       /* [pairs, F, R] of the group's pairs; NULL unless per_example */
-    double *node;       /* [pairs, F] of the group's pairs */
-    double *score_host; /* [F, R], or with nodes [F, points T] */
+    double *score_host; /* [F, R], or what a pass gives of nodes, neurons or units */
     void *staging;      /* the same */
-    float *row;         /* [F, R] */
+    float *row;         /* [F, R], [F, D] or [L, d_ff] */
 };
 
-/* Adds to the scores of pair n of the group: edges [F, R], of which real ones count, or a node. */
-void ca_eap_add_edges(eap *e, int64_t n, const double *score);
-void ca_eap_add_node(eap *e, int64_t n, int64_t source, double score);
+/* What the scores of pair n of the group are multiplied by in the sums. */
+double ca_eap_share(const eap *e, int64_t n);
 
-/* options.c: the variant, the path and its points from the options. */
-ca_status ca_eap_read_options(const ca_job *job, eap *e) CA_MUST_USE;
+/* options.c: the variant, the path and its points from the options. variant: one in place of that
+ * of the config, or NULL. */
+ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) CA_MUST_USE;
+
+/* compare.c: the variants that the config names beside its own; their runs after that of `e`, and
+ * how well they agree with it. */
+ca_status ca_eap_compare_prepare(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
+ca_status ca_eap_compare(ca_job *job, eap *e) CA_MUST_USE;
+ca_status ca_eap_write_comparison(ca_job *job, const eap *e) CA_MUST_USE;
+
+/* truth.c: a circuit that is known to be the true one, and how well the scores find it. */
+ca_status ca_eap_truth_read(const ca_job *job, eap *e) CA_MUST_USE;
+ca_status ca_eap_write_truth(ca_job *job, const eap *e) CA_MUST_USE;
 
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
@@ -110,18 +126,20 @@ bool ca_eap_runs_whole(const eap *e);
 
 /* attribute.c: buffers, and the scores of examples [first, last). */
 ca_status ca_eap_attribute_create(eap *e) CA_MUST_USE;
+/* Frees everything but the sums and the means, which are still of use. */
+void ca_eap_attribute_release(eap *e);
 /* Means of the clean outputs over all examples, where the ablation needs them. */
 ca_status ca_eap_make_means(eap *e) CA_MUST_USE;
 void ca_eap_attribute_free(eap *e);
 ca_status ca_eap_attribute(void *state, int64_t first, int64_t last) CA_MUST_USE;
-/* Sums of a stopped run: kept in the checkpoint, and taken from it. */
-ca_status ca_eap_save_sums(const eap *e) CA_MUST_USE;
-ca_status ca_eap_restore_sums(eap *e) CA_MUST_USE;
 int64_t ca_eap_attribute_host_bytes(const eap *e, int64_t vocab);
 
 /* output.c: the datasets before the first group, and the scores after the last one. */
 ca_status ca_eap_reserve(ca_job *job, const eap *e) CA_MUST_USE;
 ca_status ca_eap_write_scores(ca_job *job, const eap *e) CA_MUST_USE;
+/* A whole dataset [F, R] of sums divided by the number of pairs; NaN where there is no edge. */
+ca_status ca_eap_put_edges(ca_job *job, const eap *e, const char *dataset,
+                           const double *sum) CA_MUST_USE;
 ca_status ca_eap_answer(ca_job *job, void *state, ca_string *text) CA_MUST_USE;
 
 #endif

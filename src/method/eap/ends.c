@@ -17,7 +17,7 @@ static ca_pass_limits prefix_limits(eap_ends_sizes sizes) {
     return (ca_pass_limits){.rows = sizes.prefix_rows, .key_values = true};
 }
 
-static ca_pass_limits end_limits(eap_ends_sizes sizes, bool keep_stream) {
+static ca_pass_limits end_limits(eap_ends_sizes sizes, bool keep_stream, bool keep_hidden) {
     const uint32_t taps =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
     const uint32_t stream = CA_SITE_BIT(CA_SITE_RESID_PRE) | CA_SITE_BIT(CA_SITE_MLP_IN) |
@@ -26,7 +26,8 @@ static ca_pass_limits end_limits(eap_ends_sizes sizes, bool keep_stream) {
         .rows = 2 * sizes.rows,
         .reads = 2 * sizes.pairs,
         .logits = true,
-        .sites = taps | (keep_stream ? stream : 0),
+        .sites =
+            taps | (keep_stream ? stream : 0) | (keep_hidden ? CA_SITE_BIT(CA_SITE_MLP_POST) : 0),
         .edited = taps,
     };
 }
@@ -34,6 +35,7 @@ static ca_pass_limits end_limits(eap_ends_sizes sizes, bool keep_stream) {
 /* Takes all tensors, or measures them. */
 static int64_t take(eap_ends *e, const ca_arch *a, ca_dtype type, bool measure) {
     int64_t rows = e->sizes.rows, z = a->heads * a->head_dim;
+    int64_t hidden = e->keep_hidden ? a->layers : 0;
     int64_t streams = e->keep_stream ? a->layers + 1 : 0, mlps = e->keep_stream ? a->layers : 0;
     const method_tensor list[] = {
         {&e->ids, CA_I32, 1, {rows}},
@@ -46,6 +48,9 @@ static int64_t take(eap_ends *e, const ca_arch *a, ca_dtype type, bool measure) 
         {&e->all_difference.embed, type, 2, {rows, a->width}},
         {&e->all_difference.z, type, 3, {a->layers, rows, z}},
         {&e->all_difference.mlp, type, 3, {a->layers, rows, a->width}},
+        {&e->all_clean.hidden, type, 3, {hidden, rows, a->mlp_width}},
+        {&e->all_ablated.hidden, type, 3, {hidden, rows, a->mlp_width}},
+        {&e->all_difference.hidden, type, 3, {hidden, rows, a->mlp_width}},
         {&e->all_stream, type, 3, {streams, rows, a->width}},
         {&e->all_mlp_in, type, 3, {mlps, rows, a->width}},
     };
@@ -53,9 +58,10 @@ static int64_t take(eap_ends *e, const ca_arch *a, ca_dtype type, bool measure) 
 }
 
 int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
-                          bool keep_stream) {
-    eap_ends e = {.sizes = sizes, .keep_stream = keep_stream};
-    ca_pass_limits prefix = prefix_limits(sizes), ends = end_limits(sizes, keep_stream);
+                          bool keep_stream, bool keep_hidden) {
+    eap_ends e = {.sizes = sizes, .keep_stream = keep_stream, .keep_hidden = keep_hidden};
+    ca_pass_limits prefix = prefix_limits(sizes);
+    ca_pass_limits ends = end_limits(sizes, keep_stream, keep_hidden);
     int64_t bytes = take(&e, arch, dtype, true);
     bytes +=
         ca_pass_bytes(arch, dtype, &ends) + ca_batch_bytes(2 * sizes.pairs, ends.rows, ends.reads);
@@ -68,7 +74,8 @@ int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes si
 static ca_status create_passes(eap_ends *e) {
     ca_status st = CA_OK;
     ca_backend *be = e->model->backend;
-    ca_pass_limits prefix = prefix_limits(e->sizes), ends = end_limits(e->sizes, e->keep_stream);
+    ca_pass_limits prefix = prefix_limits(e->sizes);
+    ca_pass_limits ends = end_limits(e->sizes, e->keep_stream, e->keep_hidden);
     CA_TRY(ca_batch_create(be, 2 * e->sizes.pairs, ends.rows, ends.reads, &e->batch));
     CA_TRY(ca_pass_create(e->model, &ends, &e->pass));
     if (e->sizes.prefix_rows == 0) goto out;
@@ -86,6 +93,8 @@ ca_status ca_eap_ends_create(eap_ends *e) {
     CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(e, &m->arch, m->dtype, true),
                                     &e->buffers));
     take(e, &m->arch, m->dtype, false);
+    if (!e->keep_hidden)
+        e->all_clean.hidden = e->all_ablated.hidden = e->all_difference.hidden = (ca_tensor){0};
     CA_TRY(ca_calloc(pairs, sizeof *e->clean_metric, &e->clean_metric));
     CA_TRY(ca_calloc(pairs, sizeof *e->ablated_metric, &e->ablated_metric));
     CA_TRY(ca_calloc(pairs, sizeof *e->predicted, &e->predicted));
@@ -182,12 +191,12 @@ static ca_status put_ablated(void *context, const ca_hook_call *call, ca_tensor 
 
 /* The hooks of one end: taps, or for the ablated end without a corrupted run, edits. */
 static int64_t end_hooks(const eap_ends *e, eap_tap *tap, bool put, ca_hook *hooks) {
-    ca_eap_tap_hooks(tap, &e->model->arch, hooks);
-    for (int i = 0; put && i < EAP_TAP_HOOKS; i++) {
+    int64_t count = ca_eap_tap_hooks(tap, &e->model->arch, hooks);
+    for (int64_t i = 0; put && i < count; i++) {
         hooks[i].edits = true;
         hooks[i].forward = put_ablated;
     }
-    return EAP_TAP_HOOKS;
+    return count;
 }
 
 static ca_status keep_stream(void *context, const ca_hook_call *call, ca_tensor value) {
@@ -273,6 +282,8 @@ ca_status ca_eap_ends_subtract(eap_ends *e) {
     CA_TRY(subtract(be, e->difference.embed, e->ablated.embed, e->clean.embed));
     CA_TRY(subtract(be, e->difference.z, e->ablated.z, e->clean.z));
     CA_TRY(subtract(be, e->difference.mlp, e->ablated.mlp, e->clean.mlp));
+    if (e->keep_hidden)
+        CA_TRY(subtract(be, e->difference.hidden, e->ablated.hidden, e->clean.hidden));
 out:
     return st;
 }

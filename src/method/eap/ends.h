@@ -21,7 +21,7 @@ typedef struct eap_ends {
     const ca_model *model;
     const eap_ablation *ablation; /* NULL: patching, ablated = the corrupted run */
     eap_ends_sizes sizes;
-    bool keep_stream;
+    bool keep_stream, keep_hidden;
     ca_batch *prefix_batch, *batch;
     ca_pass *prefix_pass, *pass; /* no prefix_pass when no pair has a prefix */
     method_buffers buffers;
@@ -43,8 +43,9 @@ typedef struct eap_ends {
 
 /* Bytes of backend memory. */
 int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
-                          bool keep_stream);
-/* Fills `ends`, whose model, ablation, sizes and keep_stream are set. Frees what it made on
+                          bool keep_stream, bool keep_hidden);
+/* Fills `ends`, whose model, ablation, sizes, keep_stream and keep_hidden (under patching only) are
+ * set. Frees what it made on
  * failure. */
 ca_status ca_eap_ends_create(eap_ends *ends) CA_MUST_USE;
 void ca_eap_ends_free(eap_ends *ends);

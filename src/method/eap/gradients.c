@@ -20,19 +20,23 @@ static bool has_rest(const ca_model *m) {
     return m->layers[0].qkv_bias.data || m->layers[0].norm1_bias.data;
 }
 
-static ca_pass_limits pass_limits(eap_ends_sizes sizes, int64_t points) {
+static ca_pass_limits pass_limits(eap_ends_sizes sizes, int64_t points, unsigned wants) {
     const uint32_t outputs =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
+    uint32_t sites = outputs;
+    if (wants & EAP_WANTS_EDGES)
+        sites |= CA_SITE_BIT(CA_SITE_Q) | CA_SITE_BIT(CA_SITE_K) | CA_SITE_BIT(CA_SITE_V) |
+                 CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_RESID_POST);
+    if (wants & EAP_WANTS_OUTPUTS) sites |= CA_SITE_BIT(CA_SITE_ATTN_OUT);
+    if (wants & EAP_WANTS_HIDDEN) sites |= CA_SITE_BIT(CA_SITE_MLP_POST);
     return (ca_pass_limits){
         .rows = points * sizes.rows,
         .reads = points * sizes.pairs,
         .lanes = 1,
         .keep = true,
         .logits = true,
-        .per_query_head = true,
-        .sites = outputs | CA_SITE_BIT(CA_SITE_Q) | CA_SITE_BIT(CA_SITE_K) |
-                 CA_SITE_BIT(CA_SITE_V) | CA_SITE_BIT(CA_SITE_MLP_IN) |
-                 CA_SITE_BIT(CA_SITE_RESID_POST),
+        .per_query_head = wants & EAP_WANTS_EDGES,
+        .sites = sites,
         .edited = outputs,
     };
 }
@@ -44,12 +48,17 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_ends_
     bool edges = g->wants & EAP_WANTS_EDGES, nodes = g->wants & EAP_WANTS_NODES;
     int64_t columns = edges ? head_columns(a) : 0, width = edges ? a->width : 0;
     int64_t sources = 1 + a->layers * (a->heads + 1);
+    int64_t outputs = g->wants & EAP_WANTS_OUTPUTS ? 1 + 2 * a->layers : 0;
+    int64_t hidden = g->wants & EAP_WANTS_HIDDEN ? a->layers : 0;
     const method_tensor list[] = {
         {&g->alphas, type, 1, {g->most_points}},
+        {&g->start, type, 2, {g->from_site ? all : 0, a->width}},
         {&g->d_logits, type, 3, {1, g->most_points * sizes.pairs, a->vocab}},
         {&g->all_heads, type, 3, {a->layers * columns, rows, a->head_dim}},
         {&g->all_coefficient, type, 2, {a->layers * columns, all}},
         {&g->all_branch, type, 3, {edges ? a->layers + 1 : 0, rows, a->width}},
+        {&g->all_output, type, 3, {outputs, rows, a->width}},
+        {&g->all_hidden, type, 3, {hidden, rows, a->mlp_width}},
         {&g->all_node, type, 2, {nodes ? sources : 0, all}},
         {&g->projections, type, 3, {edges ? a->layers : 0, all, kv}},
         {&g->rest, type, 2, {edges ? a->layers : 0, kv}},
@@ -61,9 +70,9 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_ends_
 }
 
 int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
-                               int64_t most_points, unsigned wants) {
-    eap_gradients g = {.most_points = most_points, .wants = wants};
-    ca_pass_limits limits = pass_limits(sizes, most_points);
+                               int64_t most_points, unsigned wants, bool from_site) {
+    eap_gradients g = {.most_points = most_points, .wants = wants, .from_site = from_site};
+    ca_pass_limits limits = pass_limits(sizes, most_points, wants);
     return take(&g, arch, dtype, sizes, true) + ca_pass_bytes(arch, dtype, &limits) +
            ca_batch_bytes(limits.reads, limits.rows, limits.reads);
 }
@@ -94,7 +103,7 @@ ca_status ca_eap_gradients_create(eap_gradients *g) {
     ca_status st = CA_OK;
     const ca_model *m = g->ends->model;
     eap_ends_sizes sizes = g->ends->sizes;
-    ca_pass_limits limits = pass_limits(sizes, g->most_points);
+    ca_pass_limits limits = pass_limits(sizes, g->most_points, g->wants);
     CA_TRY(ca_batch_create(m->backend, limits.reads, limits.rows, limits.reads, &g->batch));
     CA_TRY(ca_pass_create(m, &limits, &g->pass));
     CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(g, &m->arch, m->dtype, sizes, true),
@@ -126,18 +135,25 @@ static int64_t point_at(eap_site site, const eap_point *point, int64_t points, d
     return -1;
 }
 
+static ca_tensor with_rows(ca_tensor t, int64_t rows) {
+    return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
+}
+
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points, method_scorer *scorer) {
     ca_status st = CA_OK;
     const ca_arch *a = &g->ends->model->arch;
-    g->differs = false;
     CA_TRY(ca_eap_ends_begin(g->ends, group));
-    CA_TRY(ca_eap_ends_run(g->ends, point_at(site, point, points, 1) < 0,
-                           !is_patching(g) || point_at(site, point, points, 0) < 0, scorer));
-    if (!(g->wants & EAP_WANTS_EDGES)) return CA_OK;
-    ca_tensor h = g->all_heads, b = g->all_branch;
+    bool clean = g->from_site || point_at(site, point, points, 1) < 0;
+    bool ablated = g->from_site || !is_patching(g) || point_at(site, point, points, 0) < 0;
+    CA_TRY(ca_eap_ends_run(g->ends, clean, ablated, scorer));
+    if (g->from_site) CA_TRY(ca_eap_ends_subtract(g->ends));
+    g->differs = g->from_site;
+    ca_tensor h = g->all_heads;
     g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), group->rows, a->head_dim);
-    g->branch = ca_tensor_3d(b.data, b.dtype, b.shape[0], group->rows, b.shape[2]);
+    g->branch = with_rows(g->all_branch, group->rows);
+    g->output = with_rows(g->all_output, group->rows);
+    g->hidden = with_rows(g->all_hidden, group->rows);
 out:
     return st;
 }
@@ -185,13 +201,11 @@ static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
                                .context = g};
     if (clean >= 0) {
         g->clean_tap = (eap_tap){.from = clean * rows, .to = g->ends->clean};
-        ca_eap_tap_hooks(&g->clean_tap, &g->ends->model->arch, hooks + count);
-        count += EAP_TAP_HOOKS;
+        count += ca_eap_tap_hooks(&g->clean_tap, &g->ends->model->arch, hooks + count);
     }
     if (ablated >= 0) {
         g->ablated_tap = (eap_tap){.from = ablated * rows, .to = g->ends->ablated};
-        ca_eap_tap_hooks(&g->ablated_tap, &g->ends->model->arch, hooks + count);
-        count += EAP_TAP_HOOKS;
+        count += ca_eap_tap_hooks(&g->ablated_tap, &g->ends->model->arch, hooks + count);
     }
     return count + ca_eap_pull_hooks(g, hooks + count);
 }
@@ -216,6 +230,22 @@ out:
     return st;
 }
 
+/* The block of the site, and the clean residual stream that enters it, for every point. */
+static ca_status start_at_site(eap_gradients *g, ca_forward *request) {
+    ca_status st = CA_OK;
+    const ca_model *m = g->ends->model;
+    int64_t rows = g->ends->group->rows;
+    if (!g->from_site || g->site.layer < 0) return CA_OK;
+    ca_tensor start = ca_tensor_slice(g->start, 0, 0, g->points * rows);
+    request->first_layer = g->site.layer;
+    request->resid = start;
+    CA_TRY(ca_copy(m->backend,
+                   ca_tensor_3d(start.data, start.dtype, g->points, rows, m->arch.width),
+                   ca_tensor_repeat(ca_tensor_at(g->ends->stream, 0, g->site.layer), g->points)));
+out:
+    return st;
+}
+
 static ca_status forward_points(eap_gradients *g, ca_hook *hooks) {
     ca_status st = CA_OK;
     ca_backend *be = g->ends->model->backend;
@@ -229,6 +259,7 @@ static ca_status forward_points(eap_gradients *g, ca_hook *hooks) {
     CA_TRY(ca_upload_f64(be, ca_tensor_slice(g->alphas, 0, 0, g->points), g->staging, alpha));
     ca_forward request = ca_forward_all(g->ends->model, g->batch);
     request.prefix = ca_eap_ends_prefix(g->ends);
+    CA_TRY(start_at_site(g, &request));
     request.hook_count = point_hooks(g, hooks);
     request.hooks = hooks;
     CA_TRY(ca_pass_forward(g->pass, &request));
@@ -259,6 +290,7 @@ ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point 
     }
     CA_TRY(ca_eap_pull_begin(g));
     ca_backward request = {.lanes = 1, .d_logits = d};
+    if (g->from_site && site.layer > 0) request.stop_layer = site.layer;
     CA_TRY(ca_pass_backward(g->pass, &request, &gradient));
 out:
     return st;

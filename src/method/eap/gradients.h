@@ -34,14 +34,19 @@ enum { EAP_MOST_POINTS = 64 /* of one pass */ };
 
 /* What the sums are taken of. */
 typedef enum eap_wants {
-    EAP_WANTS_EDGES = 1, /* heads, coefficient, branch */
-    EAP_WANTS_NODES = 2, /* node */
+    EAP_WANTS_EDGES = 1,   /* heads, coefficient, branch */
+    EAP_WANTS_NODES = 2,   /* node */
+    EAP_WANTS_OUTPUTS = 4, /* output */
+    EAP_WANTS_HIDDEN = 8   /* hidden; of ends made with keep_hidden */
 } eap_wants;
 
 typedef struct eap_gradients {
     eap_ends *ends;      /* of the same groups */
     int64_t most_points; /* of one pass */
     unsigned wants;
+    bool from_site; /* passes begin at the block of their site, on the clean residual stream, and
+                       give the gradients of that block and those above; of ends made with
+                       keep_stream */
     ca_batch *batch;
     ca_pass *pass;
     method_buffers buffers;
@@ -51,9 +56,11 @@ typedef struct eap_gradients {
     eap_site site;
     ca_tensor heads;  /* [L, 3 H, T, Dh] q | k | v: sums over its points */
     ca_tensor branch; /* [L + 1, T, D] at the inputs of the MLPs, last at the logits: likewise */
+    ca_tensor output; /* [1 + 2 L, T, D] at the embeddings, attn_out and mlp_out of each layer */
+    ca_tensor hidden; /* [L, T, d_ff] at the hidden units */
     bool differs;     /* the ends' `difference` is that of the group */
     /* while it runs, and for most rows */
-    ca_tensor all_heads, all_branch;
+    ca_tensor all_heads, all_branch, all_output, all_hidden;
     ca_tensor all_coefficient;     /* [L, 3 H, points T] */
     ca_tensor all_node;            /* [F, points T] difference . gradient at the sources' outputs */
     ca_tensor projections;         /* [L, points T, (H + 2 K) Dh] as projected */
@@ -61,14 +68,16 @@ typedef struct eap_gradients {
     ca_tensor xhat, inverse, dots; /* [points T, D], [points T], [H, points T] */
     ca_tensor d_logits;            /* [1, points pairs, V] */
     ca_tensor alphas;              /* [points] */
+    ca_tensor start;               /* [points T, D] with from_site */
     eap_tap clean_tap, ablated_tap;
     void *staging; /* [points] */
 } eap_gradients;
 
 /* Bytes of backend memory, without those of the ends. */
 int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
-                               int64_t most_points, unsigned wants);
-/* Fills `g`, whose ends, most_points and wants are set. Frees what it made on failure. */
+                               int64_t most_points, unsigned wants, bool from_site);
+/* Fills `g`, whose ends, most_points, wants and from_site are set. Frees what it made on failure.
+ */
 ca_status ca_eap_gradients_create(eap_gradients *g) CA_MUST_USE;
 void ca_eap_gradients_free(eap_gradients *g);
 

@@ -69,13 +69,15 @@ out:
 /* Fewer rows until everything fits, or nothing smaller is left; who asked sees what is needed. */
 static ca_status fit(const ca_job *job, eap *e, int64_t *bytes) {
     ca_status st = CA_OK;
-    int64_t row_bytes = e->graph.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
+    int64_t row_bytes =
+        e->sums.query.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
     for (int64_t rows = job->batch ? job->batch : MOST_ROWS;; rows /= 2) {
         CA_TRY(cut_groups(job, e, rows));
         e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
         e->cell_rows = CELLS * rows;
-        *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, e->ablation.positions);
-        *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes, e->variant->keep_stream);
+        *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, &e->ablation);
+        *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes,
+                                    e->variant->keep_stream || e->own_site, e->level == EAP_HIDDEN);
         *bytes += e->variant->bytes(job, e);
         if (*bytes <= job->memory || job->batch || rows <= 1) break;
     }
@@ -111,6 +113,7 @@ ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     ca_status st = CA_OK;
     int64_t bytes = 0;
     CA_TRY(fit(job, e, &bytes));
+    e->sums.pairs = e->sizes.pairs;
     for (int64_t i = 0; i < job->data->count; i++) {
         plan->tokens += (e->variant->clean_only ? 1 : 2) * job->data->examples[i].clean.count;
         plan->flops += example_flops(job, e, i);

@@ -127,13 +127,30 @@ ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, ca_tensor *xhat
                          ca_pass_resid(g->pass, layer), g->ends->model->arch.norm);
 }
 
-/* ---- edges into MLPs and logits: [1, points T, D] already before the norm ---- */
+/* ---- sums [T, n] over points of gradients [1, points T, n]: at the inputs of MLPs and logits,
+ * before the norm, at outputs of sources and at hidden units ---- */
 
-static ca_status pull_branch(void *context, const ca_hook_call *call, ca_tensor gradient) {
+static ca_status pull_sum(void *context, const ca_hook_call *call, ca_tensor gradient) {
     ca_status st = CA_OK;
     const eap_gradients *g = context;
-    int64_t at = call->site == CA_SITE_MLP_IN ? call->layer : call->model->arch.layers;
-    ca_tensor d = ca_tensor_at(gradient, 0, 0), sum = ca_tensor_at(g->branch, 0, at);
+    int64_t layers = call->model->arch.layers;
+    ca_tensor d = ca_tensor_at(gradient, 0, 0), sum = {0};
+    switch (call->site) {
+    case CA_SITE_MLP_IN:
+        sum = ca_tensor_at(g->branch, 0, call->layer);
+        break;
+    case CA_SITE_RESID_POST:
+        sum = ca_tensor_at(g->branch, 0, layers);
+        break;
+    case CA_SITE_MLP_POST:
+        sum = ca_tensor_at(g->hidden, 0, call->layer);
+        break;
+    case CA_SITE_EMBED:
+        sum = ca_tensor_at(g->output, 0, 0);
+        break;
+    default:
+        sum = ca_tensor_at(g->output, 0, 1 + 2 * call->layer + (call->site == CA_SITE_MLP_OUT));
+    }
     for (int64_t k = 0; k < g->points; k++)
         CA_TRY(ca_add(call->backend, sum, of_point(g, d, 0, k), g->point[k].weight));
 out:
@@ -166,38 +183,48 @@ out:
 
 /* ---- */
 
+static void add_hooks(eap_gradients *g, const ca_site_kind *sites, int64_t n,
+                      ca_status (*pull)(void *, const ca_hook_call *, ca_tensor), ca_hook *hooks,
+                      int64_t *count) {
+    int64_t last = g->ends->model->arch.layers - 1;
+    for (int64_t i = 0; i < n; i++)
+        hooks[(*count)++] = (ca_hook){.site = sites[i],
+                                      .first_layer = sites[i] == CA_SITE_RESID_POST ? last : 0,
+                                      .last_layer = last,
+                                      .backward = pull,
+                                      .context = g};
+}
+
 int64_t ca_eap_pull_hooks(eap_gradients *g, ca_hook hooks[EAP_PULL_HOOKS]) {
-    int64_t count = 0, last = g->ends->model->arch.layers - 1;
-    static const ca_site_kind inputs[] = {CA_SITE_Q, CA_SITE_K, CA_SITE_V};
+    static const ca_site_kind heads[] = {CA_SITE_Q, CA_SITE_K, CA_SITE_V};
+    static const ca_site_kind branches[] = {CA_SITE_MLP_IN, CA_SITE_RESID_POST};
     static const ca_site_kind nodes[] = {CA_SITE_EMBED, CA_SITE_Z, CA_SITE_MLP_OUT};
+    static const ca_site_kind outputs[] = {CA_SITE_EMBED, CA_SITE_ATTN_OUT, CA_SITE_MLP_OUT};
+    static const ca_site_kind hidden[] = {CA_SITE_MLP_POST};
+    int64_t count = 0;
     if (g->wants & EAP_WANTS_EDGES) {
-        for (int i = 0; i < 3; i++)
-            hooks[count++] = (ca_hook){.site = inputs[i],
-                                       .last_layer = last,
-                                       .per_query_head = inputs[i] != CA_SITE_Q,
-                                       .forward = keep_projection,
-                                       .backward = pull_heads,
-                                       .context = g};
-        hooks[count++] = (ca_hook){
-            .site = CA_SITE_MLP_IN, .last_layer = last, .backward = pull_branch, .context = g};
-        hooks[count++] = (ca_hook){.site = CA_SITE_RESID_POST,
-                                   .first_layer = last,
-                                   .last_layer = last,
-                                   .backward = pull_branch,
-                                   .context = g};
+        add_hooks(g, heads, 3, pull_heads, hooks, &count);
+        for (int64_t i = 0; i < 3; i++) {
+            hooks[i].forward = keep_projection;
+            hooks[i].per_query_head = heads[i] != CA_SITE_Q;
+        }
+        add_hooks(g, branches, 2, pull_sum, hooks, &count);
     }
-    if (g->wants & EAP_WANTS_NODES)
-        for (int i = 0; i < 3; i++)
-            hooks[count++] = (ca_hook){
-                .site = nodes[i], .last_layer = last, .backward = pull_node, .context = g};
+    if (g->wants & EAP_WANTS_NODES) add_hooks(g, nodes, 3, pull_node, hooks, &count);
+    if (g->wants & EAP_WANTS_OUTPUTS) add_hooks(g, outputs, 3, pull_sum, hooks, &count);
+    if (g->wants & EAP_WANTS_HIDDEN) add_hooks(g, hidden, 1, pull_sum, hooks, &count);
     return count;
 }
 
 ca_status ca_eap_pull_begin(eap_gradients *g) {
     ca_status st = CA_OK;
-    if (!(g->wants & EAP_WANTS_EDGES)) return CA_OK;
-    CA_TRY(ca_fill(g->ends->model->backend, g->heads, 0));
-    CA_TRY(ca_fill(g->ends->model->backend, g->branch, 0));
+    ca_backend *be = g->ends->model->backend;
+    if (g->wants & EAP_WANTS_EDGES) {
+        CA_TRY(ca_fill(be, g->heads, 0));
+        CA_TRY(ca_fill(be, g->branch, 0));
+    }
+    if (g->wants & EAP_WANTS_OUTPUTS) CA_TRY(ca_fill(be, g->output, 0));
+    if (g->wants & EAP_WANTS_HIDDEN) CA_TRY(ca_fill(be, g->hidden, 0));
 out:
     return st;
 }

@@ -71,26 +71,34 @@ int64_t ca_jacobian_candidates(const jacobian *j, const ca_job *job, int64_t exa
     return *count + (position + 1 < x->clean.count);
 }
 
-/* Sizes of the examples, and whether each has enough tokens. */
-static ca_status measure_examples(const ca_job *job, jacobian *j) {
+/* Sizes of an example, and whether it has enough tokens. */
+static ca_status measure_example(const ca_job *job, jacobian *j, int64_t i) {
     jacobian_evaluation *e = j->evaluation;
-    const char *option = e->loo ? LOO : FRACTIONS;
-    for (int64_t i = 0; i < job->data->count; i++) {
-        int64_t first, count, sets = 0;
-        ca_jacobian_candidates(j, job, i, &first, &count);
-        bool one_stays = e->fractions && e->ablation == ABLATE_DELETE && first == 0;
-        int64_t needed = e->loo || one_stays ? 2 : 1; /* one token has no order */
-        if (count < needed)
-            return ca_fail(CA_E_DATA,
-                           "%s: %s: expected at least %lld tokens to ablate up to the position "
-                           "read, got %lld",
-                           ca_example_place(job->data, &job->data->examples[i]), option,
-                           (long long)needed, (long long)count);
-        for (int64_t f = 0; f < e->fractions; f++) sets += ca_jacobian_ablated_count(j, job, i, f);
-        if (sets > e->most_sets) e->most_sets = sets;
-        if (first + count > e->longest) e->longest = first + count;
-    }
+    int64_t first, count, sets = 0;
+    ca_jacobian_candidates(j, job, i, &first, &count);
+    bool one_stays = e->fractions && e->ablation == ABLATE_DELETE && first == 0;
+    int64_t needed = e->loo || one_stays ? 2 : 1; /* one token has no order */
+    if (count < needed)
+        return ca_fail(CA_E_DATA,
+                       "%s: %s: expected at least %lld tokens to ablate up to the position read, "
+                       "got %lld",
+                       ca_example_place(job->data, &job->data->examples[i]),
+                       e->loo ? LOO : FRACTIONS, (long long)needed, (long long)count);
+    for (int64_t f = 0; f < e->fractions; f++) sets += ca_jacobian_ablated_count(j, job, i, f);
+    if (sets > e->most_sets) e->most_sets = sets;
+    if (first + count > e->longest) e->longest = first + count;
     return CA_OK;
+}
+
+static ca_status measure_examples(const ca_job *job, jacobian *j) {
+    ca_status st = CA_OK;
+    ca_row_problems problems = {0};
+    for (int64_t i = 0; i < job->data->count; i++)
+        CA_TRY(ca_row_problems_take(&problems, measure_example(job, j, i)));
+    CA_TRY(ca_row_problems_report(&problems));
+out:
+    ca_row_problems_free(&problems);
+    return st;
 }
 
 ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) {
@@ -209,6 +217,8 @@ ca_status ca_jacobian_evaluation_create(jacobian *j) {
     CA_TRY(ca_calloc(vocab, sizeof *e->probability, &e->probability));
     CA_TRY(ca_calloc(vocab, sizeof *e->ablated, &e->ablated));
     CA_TRY(ca_calloc(deltas + 1, sizeof *e->delta, &e->delta));
+    CA_TRY(ca_calloc(deltas + 1, sizeof *e->divergence, &e->divergence));
+    CA_TRY(ca_calloc(deltas + 1, sizeof *e->flipped, &e->flipped));
     CA_TRY(ca_calloc((size_t)e->most_sets + 1, sizeof *e->set, &e->set));
     CA_TRY(ca_calloc((size_t)j->most_scores, sizeof *e->kl, &e->kl));
     CA_TRY(ca_calloc(longest, sizeof *e->score, &e->score));
@@ -225,7 +235,8 @@ void ca_jacobian_evaluation_free(jacobian_evaluation *e) {
     ca_method_buffers_free(&e->buffers);
     void *arrays[] = {e->fraction,    e->index_host, e->run,   e->ids,     e->tokens,
                       e->staging,     e->clean,      e->delta, e->set,     e->kl,
-                      e->probability, e->ablated,    e->score, e->ranking, e->ranks};
+                      e->probability, e->ablated,    e->score, e->ranking, e->ranks,
+                      e->divergence,  e->flipped};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
     free(e);
 }

@@ -94,7 +94,10 @@ static const char *const conventions[] = {
     "deleted",
     "loo: sum P (log P - log Q) in nats, P clean, Q with the embedding of one token zero; spearman "
     "and kendall (tau-b) over the same tokens without the target's slot; top1_percentile: 100 R / "
-    "n, R tokens have a larger divergence than the best-scored one",
+    "n, R tokens have a larger divergence than the best-scored one; top10_jaccard: of the "
+    "ceil(n / 10) tokens that scores and divergences put first, the shared ones as a share of "
+    "those "
+    "in either",
     "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
     "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
     "final norm, unembedding and target unchanged",
@@ -457,6 +460,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     jacobian *j = state;
     j->job = job;
     CA_TRY(ca_jacobian_find_words(job, &j->words));
+    CA_TRY(ca_jacobian_check_gain(j));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_jacobian_reserve(j));

@@ -76,6 +76,10 @@ typedef struct jacobian_scope {
     ca_status (*vectors)(struct jacobian *j, ca_tensor vectors);
 } jacobian_scope;
 
+/* Warns when the final norm makes the temperature scope meaningless: |y| does not depend on the
+ * input with a uniform gain. */
+ca_status ca_jacobian_check_gain(const struct jacobian *j) CA_MUST_USE;
+
 /* NULL when unknown. */
 const jacobian_scope *ca_jacobian_scope_find(const char *name);
 

@@ -8,7 +8,9 @@
  * has these too, but one score per token.
  */
 #include "jacobian.h"
+#include "statistics.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -103,6 +105,10 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     CA_TRY(ca_result_reserve(r, "/data/position", CA_RESULT_I64, each));
     CA_TRY(ca_result_reserve(r, "/data/target", CA_RESULT_I32, each));
     CA_TRY(ca_result_reserve(r, "/data/target_piece", CA_RESULT_TEXT, each));
+    if (j->reads.contrast) {
+        CA_TRY(ca_result_reserve(r, "/data/contrast", CA_RESULT_I32, each));
+        CA_TRY(ca_result_reserve(r, "/data/contrast_piece", CA_RESULT_TEXT, each));
+    }
     CA_TRY(ca_result_reserve(r, "/baseline/clean", CA_RESULT_F64, each));
     CA_TRY(ca_result_reserve(r, "/baseline/predicted", CA_RESULT_I32, each));
     CA_TRY(ca_result_reserve(r, "/predictions/token_ids", CA_RESULT_I32, top));
@@ -165,6 +171,48 @@ ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
     return ca_jacobian_write(j, path, j->first, j->last - j->first, j->residual);
 }
 
+/* How far the signed scores of a path miss the change f(x) - f(0) that they divide up, as a share
+ * of it: the median of the prompts, and how many miss by more than a tenth. The compat paths do not
+ * divide it up. */
+static ca_status summarise_residuals(jacobian *j, const char *scope) {
+    ca_status st = CA_OK;
+    int64_t count = j->job->data->count, large = 0;
+    double *residual = NULL, median;
+    float *score = NULL;
+    ranked_value *share = NULL;
+    char path[96];
+    CA_TRY(ca_calloc((size_t)count, sizeof *residual, &residual));
+    CA_TRY(ca_calloc((size_t)count, sizeof *share, &share));
+    CA_TRY(ca_calloc((size_t)j->score_start[count] + 1, sizeof *score, &score));
+    snprintf(path, sizeof path, "/attribution/%s/residual", scope);
+    CA_TRY(ca_result_read_back(j->job->result, path, residual));
+    snprintf(path, sizeof path, "/attribution/%s/signed", scope);
+    CA_TRY(ca_result_read_back(j->job->result, path, score));
+    for (int64_t i = 0; i < count; i++) {
+        double change = residual[i];
+        for (int64_t t = j->score_start[i]; t < j->score_start[i + 1]; t++)
+            change += (double)score[t];
+        share[i] = (ranked_value){fabs(residual[i]) / fmax(fabs(change), DBL_MIN), i};
+        large += share[i].value > 0.1;
+    }
+    ca_statistics_sort(share, count);
+    median = (share[count / 2].value + share[(count - 1) / 2].value) / 2;
+    snprintf(path, sizeof path, "/attribution/%s", scope);
+    CA_TRY(ca_result_attribute_float(j->job->result, path, "residual_share", median));
+    if (large && !j->compat)
+        ca_log(
+            CA_LOG_WARNING,
+            "%s: in %lld of %lld prompts the signed scores miss the change of the target by more "
+            "than a tenth of it (median %.2g): more method.steps bring them nearer, slowly "
+            "where RMS norms put the change next to zero embeddings",
+            scope, (long long)large, (long long)count, median);
+out:
+    free(residual);
+    free(share);
+    free(score);
+    return st;
+}
+
 /* Means over all reads, those of an earlier, interrupted run included. */
 ca_status ca_jacobian_write_summary(jacobian *j) {
     ca_status st = CA_OK;
@@ -188,6 +236,8 @@ ca_status ca_jacobian_write_summary(jacobian *j) {
     if (j->gold)
         CA_TRY(ca_result_attribute_float(r, "/baseline", "accuracy",
                                          reads ? (double)right / (double)reads : NAN));
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->path) CA_TRY(summarise_residuals(j, j->column[c].scope->name));
 out:
     free(value);
     free(predicted);

@@ -111,6 +111,11 @@ static ca_status write_reads(jacobian *j, const float *probability, const int32_
     for (int64_t i = 0; i < j->n; i++) j->id_host[i] = read[i].id;
     CA_TRY(ca_jacobian_write(j, "/data/target", first, j->n, j->id_host));
     CA_TRY(write_pieces(j, "/data/target_piece", 1, j->id_host));
+    for (int64_t i = 0; j->reads.contrast && i < j->n; i++) j->id_host[i] = read[i].other;
+    if (j->reads.contrast) {
+        CA_TRY(ca_jacobian_write(j, "/data/contrast", first, j->n, j->id_host));
+        CA_TRY(write_pieces(j, "/data/contrast_piece", 1, j->id_host));
+    }
     CA_TRY(target_values(j, j->numbers));
     CA_TRY(ca_jacobian_write(j, "/baseline/clean", first, j->n, j->numbers));
     for (int64_t i = 0; i < j->n; i++) j->row_host[i] = read[i].position;

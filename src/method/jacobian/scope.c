@@ -8,6 +8,7 @@
 #include "causa/ops.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int64_t one_lane(const jacobian *j) {
@@ -48,6 +49,46 @@ static ca_status temperature(jacobian *j, ca_tensor vectors) {
     CA_TRY(ca_fill(be, gain, 1 / sqrt((double)width)));
     CA_TRY(
         ca_norm_fwd(be, single(vectors), ca_pass_final_norm(j->pass), gain, (ca_tensor){0}, norm));
+out:
+    return st;
+}
+
+/* The largest difference of the elements of a vector [D] from each other and their mean. */
+static ca_status spread_of(ca_backend *be, ca_tensor vector, double *spread, double *mean) {
+    ca_status st = CA_OK;
+    int64_t width = vector.shape[0];
+    double *values = NULL, *staging = NULL, least = INFINITY, most = -INFINITY;
+    CA_TRY(ca_calloc((size_t)width, sizeof *values, &values));
+    CA_TRY(ca_calloc((size_t)width, sizeof *staging, &staging));
+    CA_TRY(ca_download_f64(be, vector, staging, values));
+    *mean = 0;
+    for (int64_t d = 0; d < width; d++) {
+        least = fmin(least, values[d]);
+        most = fmax(most, values[d]);
+        *mean += values[d] / (double)width;
+    }
+    *spread = most - least;
+out:
+    free(values);
+    free(staging);
+    return st;
+}
+
+ca_status ca_jacobian_check_gain(const jacobian *j) {
+    ca_status st = CA_OK;
+    const ca_model *m = j->job->model;
+    double spread, mean, bias = 0, shift = 0;
+    bool wanted = false;
+    for (int64_t c = 0; c < j->columns; c++) wanted |= j->column[c].scope->vectors == temperature;
+    if (!wanted) return CA_OK;
+    CA_TRY(spread_of(m->backend, m->final_gain, &spread, &mean));
+    if (m->final_bias.data) CA_TRY(spread_of(m->backend, m->final_bias, &bias, &shift));
+    mean += m->arch.norm.gain_offset;
+    if (spread < 1e-3 * fabs(mean) && fabs(bias) + fabs(shift) < 1e-3 * fabs(mean))
+        ca_log(CA_LOG_WARNING,
+               "temperature: the final norm's gains are all within %.1g of each other, which makes "
+               "the norm that the scope explains a constant: its scores are rounding",
+               spread);
 out:
     return st;
 }

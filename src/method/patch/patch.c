@@ -52,6 +52,8 @@ static const char *const conventions[] = {
     "one layer",
     "embed is patched as the input of block 0, resid_post as the input of the next block, "
     "attn.result as attn.z, of which it is a product",
+    "attn.pattern is patched by rows: how the token of the cell attends to those up to it; what it "
+    "reads there stays that of the patched run",
     "attn.k and attn.v have one head per key/value group; q and k are patched before any norm and "
     "before rotary embedding",
     NULL,
@@ -80,20 +82,24 @@ static ca_status check_pair(const ca_job *job, const ca_example *e) {
     return CA_OK;
 }
 
+static ca_status check_subject(const ca_job *job, const ca_example *e) {
+    if (e->subject_first < e->subject_last) return CA_OK;
+    ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
+    return ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
+                   ca_example_place(job->data, e));
+}
+
 static ca_status check_examples(const ca_job *job, const patch_state *p) {
     ca_status st = CA_OK;
+    ca_row_problems problems = {0};
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *e = &job->data->examples[i];
-        if (!p->restore) {
-            CA_TRY(check_pair(job, e));
-        } else if (e->subject_first == e->subject_last) {
-            ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
-            st = ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
-                         ca_example_place(job->data, e));
-            goto out;
-        }
+        CA_TRY(ca_row_problems_take(&problems,
+                                    p->restore ? check_subject(job, e) : check_pair(job, e)));
     }
+    CA_TRY(ca_row_problems_report(&problems));
 out:
+    ca_row_problems_free(&problems);
     return st;
 }
 
