@@ -4,6 +4,7 @@
  */
 #include "parity.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,7 +185,7 @@ static double error_of(double got, double expected) {
 
 static void compare(const buffer *got, const buffer *expected, const char *label,
                     parity_summary *summary) {
-    double largest = expected->scale;
+    double largest = fmax(expected->scale, FLT_MIN); /* float32 keeps no digits below it */
     for (int64_t i = 0; i < expected->count; i++) {
         double value = fabs(element(expected, i));
         if (isfinite(value) && value > largest) largest = value;
