@@ -40,6 +40,8 @@ static const struct {
     {"reference", 0, TEXT, FIELD(reference), CLI_DOCTOR, "FILE.h5",
      "compare with stored logits and residuals"},
     {"prompt", 0, TEXT, FIELD(prompt), CLI_DOCTOR, "TEXT", "prompt to check with"},
+    {"precision", 0, TEXT, FIELD(precision), CLI_DOCTOR, "f32|bf16",
+     "precision of cpu; bf16 is compared with bf16 on ref. Default: f32"},
     {"no-special", 0, FLAG, FIELD(no_special), CLI_TOKENS, NULL,
      "without the special tokens that the tokenizer adds"},
 #undef FIELD

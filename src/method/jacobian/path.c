@@ -66,7 +66,7 @@ static ca_status set_cotangent(jacobian *j, const jacobian_scope *scope, ca_tens
     if (scope->path == PATH_LOGIT) return CA_OK;
     CA_TRY(ca_softmax(m->backend, p, ca_pass_logits(j->pass)));
     CA_TRY(ca_matmul(m->backend, cotangent, p, m->head, (ca_tensor){0},
-                     (ca_matmul_options){.alpha = -1, .beta = 1}));
+                     (ca_matmul_options){.alpha = -1, .beta = 1, .wide = true}));
 out:
     return st;
 }
