@@ -71,7 +71,7 @@ ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) {
     if (j->reads.contrast) return CA_OK; /* the means of both logits cancel */
     CA_TRY(ca_softmax(m->backend, p, ca_pass_logits(j->pass)));
     CA_TRY(ca_matmul(m->backend, direction, p, m->head, (ca_tensor){0},
-                     (ca_matmul_options){.alpha = -1, .beta = 1}));
+                     (ca_matmul_options){.alpha = -1, .beta = 1, .wide = true}));
 out:
     return st;
 }
