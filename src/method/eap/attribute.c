@@ -36,7 +36,7 @@ ca_status ca_eap_attribute_create(eap *e) {
         .model = job->model,
         .ablation = e->ablation.kind == EAP_PATCHING ? NULL : &e->ablation,
         .sizes = e->sizes,
-        .keep_stream = e->variant->keep_stream,
+        .keep_stream = e->variant->keep_stream || e->own_site,
         .keep_hidden = e->level == EAP_HIDDEN,
     };
     CA_TRY(ca_eap_ablation_create(job->model, &e->ablation));
@@ -83,7 +83,7 @@ ca_status ca_eap_make_means(eap *e) {
         ca_eap_group_set(&e->group, e->job->data, p->first[b], p->first[b + 1], true);
         CA_TRY(ca_eap_ends_begin(&e->ends, &e->group));
         CA_TRY(ca_eap_ends_run(&e->ends, true, false, NULL));
-        CA_TRY(ca_eap_ablation_add(&e->ablation, e->job->backend, &e->group, &e->ends.clean,
+        CA_TRY(ca_eap_ablation_add(&e->ablation, e->job->model, &e->group, &e->ends.clean,
                                    e->job->data->count));
     }
 out:

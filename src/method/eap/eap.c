@@ -36,12 +36,14 @@ static const ca_option options[] = {
     {"method.compare", CA_OPTION_CHOICES, "[]", NULL, EAP_VARIANTS,
      "other variants whose edge scores are set beside these"},
     EAP_CIRCUIT_OPTIONS,
+    {"method.evaluate.truth", CA_OPTION_TEXT, "", NULL, NULL,
+     ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
      "with compat: pairs in a batch of the peer, by which it divides their scores"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
-     "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch "
-     "and "
-     "let every path of ig-activations score all edges"},
+     "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch, "
+     "let every path of ig-activations score all edges, and take one mean for all sources; mib "
+     "runs circuits with patching whatever found them"},
     {0},
 };
 
@@ -55,7 +57,9 @@ static const char *const conventions[] = {
     "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
     "ig-activations: a path scores the edges that leave its own site, with weights 1/m; compat "
     "eap-ig: all edges, with weights 1/(m (2 L + 1))",
-    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean",
+    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean; "
+    "ablation mean: all sources have the same mean, over sources and prompts, of the output at the "
+    "last token divided by the prompt's length",
     "a node's score is the sum of those of the edges that leave it",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
@@ -76,6 +80,7 @@ static void release(void *state) {
     for (int64_t i = 0; i < e->compared_count; i++) release(e->compared[i]);
     free(e->compared);
     ca_eap_faithfulness_free(e->faithfulness);
+    ca_circuit_file_free(&e->truth);
     ca_eap_attribute_free(e);
     ca_packing_free(&e->packing);
     free(e->sites);
@@ -156,6 +161,13 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
                             ca_config_text(job->config, "method.level"));
         goto out;
     }
+    if (e->faithfulness && e->faithfulness->whole && e->ablation.kind == EAP_ONE_MEAN) {
+        st = ca_config_fail(job->config, "method.evaluate.faithfulness",
+                            "expected compat none or mib with ablation mean: circuits are run with "
+                            "a mean for each source");
+        goto out;
+    }
+    CA_TRY(ca_eap_truth_read(job, e));
     CA_TRY(check_pairs(job, e));
     CA_TRY(ca_eap_compare_prepare(job, e, plan));
     *state = e;
@@ -248,6 +260,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     CA_TRY(st);
     CA_TRY(ca_eap_write_scores(job, e));
     CA_TRY(ca_eap_write_comparison(job, e));
+    CA_TRY(ca_eap_write_truth(job, e));
 out:
     return st;
 }

@@ -77,6 +77,7 @@ struct eap {
     bool per_example;
     struct eap **compared; /* [compared_count] other variants, whose scores are set beside */
     int64_t compared_count;
+    ca_circuit_file truth;          /* its circuit is the true one; empty without */
     eap_faithfulness *faithfulness; /* NULL when no circuits are asked for */
     bool is_compared;   /* it is such a one: writes no baseline and nothing of single pairs */
     ca_packing packing; /* examples in groups */
@@ -112,6 +113,10 @@ ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) CA
 ca_status ca_eap_compare_prepare(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
 ca_status ca_eap_compare(ca_job *job, eap *e) CA_MUST_USE;
 ca_status ca_eap_write_comparison(ca_job *job, const eap *e) CA_MUST_USE;
+
+/* truth.c: a circuit that is known to be the true one, and how well the scores find it. */
+ca_status ca_eap_truth_read(const ca_job *job, eap *e) CA_MUST_USE;
+ca_status ca_eap_write_truth(ca_job *job, const eap *e) CA_MUST_USE;
 
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;

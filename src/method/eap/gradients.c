@@ -52,6 +52,7 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_ends_
     int64_t hidden = g->wants & EAP_WANTS_HIDDEN ? a->layers : 0;
     const method_tensor list[] = {
         {&g->alphas, type, 1, {g->most_points}},
+        {&g->start, type, 2, {g->from_site ? all : 0, a->width}},
         {&g->d_logits, type, 3, {1, g->most_points * sizes.pairs, a->vocab}},
         {&g->all_heads, type, 3, {a->layers * columns, rows, a->head_dim}},
         {&g->all_coefficient, type, 2, {a->layers * columns, all}},
@@ -69,8 +70,8 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_ends_
 }
 
 int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
-                               int64_t most_points, unsigned wants) {
-    eap_gradients g = {.most_points = most_points, .wants = wants};
+                               int64_t most_points, unsigned wants, bool from_site) {
+    eap_gradients g = {.most_points = most_points, .wants = wants, .from_site = from_site};
     ca_pass_limits limits = pass_limits(sizes, most_points, wants);
     return take(&g, arch, dtype, sizes, true) + ca_pass_bytes(arch, dtype, &limits) +
            ca_batch_bytes(limits.reads, limits.rows, limits.reads);
@@ -142,10 +143,12 @@ ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_s
                                  const eap_point *point, int64_t points, method_scorer *scorer) {
     ca_status st = CA_OK;
     const ca_arch *a = &g->ends->model->arch;
-    g->differs = false;
     CA_TRY(ca_eap_ends_begin(g->ends, group));
-    CA_TRY(ca_eap_ends_run(g->ends, point_at(site, point, points, 1) < 0,
-                           !is_patching(g) || point_at(site, point, points, 0) < 0, scorer));
+    bool clean = g->from_site || point_at(site, point, points, 1) < 0;
+    bool ablated = g->from_site || !is_patching(g) || point_at(site, point, points, 0) < 0;
+    CA_TRY(ca_eap_ends_run(g->ends, clean, ablated, scorer));
+    if (g->from_site) CA_TRY(ca_eap_ends_subtract(g->ends));
+    g->differs = g->from_site;
     ca_tensor h = g->all_heads;
     g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), group->rows, a->head_dim);
     g->branch = with_rows(g->all_branch, group->rows);
@@ -227,6 +230,22 @@ out:
     return st;
 }
 
+/* The block of the site, and the clean residual stream that enters it, for every point. */
+static ca_status start_at_site(eap_gradients *g, ca_forward *request) {
+    ca_status st = CA_OK;
+    const ca_model *m = g->ends->model;
+    int64_t rows = g->ends->group->rows;
+    if (!g->from_site || g->site.layer < 0) return CA_OK;
+    ca_tensor start = ca_tensor_slice(g->start, 0, 0, g->points * rows);
+    request->first_layer = g->site.layer;
+    request->resid = start;
+    CA_TRY(ca_copy(m->backend,
+                   ca_tensor_3d(start.data, start.dtype, g->points, rows, m->arch.width),
+                   ca_tensor_repeat(ca_tensor_at(g->ends->stream, 0, g->site.layer), g->points)));
+out:
+    return st;
+}
+
 static ca_status forward_points(eap_gradients *g, ca_hook *hooks) {
     ca_status st = CA_OK;
     ca_backend *be = g->ends->model->backend;
@@ -240,6 +259,7 @@ static ca_status forward_points(eap_gradients *g, ca_hook *hooks) {
     CA_TRY(ca_upload_f64(be, ca_tensor_slice(g->alphas, 0, 0, g->points), g->staging, alpha));
     ca_forward request = ca_forward_all(g->ends->model, g->batch);
     request.prefix = ca_eap_ends_prefix(g->ends);
+    CA_TRY(start_at_site(g, &request));
     request.hook_count = point_hooks(g, hooks);
     request.hooks = hooks;
     CA_TRY(ca_pass_forward(g->pass, &request));
@@ -270,6 +290,7 @@ ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point 
     }
     CA_TRY(ca_eap_pull_begin(g));
     ca_backward request = {.lanes = 1, .d_logits = d};
+    if (g->from_site && site.layer > 0) request.stop_layer = site.layer;
     CA_TRY(ca_pass_backward(g->pass, &request, &gradient));
 out:
     return st;

@@ -44,6 +44,9 @@ typedef struct eap_gradients {
     eap_ends *ends;      /* of the same groups */
     int64_t most_points; /* of one pass */
     unsigned wants;
+    bool from_site; /* passes begin at the block of their site, on the clean residual stream, and
+                       give the gradients of that block and those above; of ends made with
+                       keep_stream */
     ca_batch *batch;
     ca_pass *pass;
     method_buffers buffers;
@@ -65,14 +68,16 @@ typedef struct eap_gradients {
     ca_tensor xhat, inverse, dots; /* [points T, D], [points T], [H, points T] */
     ca_tensor d_logits;            /* [1, points pairs, V] */
     ca_tensor alphas;              /* [points] */
+    ca_tensor start;               /* [points T, D] with from_site */
     eap_tap clean_tap, ablated_tap;
     void *staging; /* [points] */
 } eap_gradients;
 
 /* Bytes of backend memory, without those of the ends. */
 int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
-                               int64_t most_points, unsigned wants);
-/* Fills `g`, whose ends, most_points and wants are set. Frees what it made on failure. */
+                               int64_t most_points, unsigned wants, bool from_site);
+/* Fills `g`, whose ends, most_points, wants and from_site are set. Frees what it made on failure.
+ */
 ca_status ca_eap_gradients_create(eap_gradients *g) CA_MUST_USE;
 void ca_eap_gradients_free(eap_gradients *g);
 

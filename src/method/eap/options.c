@@ -72,7 +72,10 @@ static ca_status read_ablation(const ca_job *job, eap *e) {
                                         [EAP_MEAN] = "mean",
                                         [EAP_MEAN_POSITIONAL] = "mean-positional"};
     while (!is(job, "method.ablation", names[e->ablation.kind])) e->ablation.kind++;
-    if (e->ablation.kind == EAP_MEAN) e->ablation.positions = 1;
+    if (e->ablation.kind == EAP_MEAN) {
+        e->ablation.positions = 1;
+        if (!is(job, "method.compat", "none")) e->ablation.kind = EAP_ONE_MEAN;
+    }
     if (e->ablation.kind == EAP_MEAN_POSITIONAL)
         CA_TRY(one_length(job, "ablation mean-positional", &e->ablation.positions));
     if (e->ablation.kind != EAP_PATCHING &&
@@ -92,6 +95,10 @@ static ca_status read_level(const ca_job *job, eap *e) {
     const char *name = ca_config_text(job->config, "method.level");
     while (strcmp(names[e->level], name) != 0) e->level++;
     bool gradients = e->variant->path != EAP_NO_PATH;
+    if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients))
+        return ca_config_fail(job->config, "method.ablation",
+                              "with compat, expected mean only with edges that are scored by "
+                              "gradients");
     if (e->level == EAP_EDGES || (e->level == EAP_NODES && !e->variant->edges_only)) return CA_OK;
     if (!gradients || e->own_site)
         return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss%s",
@@ -131,12 +138,23 @@ out:
     return st;
 }
 
+/* The input of a head or an MLP must be the normed sum of outputs. */
+static ca_status check_family(const ca_arch *a) {
+    if (a->pre_norm && !a->post_norm && a->qk_norm != CA_QK_NORM_FULL) return CA_OK;
+    return ca_fail(
+        CA_E_MODEL,
+        "%s: edges are attributed in models that norm before attention and MLP only, and "
+        "queries and keys head by head, if at all",
+        a->family);
+}
+
 ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
     ca_status st = CA_OK;
     if (!variant) variant = ca_config_text(job->config, "method.variant");
     e->variant = ca_eap_variant_find(variant);
     if (!is(job, "method.compat", "none"))
         e->batch_size = ca_config_int(job->config, "method.batch_size");
+    CA_TRY(check_family(job->arch));
     CA_TRY(read_ablation(job, e));
     CA_TRY(read_points(job, e));
     CA_TRY(read_sites(job, e));

@@ -75,9 +75,9 @@ static ca_status fit(const ca_job *job, eap *e, int64_t *bytes) {
         CA_TRY(cut_groups(job, e, rows));
         e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
         e->cell_rows = CELLS * rows;
-        *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, e->ablation.positions);
-        *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes, e->variant->keep_stream,
-                                    e->level == EAP_HIDDEN);
+        *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, &e->ablation);
+        *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes,
+                                    e->variant->keep_stream || e->own_site, e->level == EAP_HIDDEN);
         *bytes += e->variant->bytes(job, e);
         if (*bytes <= job->memory || job->batch || rows <= 1) break;
     }

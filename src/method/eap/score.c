@@ -107,7 +107,7 @@ static ca_status expand_heads(eap_scores *s, ca_tensor to, ca_tensor sums, ca_te
     int64_t width = weight.shape[1], head_dim = weight.shape[0] / heads;
     int64_t share = to.shape[0] / heads;
     ca_tensor w = ca_tensor_3d(weight.data, weight.dtype, heads, head_dim, width);
-    const ca_matmul_options plain = {.alpha = 1};
+    const ca_matmul_options plain = {.alpha = 1, .wide = true};
     if (share == 1) return ca_matmul(s->model->backend, to, sums, w, absent, plain);
     for (int64_t h = 0; h < heads; h++)
         CA_TRY(ca_matmul(s->model->backend, ca_tensor_slice(to, 0, h * share, share),
@@ -224,14 +224,19 @@ static ca_status score_chunk(eap_scores *s, eap_gradients *g, const eap_chunk *c
     ca_status st = CA_OK;
     const ca_circuit_graph *graph = s->graph;
     int64_t n = layer_columns(graph);
-    CA_TRY(ca_eap_expand(s->model, graph, &g->ends->difference, c->first,
-                         ca_tensor_slice(s->source, 1, 0, c->rows)));
-    for (int64_t l = 0; l < graph->layers; l += s->layers) {
+    ca_tensor source = ca_tensor_slice(s->source, 1, 0, c->rows);
+    const eap_ablation *ablation = g->ends->ablation;
+    CA_TRY(ca_eap_expand(s->model, graph, &g->ends->difference, c->first, source));
+    if (ablation && ablation->one.data)
+        CA_TRY(ca_add(s->model->backend, source,
+                      ca_tensor_repeat(ca_tensor_repeat(ablation->one, c->rows), graph->sources),
+                      1));
+    int64_t layer = ca_circuit_source_place(graph, first_source).layer;
+    for (int64_t l = layer < 0 ? 0 : layer; l < graph->layers; l += s->layers) {
         int64_t layers = least(s->layers, graph->layers - l);
         ca_tensor column =
             ca_tensor_slice(ca_tensor_slice(s->column, 0, 0, layers * n), 1, 0, c->rows);
         int64_t parents = ca_circuit_mlp(graph, l + layers - 1) - first_source;
-        if (parents <= 0) continue;
         for (int64_t i = 0; i < layers; i++)
             CA_TRY(expand_layer(s, g, l + i, c, ca_tensor_slice(column, 0, i * n, n)));
         CA_TRY(

@@ -11,16 +11,21 @@
 
 /* ---- gradients along a path ---- */
 
+/* Forward, backward and scores of all points, from the block of each site on. */
 static double path_flops(const ca_job *job, const eap *e, int64_t rows, int64_t prefix) {
     const ca_arch *a = job->arch;
     int64_t keys = ca_sequence_keys(a, rows, prefix);
-    double runs = (double)(e->point_count * e->site_count);
-    double flops = runs * (ca_flops_forward(a, rows, keys, a->layers) +
-                           ca_flops_backward(a, rows, keys, a->layers, 1, true));
-    flops += 2 * runs * ca_flops_head(a, 1);
-    if (e->level == EAP_EDGES)
-        flops +=
-            (double)e->site_count * ca_eap_scores_flops(a, &e->sums.query, rows, e->point_count);
+    double flops = 0, points = (double)e->point_count;
+    for (int64_t s = 0; s < e->site_count; s++) {
+        int64_t layers = a->layers;
+        if (e->own_site && e->sites[s].layer > 0) layers -= e->sites[s].layer;
+        flops += points * (ca_flops_forward(a, rows, keys, layers) +
+                           ca_flops_backward(a, rows, keys, layers, 1, true));
+        flops += 2 * points * ca_flops_head(a, 1);
+        if (e->level == EAP_EDGES)
+            flops += ca_eap_scores_flops(a, &e->sums.query, rows, e->point_count) * (double)layers /
+                     (double)a->layers;
+    }
     return flops;
 }
 
@@ -33,8 +38,8 @@ static unsigned wants_of(const eap *e) {
 }
 
 static int64_t path_bytes(const ca_job *job, const eap *e) {
-    int64_t bytes =
-        ca_eap_gradients_bytes(job->arch, job->dtype, e->sizes, e->most_points, wants_of(e));
+    int64_t bytes = ca_eap_gradients_bytes(job->arch, job->dtype, e->sizes, e->most_points,
+                                           wants_of(e), e->own_site);
     if (e->level == EAP_EDGES)
         bytes += ca_eap_scores_bytes(job->arch, job->dtype, &e->sums.query, e->expand_rows,
                                      e->sums.positions > 0);
@@ -46,8 +51,10 @@ static int64_t path_bytes(const ca_job *job, const eap *e) {
 
 static ca_status path_create(eap *e) {
     ca_status st = CA_OK;
-    e->gradients =
-        (eap_gradients){.ends = &e->ends, .most_points = e->most_points, .wants = wants_of(e)};
+    e->gradients = (eap_gradients){.ends = &e->ends,
+                                   .most_points = e->most_points,
+                                   .wants = wants_of(e),
+                                   .from_site = e->own_site};
     CA_TRY(ca_eap_gradients_create(&e->gradients));
     if (e->level == EAP_EDGES)
         CA_TRY(ca_eap_scores_create(e->job->model, &e->sums.query, e->expand_rows,
