@@ -297,8 +297,8 @@ fuzz-run: $(fuzzers)
 	    tail -n 1 build/fuzz/$$name.log; \
 	done
 
-bench: $(benches) ## measure passes, scopes, patching, operations and the tokenizer beside the machine's own peak
-	@export GOMP_SPINCOUNT=3000; for program in executor scopes patch ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
+bench: $(benches) ## measure passes, scopes, patching, edge attribution, operations and the tokenizer beside the machine's own peak
+	@export GOMP_SPINCOUNT=3000; for program in executor scopes patch eap ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
 
 bench-gpu: all build/bench_gpu build/bench_executor ## measure the kernels of a GPU beside its own copy and GEMM
 	@build/bench_gpu && if build/causa plan configs/demo.yaml backend=cuda >/dev/null 2>&1; then build/bench_executor cuda; fi
