@@ -132,7 +132,7 @@ probe_cuda() {
         cflags="" libs=""
         [ ! -f "$home/include/cublas_v2.h" ] || cflags="-isystem $home/include"
         [ ! -d "$home/lib64" ] || libs="-L$home/lib64 -Wl,-rpath,$home/lib64"
-        libs="$libs -lcublas -lcudart_static -ldl -lrt -lpthread"
+        libs="$libs -lcublas -lcublasLt -lcudart_static -ldl -lrt -lpthread"
         usable cublas_v2.h || continue
         version=$(header_number cuda_runtime_api.h CUDART_VERSION)
         nvcc=$candidate cuda_cflags=$cflags cuda_libs=$libs
