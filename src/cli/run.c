@@ -62,7 +62,7 @@ static void announce(const cli_session *s, int64_t point, int64_t points, const 
         ca_log(CA_LOG_INFO, "point %lld of %lld", (long long)point + 1, (long long)points);
     ca_log(CA_LOG_INFO, "%s on %s (%s, %s, threads: %d), examples: %lld, tokens: %lld, %s, %s",
            s->method->kind, ca_config_text(s->config, "model"), s->backend->name,
-           ca_dtype_name(s->job.dtype), s->backend->threads, (long long)p->examples,
+           ca_dtype_name(s->job.precision), s->backend->threads, (long long)p->examples,
            (long long)p->tokens, ca_cli_flops(p->flops, work),
            ca_bytes_text(p->weight_bytes + p->work_bytes + p->host_bytes, memory));
     if (s->data->excluded_count)

@@ -105,6 +105,7 @@ class Prompts:
         self._predicted = result.texts("/predictions/pieces")
         self._predicted_id = result.array("/predictions/token_ids")
         self._probability = result.array("/predictions/probability")
+        self._entropy = result.array("/predictions/entropy")
 
     def pieces(self, index):
         return self._pieces[self.offsets[index] : self.offsets[index + 1]]
@@ -151,6 +152,10 @@ class Prompts:
             return []
         return list(zip(self._predicted[read], self._probability[read].astype(float)))
 
+    def entropy(self, read):
+        """In nats, None when the file does not say."""
+        return float(self._entropy[read]) if self._entropy is not None else None
+
     def probability_of(self, read, token):
         """Probability of a token id when it is among the predictions, else None."""
         if self._predicted_id is None or self._probability is None:
@@ -163,10 +168,11 @@ def targets(prompts):
     rows = []
     for index in range(min(prompts.count, MAX_PROMPTS)):
         rows += [target_row(prompts, index, read) for read in prompts.reads(index)]
-    header = ["prompt", "position", "target", "id", "p(target)", "predicted", "p(predicted)"]
+    header = ["prompt", "position", "target", "id", "p(target)", "predicted", "p(predicted)",
+              "entropy"]
     if prompts.contrasts:
         header.append("rather than")
-    markup = page.table(header, rows, numbers={1, 3, 4, 6}) + left_out(prompts)
+    markup = page.table(header, rows, numbers={1, 3, 4, 6, 7}) + left_out(prompts)
     return markup if len(rows) <= 12 else page.fold(f"{len(rows)} targets", markup)
 
 
@@ -181,6 +187,7 @@ def target_row(prompts, index, read):
         f"{probability:.4f}" if probability is not None else "–",
         page.piece(predicted[0][0]) if predicted else "–",
         f"{predicted[0][1]:.4f}" if predicted else "–",
+        f"{prompts.entropy(read):.3f}" if prompts.entropy(read) is not None else "–",
     ] + ([page.piece(prompts.contrast(read))] if prompts.contrasts else [])
 
 

@@ -204,6 +204,23 @@ def test_residuals_are_told(causa, tmp_path):
         assert f"residual {100 * np.median(share):.2g} %" in (tmp_path / "c.html").read_text()
 
 
+@pytest.mark.parametrize("position", ["last", "all"])
+def test_entropy_and_inverse_temperature(run_ids, position):
+    """More reads than the entropy takes at once; captured values are float32."""
+    prompts = [ids for ids, *_ in reference("llama3-gqa-new")] * 3
+    path = run_ids(prompts, dict(ARGMAX, position=position), *F64, model="llama3-gqa-new")
+    captured = run_ids(prompts, {"kind": "capture", "sites": ["final_norm", "logits"],
+                                 "positions": position}, *F64, model="llama3-gqa-new", name="values")
+    with h5py.File(path) as file, h5py.File(captured) as values:
+        z = values["activations/logits"][:].astype(float)
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        assert len(p) > 16 or position == "last"
+        assert file["predictions/entropy"][:] == pytest.approx(-(p * np.log(p)).sum(axis=1), rel=1e-5)
+        norms = np.linalg.norm(values["activations/final_norm"][:].astype(float), axis=1)
+        assert file["predictions/norm"][:] == pytest.approx(norms, rel=1e-6)
+
+
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
     assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr

@@ -6,10 +6,84 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+
+/* ---- tensors of a backend that stand in for host memory, until the operation is done */
+
+enum { MAX_MIRRORS = 24 };
+
+static struct {
+    ca_backend *be;
+    ca_tensor host, there;
+} mirrors[MAX_MIRRORS];
+static int mirror_count;
+
+/* Both ways: storage of the host is f64 where that of the backend is f32. */
+static void widen(ca_tensor host, const float *from) {
+    for (int64_t i = 0; i < ca_tensor_count(&host); i++) ((double *)host.data)[i] = (double)from[i];
+}
+
+static void narrow(float *to, ca_tensor host) {
+    for (int64_t i = 0; i < ca_tensor_count(&host); i++)
+        to[i] = (float)((const double *)host.data)[i];
+}
+
+static void bring_back(void) {
+    for (int i = 0; i < mirror_count; i++) {
+        ca_tensor host = mirrors[i].host, there = mirrors[i].there;
+        if (host.dtype == CA_F64) {
+            float *values = calloc((size_t)ca_tensor_count(&host) + 1, sizeof *values);
+            assert_non_null(values);
+            ca_status st = ca_download(mirrors[i].be, values, there);
+            if (st != CA_OK) fail_msg("%s", ca_error_text());
+            widen(host, values);
+            free(values);
+        }
+        ca_release(mirrors[i].be, there.data);
+    }
+    mirror_count = 0;
+}
 
 void gradient_ok(ca_status st) {
     if (st != CA_OK) fail_msg("%s", ca_error_text());
+    bring_back();
 }
+
+ca_tensor gradient_tensor(ca_backend *be, ca_tensor host) {
+    void *data;
+    ca_tensor there = host;
+    if (strcmp(be->name, "ref") == 0 || !host.data) return host;
+    assert_true(mirror_count < MAX_MIRRORS);
+    if (host.dtype == CA_F64) there.dtype = CA_F32;
+    size_t bytes = (size_t)ca_tensor_count(&there) * ca_dtype_size(there.dtype);
+    void *values = calloc(bytes + 1, 1);
+    assert_non_null(values);
+    if (host.dtype == CA_F64)
+        narrow(values, host);
+    else
+        memcpy(values, host.data, bytes);
+    assert_int_equal(ca_alloc(be, bytes, &data), CA_OK);
+    there.data = data;
+    assert_int_equal(ca_upload(be, there, values), CA_OK);
+    free(values);
+    mirrors[mirror_count].be = be;
+    mirrors[mirror_count].host = host;
+    mirrors[mirror_count++].there = there;
+    return there;
+}
+
+const ca_sequences *gradient_sequences_on(ca_backend *be, const ca_sequences *host) {
+    static ca_sequences there;
+    there = *host;
+    there.row_start_b = gradient_tensor(be, host->row_start_b);
+    there.pattern_start_b = gradient_tensor(be, host->pattern_start_b);
+    there.prefix_start_b = gradient_tensor(be, host->prefix_start_b);
+    there.prefix_rows_b = gradient_tensor(be, host->prefix_rows_b);
+    there.positions = gradient_tensor(be, host->positions);
+    return &there;
+}
+
+/* ---- */
 
 ca_backend *gradient_backend(void) {
     ca_backend *be;
@@ -19,7 +93,8 @@ ca_backend *gradient_backend(void) {
 
 void gradient_draw(double *values, int64_t count, const char *stream) {
     ca_philox_key key = {.seed = 7, .stream = ca_stream(stream)};
-    for (int64_t i = 0; i < count; i++) values[i] = ca_philox_normal(key, (uint64_t)i);
+    for (int64_t i = 0; i < count; i++)
+        values[i] = (double)(float)ca_philox_normal(key, (uint64_t)i);
 }
 
 double *gradient_numbers(int64_t count, const char *stream) {
@@ -77,6 +152,44 @@ static void check_input(problem *p, const vector *v, int number) {
     }
 }
 
+/* ---- another backend beside ref */
+
+static void compare(const problem *p, const char *what, const double *got, const double *expected,
+                    int64_t count) {
+    const double tolerance = 2e-5;
+    double largest = 0;
+    for (int64_t i = 0; i < count; i++) largest = fmax(largest, fabs(expected[i]));
+    for (int64_t i = 0; i < count; i++)
+        if (!(fabs(got[i] - expected[i]) <= tolerance * largest))
+            fail_msg("%s on %s: %s[%lld]: expected %.9g within %.3g, got %.9g", p->name,
+                     p->be->name, what, (long long)i, expected[i], tolerance * largest, got[i]);
+}
+
+/* Takes the place of v's array, which is returned; zeros, as before the first run. */
+static double *replaced(double **v, int64_t count) {
+    double *before = *v;
+    *v = calloc((size_t)count + 1, sizeof **v);
+    assert_non_null(*v);
+    return before;
+}
+
+static void compare_backend(problem *p, const char *name, int count) {
+    double *y = replaced(&p->output.x, p->output.count), *dx[MAX_INPUTS];
+    for (int i = 0; i < count; i++) dx[i] = replaced(&p->inputs[i].dx, p->inputs[i].count);
+    gradient_ok(ca_backend_open(name, 1, &p->be));
+    p->forward(p);
+    p->backward(p);
+    compare(p, "y", p->output.x, y, p->output.count);
+    for (int i = 0; i < count; i++) {
+        char what[32];
+        snprintf(what, sizeof what, "gradient of input %d", i);
+        compare(p, what, p->inputs[i].dx, dx[i], p->inputs[i].count);
+        free(dx[i]);
+    }
+    free(y);
+    ca_backend_close(p->be);
+}
+
 void gradient_check(problem *p) {
     static const char *const streams[MAX_INPUTS] = {"input 0", "input 1", "input 2"};
     p->be = gradient_backend();
@@ -89,8 +202,11 @@ void gradient_check(problem *p) {
     p->forward(p);
     p->backward(p);
     for (int i = 0; i < count; i++) check_input(p, &p->inputs[i], i);
+    p->forward(p); /* y at x again */
+    ca_backend_close(p->be);
+    const char *other = getenv("CA_TEST_BACKEND");
+    if (other) compare_backend(p, other, count);
 
     for (int i = 0; i < count; i++) free(p->inputs[i].x), free(p->inputs[i].dx);
     free(p->output.x), free(p->output.dx);
-    ca_backend_close(p->be);
 }

@@ -62,12 +62,30 @@ static void setting_fill(setting *x, const form *f) {
     x->pattern_count = f->a.heads * x->s->pattern_start[x->s->count];
 }
 
-static ca_tensor packed(const setting *x, double *values, int64_t heads) {
-    return ca_tensor_3d(values, CA_F64, x->rows, heads, x->f->a.head_dim);
+static ca_tensor packed(ca_backend *be, const setting *x, double *values, int64_t heads) {
+    return gradient_tensor(be, ca_tensor_3d(values, CA_F64, x->rows, heads, x->f->a.head_dim));
 }
 
-static ca_tensor lanes_of(const setting *x, double *values, int64_t lanes, int64_t heads) {
-    return ca_tensor_4d(values, CA_F64, lanes, x->rows, heads, x->f->a.head_dim);
+static ca_tensor lanes_of(ca_backend *be, const setting *x, double *values, int64_t lanes,
+                          int64_t heads) {
+    return gradient_tensor(be,
+                           ca_tensor_4d(values, CA_F64, lanes, x->rows, heads, x->f->a.head_dim));
+}
+
+/* [T, H], or a lane of it */
+static ca_tensor by_head(ca_backend *be, const setting *x, double *values, bool lane) {
+    const int64_t heads = x->f->a.heads;
+    return gradient_tensor(be, lane ? ca_tensor_3d(values, CA_F64, 1, x->rows, heads)
+                                    : ca_tensor_2d(values, CA_F64, x->rows, heads));
+}
+
+/* Probabilities, or lanes of them */
+static ca_tensor flat(ca_backend *be, const setting *x, double *pattern) {
+    return gradient_tensor(be, ca_tensor_1d(pattern, CA_F64, x->pattern_count));
+}
+
+static ca_tensor flat_lanes(ca_backend *be, const setting *x, double *pattern, int64_t lanes) {
+    return gradient_tensor(be, ca_tensor_2d(pattern, CA_F64, lanes, x->pattern_count));
 }
 
 /* ---- both paths on plain arrays; `heads` is that of dk and dv */
@@ -75,10 +93,11 @@ static ca_tensor lanes_of(const setting *x, double *values, int64_t lanes, int64
 static void fused_fwd(ca_backend *be, const setting *x, double *o, double *lse, double *q,
                       double *k, double *v) {
     ca_attention a = x->f->a;
-    gradient_ok(ca_attention_fwd(be, packed(x, o, a.heads),
-                                 ca_tensor_2d(lse, CA_F64, x->rows, a.heads), packed(x, q, a.heads),
-                                 packed(x, k, a.kv_heads), packed(x, v, a.kv_heads), x->prefix_k,
-                                 x->prefix_v, x->s, a));
+    gradient_ok(ca_attention_fwd(be, packed(be, x, o, a.heads), by_head(be, x, lse, false),
+                                 packed(be, x, q, a.heads), packed(be, x, k, a.kv_heads),
+                                 packed(be, x, v, a.kv_heads), gradient_tensor(be, x->prefix_k),
+                                 gradient_tensor(be, x->prefix_v), gradient_sequences_on(be, x->s),
+                                 a));
 }
 
 static void fused_bwd(ca_backend *be, const setting *x, int64_t lanes, int64_t heads, double *dq,
@@ -87,22 +106,25 @@ static void fused_bwd(ca_backend *be, const setting *x, int64_t lanes, int64_t h
     double *o = gradient_numbers(x->query_count, "o");
     double *lse = gradient_numbers(x->rows * a.heads, "lse");
     fused_fwd(be, x, o, lse, q, k, v);
-    gradient_ok(ca_attention_bwd(be, lanes_of(x, dq, lanes, a.heads), lanes_of(x, dk, lanes, heads),
-                                 lanes_of(x, dv, lanes, heads), lanes_of(x, d_o, lanes, a.heads),
-                                 packed(x, o, a.heads), ca_tensor_2d(lse, CA_F64, x->rows, a.heads),
-                                 packed(x, q, a.heads), packed(x, k, a.kv_heads),
-                                 packed(x, v, a.kv_heads), x->prefix_k, x->prefix_v, x->s, a));
+    gradient_ok(
+        ca_attention_bwd(be, lanes_of(be, x, dq, lanes, a.heads), lanes_of(be, x, dk, lanes, heads),
+                         lanes_of(be, x, dv, lanes, heads), lanes_of(be, x, d_o, lanes, a.heads),
+                         packed(be, x, o, a.heads), by_head(be, x, lse, false),
+                         packed(be, x, q, a.heads), packed(be, x, k, a.kv_heads),
+                         packed(be, x, v, a.kv_heads), gradient_tensor(be, x->prefix_k),
+                         gradient_tensor(be, x->prefix_v), gradient_sequences_on(be, x->s), a));
     free(o), free(lse);
 }
 
 static void steps_fwd(ca_backend *be, const setting *x, double *o, double *pattern, double *q,
                       double *k, double *v) {
     ca_attention a = x->f->a;
-    ca_tensor p = ca_tensor_1d(pattern, CA_F64, x->pattern_count);
-    gradient_ok(ca_pattern_fwd(be, p, packed(x, q, a.heads), packed(x, k, a.kv_heads), x->prefix_k,
-                               x->s, a));
-    gradient_ok(ca_pattern_apply_fwd(be, packed(x, o, a.heads), p, packed(x, v, a.kv_heads),
-                                     x->prefix_v, x->s, a));
+    gradient_ok(ca_pattern_fwd(be, flat(be, x, pattern), packed(be, x, q, a.heads),
+                               packed(be, x, k, a.kv_heads), gradient_tensor(be, x->prefix_k),
+                               gradient_sequences_on(be, x->s), a));
+    gradient_ok(ca_pattern_apply_fwd(be, packed(be, x, o, a.heads), flat(be, x, pattern),
+                                     packed(be, x, v, a.kv_heads), gradient_tensor(be, x->prefix_v),
+                                     gradient_sequences_on(be, x->s), a));
 }
 
 static void steps_bwd(ca_backend *be, const setting *x, int64_t lanes, int64_t heads, double *dq,
@@ -112,14 +134,15 @@ static void steps_bwd(ca_backend *be, const setting *x, int64_t lanes, int64_t h
     double *pattern = gradient_numbers(x->pattern_count, "pattern");
     double *d_pattern = gradient_numbers(lanes * x->pattern_count, "d_pattern");
     steps_fwd(be, x, o, pattern, q, k, v);
-    ca_tensor p = ca_tensor_1d(pattern, CA_F64, x->pattern_count);
-    ca_tensor dp = ca_tensor_2d(d_pattern, CA_F64, lanes, x->pattern_count);
-    gradient_ok(ca_pattern_apply_bwd(be, dp, lanes_of(x, dv, lanes, heads),
-                                     lanes_of(x, d_o, lanes, a.heads), p, packed(x, v, a.kv_heads),
-                                     x->prefix_v, x->s, a));
-    gradient_ok(ca_pattern_bwd(be, lanes_of(x, dq, lanes, a.heads), lanes_of(x, dk, lanes, heads),
-                               dp, p, packed(x, q, a.heads), packed(x, k, a.kv_heads), x->prefix_k,
-                               x->s, a));
+    gradient_ok(ca_pattern_apply_bwd(
+        be, flat_lanes(be, x, d_pattern, lanes), lanes_of(be, x, dv, lanes, heads),
+        lanes_of(be, x, d_o, lanes, a.heads), flat(be, x, pattern), packed(be, x, v, a.kv_heads),
+        gradient_tensor(be, x->prefix_v), gradient_sequences_on(be, x->s), a));
+    gradient_ok(
+        ca_pattern_bwd(be, lanes_of(be, x, dq, lanes, a.heads), lanes_of(be, x, dk, lanes, heads),
+                       flat_lanes(be, x, d_pattern, lanes), flat(be, x, pattern),
+                       packed(be, x, q, a.heads), packed(be, x, k, a.kv_heads),
+                       gradient_tensor(be, x->prefix_k), gradient_sequences_on(be, x->s), a));
     free(o), free(pattern), free(d_pattern);
 }
 
@@ -179,27 +202,23 @@ static void test_two_steps(void **state) {
 
 /* ---- interventions on patterns: x, source and mask are the inputs */
 
-static ca_tensor flat(const setting *x, double *pattern) {
-    return ca_tensor_1d(pattern, CA_F64, x->pattern_count);
-}
-
 static void mix_forward(problem *p) {
+    ca_backend *be = p->be;
     const setting *x = p->parameters;
     gradient_ok(ca_pattern_mix_fwd(
-        p->be, flat(x, p->output.x), flat(x, p->inputs[0].x), flat(x, p->inputs[1].x),
-        ca_tensor_2d(p->inputs[2].x, CA_F64, x->rows, x->f->a.heads), x->s, x->f->a));
+        be, flat(be, x, p->output.x), flat(be, x, p->inputs[0].x), flat(be, x, p->inputs[1].x),
+        by_head(be, x, p->inputs[2].x, false), gradient_sequences_on(be, x->s), x->f->a));
 }
 
 static void mix_backward(problem *p) {
+    ca_backend *be = p->be;
     const setting *x = p->parameters;
-    const int64_t heads = x->f->a.heads;
     vector *in = p->inputs;
-    gradient_ok(ca_pattern_mix_bwd(
-        p->be, ca_tensor_2d(in[0].dx, CA_F64, 1, x->pattern_count),
-        ca_tensor_2d(in[1].dx, CA_F64, 1, x->pattern_count),
-        ca_tensor_3d(in[2].dx, CA_F64, 1, x->rows, heads),
-        ca_tensor_2d(p->output.dx, CA_F64, 1, x->pattern_count), flat(x, in[0].x), flat(x, in[1].x),
-        ca_tensor_2d(in[2].x, CA_F64, x->rows, heads), x->s, x->f->a, false));
+    gradient_ok(ca_pattern_mix_bwd(be, flat_lanes(be, x, in[0].dx, 1),
+                                   flat_lanes(be, x, in[1].dx, 1), by_head(be, x, in[2].dx, true),
+                                   flat_lanes(be, x, p->output.dx, 1), flat(be, x, in[0].x),
+                                   flat(be, x, in[1].x), by_head(be, x, in[2].x, false),
+                                   gradient_sequences_on(be, x->s), x->f->a, false));
 }
 
 static void test_mix(void **state) {

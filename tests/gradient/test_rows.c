@@ -5,33 +5,40 @@
  */
 #include "gradient.h"
 
+#include <string.h>
+
 enum { ROWS = 3, WIDTH = 7, OUT = 5 };
 
 static ca_tensor absent;
 
-static ca_tensor matrix(double *x, int64_t rows, int64_t columns) {
-    return ca_tensor_2d(x, CA_F64, rows, columns);
+static ca_tensor matrix(ca_backend *be, double *x, int64_t rows, int64_t columns) {
+    return gradient_tensor(be, ca_tensor_2d(x, CA_F64, rows, columns));
+}
+
+static ca_tensor list(ca_backend *be, void *x, ca_dtype dtype, int64_t count) {
+    return gradient_tensor(be, ca_tensor_1d(x, dtype, count));
 }
 
 /* ---- norm */
 
 static double gain_values[WIDTH];
 
-static ca_tensor gain(void) {
+static ca_tensor gain(ca_backend *be) {
     gradient_draw(gain_values, WIDTH, "gain");
-    return ca_tensor_1d(gain_values, CA_F64, WIDTH);
+    return list(be, gain_values, CA_F64, WIDTH);
 }
 
 static void norm_forward(problem *p) {
-    gradient_ok(ca_norm_fwd(p->be, matrix(p->output.x, ROWS, WIDTH),
-                            matrix(p->inputs[0].x, ROWS, WIDTH), gain(), absent,
+    gradient_ok(ca_norm_fwd(p->be, matrix(p->be, p->output.x, ROWS, WIDTH),
+                            matrix(p->be, p->inputs[0].x, ROWS, WIDTH), gain(p->be), absent,
                             *(const ca_norm *)p->parameters));
 }
 
 static void norm_backward(problem *p) {
-    gradient_ok(ca_norm_bwd(p->be, matrix(p->inputs[0].dx, ROWS, WIDTH),
-                            matrix(p->output.dx, ROWS, WIDTH), matrix(p->inputs[0].x, ROWS, WIDTH),
-                            gain(), *(const ca_norm *)p->parameters, false));
+    gradient_ok(ca_norm_bwd(p->be, matrix(p->be, p->inputs[0].dx, ROWS, WIDTH),
+                            matrix(p->be, p->output.dx, ROWS, WIDTH),
+                            matrix(p->be, p->inputs[0].x, ROWS, WIDTH), gain(p->be),
+                            *(const ca_norm *)p->parameters, false));
 }
 
 static void test_norm(void **state) {
@@ -61,17 +68,17 @@ typedef struct act_form {
 
 static void act_forward(problem *p) {
     const act_form *form = p->parameters;
-    gradient_ok(ca_act_fwd(p->be, matrix(p->output.x, ROWS, WIDTH),
-                           matrix(p->inputs[0].x, ROWS, form->gated ? 2 * WIDTH : WIDTH),
+    gradient_ok(ca_act_fwd(p->be, matrix(p->be, p->output.x, ROWS, WIDTH),
+                           matrix(p->be, p->inputs[0].x, ROWS, form->gated ? 2 * WIDTH : WIDTH),
                            form->kind, form->gated));
 }
 
 static void act_backward(problem *p) {
     const act_form *form = p->parameters;
     int64_t width = form->gated ? 2 * WIDTH : WIDTH;
-    gradient_ok(ca_act_bwd(p->be, matrix(p->inputs[0].dx, ROWS, width),
-                           matrix(p->output.dx, ROWS, WIDTH), matrix(p->inputs[0].x, ROWS, width),
-                           form->kind, form->gated));
+    gradient_ok(ca_act_bwd(p->be, matrix(p->be, p->inputs[0].dx, ROWS, width),
+                           matrix(p->be, p->output.dx, ROWS, WIDTH),
+                           matrix(p->be, p->inputs[0].x, ROWS, width), form->kind, form->gated));
 }
 
 static void test_act(void **state) {
@@ -98,14 +105,14 @@ static void test_act(void **state) {
 static const double cap = 0.8;
 
 static void soft_cap_forward(problem *p) {
-    gradient_ok(ca_soft_cap_fwd(p->be, matrix(p->output.x, ROWS, WIDTH),
-                                matrix(p->inputs[0].x, ROWS, WIDTH), cap));
+    gradient_ok(ca_soft_cap_fwd(p->be, matrix(p->be, p->output.x, ROWS, WIDTH),
+                                matrix(p->be, p->inputs[0].x, ROWS, WIDTH), cap));
 }
 
 static void soft_cap_backward(problem *p) {
-    gradient_ok(ca_soft_cap_bwd(p->be, matrix(p->inputs[0].dx, ROWS, WIDTH),
-                                matrix(p->output.dx, ROWS, WIDTH), matrix(p->output.x, ROWS, WIDTH),
-                                cap));
+    gradient_ok(ca_soft_cap_bwd(p->be, matrix(p->be, p->inputs[0].dx, ROWS, WIDTH),
+                                matrix(p->be, p->output.dx, ROWS, WIDTH),
+                                matrix(p->be, p->output.x, ROWS, WIDTH), cap));
 }
 
 static void test_soft_cap(void **state) {
@@ -122,19 +129,19 @@ static void test_soft_cap(void **state) {
 
 static double weight_values[OUT * WIDTH];
 
-static ca_tensor weight(void) {
+static ca_tensor weight(ca_backend *be) {
     gradient_draw(weight_values, OUT * WIDTH, "weight");
-    return matrix(weight_values, OUT, WIDTH);
+    return matrix(be, weight_values, OUT, WIDTH);
 }
 
 static void linear_forward(problem *p) {
-    gradient_ok(ca_linear_fwd(p->be, matrix(p->output.x, ROWS, OUT),
-                              matrix(p->inputs[0].x, ROWS, WIDTH), weight(), absent));
+    gradient_ok(ca_linear_fwd(p->be, matrix(p->be, p->output.x, ROWS, OUT),
+                              matrix(p->be, p->inputs[0].x, ROWS, WIDTH), weight(p->be), absent));
 }
 
 static void linear_backward(problem *p) {
-    gradient_ok(ca_linear_bwd(p->be, matrix(p->inputs[0].dx, ROWS, WIDTH),
-                              matrix(p->output.dx, ROWS, OUT), weight()));
+    gradient_ok(ca_linear_bwd(p->be, matrix(p->be, p->inputs[0].dx, ROWS, WIDTH),
+                              matrix(p->be, p->output.dx, ROWS, OUT), weight(p->be)));
 }
 
 static void test_linear(void **state) {
@@ -152,14 +159,15 @@ static void test_linear(void **state) {
 static int64_t chosen_rows[] = {1, 2};
 
 static void gather_forward(problem *p) {
-    gradient_ok(ca_gather(p->be, matrix(p->output.x, 2, WIDTH), matrix(p->inputs[0].x, ROWS, WIDTH),
-                          ca_tensor_1d(chosen_rows, CA_I64, 2), 1, false));
+    gradient_ok(ca_gather(p->be, matrix(p->be, p->output.x, 2, WIDTH),
+                          matrix(p->be, p->inputs[0].x, ROWS, WIDTH),
+                          list(p->be, chosen_rows, CA_I64, 2), 1, false));
 }
 
 static void gather_backward(problem *p) {
-    gradient_ok(ca_scatter_add(p->be, matrix(p->inputs[0].dx, ROWS, WIDTH),
-                               ca_tensor_1d(chosen_rows, CA_I64, 2),
-                               matrix(p->output.dx, 2, WIDTH)));
+    gradient_ok(ca_scatter_add(p->be, matrix(p->be, p->inputs[0].dx, ROWS, WIDTH),
+                               list(p->be, chosen_rows, CA_I64, 2),
+                               matrix(p->be, p->output.dx, 2, WIDTH)));
 }
 
 static void test_gather(void **state) {
@@ -181,10 +189,10 @@ static void rope_turn(ca_backend *be, double *to, double *from, bool inverse) {
     static int32_t positions[ROWS] = {4, 0, 2};
     gradient_draw(cosine, POSITIONS * HALF, "cosine");
     gradient_draw(sine, POSITIONS * HALF, "sine");
-    ca_tensor x = ca_tensor_3d(to, CA_F64, ROWS, HEADS, HEAD_DIM);
-    gradient_ok(ca_copy(be, x, ca_tensor_3d(from, CA_F64, ROWS, HEADS, HEAD_DIM)));
-    gradient_ok(ca_rope(be, x, matrix(cosine, POSITIONS, HALF), matrix(sine, POSITIONS, HALF),
-                        ca_tensor_1d(positions, CA_I32, ROWS), inverse));
+    memcpy(to, from, ROWS * HEADS * HEAD_DIM * sizeof *to);
+    gradient_ok(ca_rope(be, gradient_tensor(be, ca_tensor_3d(to, CA_F64, ROWS, HEADS, HEAD_DIM)),
+                        matrix(be, cosine, POSITIONS, HALF), matrix(be, sine, POSITIONS, HALF),
+                        list(be, positions, CA_I32, ROWS), inverse));
 }
 
 static void rope_forward(problem *p) { rope_turn(p->be, p->output.x, p->inputs[0].x, false); }
@@ -208,31 +216,32 @@ typedef struct mix_form {
     bool one_row;    /* the same weights for all rows: their gradient is summed over rows */
 } mix_form;
 
-static ca_tensor mix_mask(const mix_form *form, double *weights) {
-    if (!form->one_row) return matrix(weights, ROWS, form->weights);
-    return ca_tensor_repeat(ca_tensor_1d(weights, CA_F64, form->weights), ROWS);
+static ca_tensor mix_mask(ca_backend *be, const mix_form *form, double *weights) {
+    if (!form->one_row) return matrix(be, weights, ROWS, form->weights);
+    return ca_tensor_repeat(list(be, weights, CA_F64, form->weights), ROWS);
 }
 
 static void mix_forward(problem *p) {
-    gradient_ok(ca_mix_fwd(p->be, matrix(p->output.x, ROWS, WIDTH),
-                           matrix(p->inputs[0].x, ROWS, WIDTH), matrix(p->inputs[1].x, ROWS, WIDTH),
-                           mix_mask(p->parameters, p->inputs[2].x)));
+    gradient_ok(ca_mix_fwd(p->be, matrix(p->be, p->output.x, ROWS, WIDTH),
+                           matrix(p->be, p->inputs[0].x, ROWS, WIDTH),
+                           matrix(p->be, p->inputs[1].x, ROWS, WIDTH),
+                           mix_mask(p->be, p->parameters, p->inputs[2].x)));
 }
 
 static void mix_backward(problem *p) {
     const mix_form *form = p->parameters;
-    double d_mask[ROWS * WIDTH];
-    ca_tensor rows = matrix(d_mask, ROWS, form->weights);
-    gradient_ok(ca_mix_bwd(p->be, matrix(p->inputs[0].dx, ROWS, WIDTH),
-                           matrix(p->inputs[1].dx, ROWS, WIDTH), rows,
-                           matrix(p->output.dx, ROWS, WIDTH), matrix(p->inputs[0].x, ROWS, WIDTH),
-                           matrix(p->inputs[1].x, ROWS, WIDTH), mix_mask(form, p->inputs[2].x),
-                           true)); /* onto zeros */
+    double d_mask[ROWS * WIDTH] = {0};
+    gradient_ok(ca_mix_bwd(
+        p->be, matrix(p->be, p->inputs[0].dx, ROWS, WIDTH),
+        matrix(p->be, p->inputs[1].dx, ROWS, WIDTH), matrix(p->be, d_mask, ROWS, form->weights),
+        matrix(p->be, p->output.dx, ROWS, WIDTH), matrix(p->be, p->inputs[0].x, ROWS, WIDTH),
+        matrix(p->be, p->inputs[1].x, ROWS, WIDTH), mix_mask(p->be, form, p->inputs[2].x),
+        true)); /* onto zeros */
     if (form->one_row)
-        gradient_ok(
-            ca_column_sums(p->be, ca_tensor_1d(p->inputs[2].dx, CA_F64, form->weights), rows));
+        gradient_ok(ca_column_sums(p->be, list(p->be, p->inputs[2].dx, CA_F64, form->weights),
+                                   matrix(p->be, d_mask, ROWS, form->weights)));
     else
-        gradient_ok(ca_copy(p->be, matrix(p->inputs[2].dx, ROWS, form->weights), rows));
+        memcpy(p->inputs[2].dx, d_mask, (size_t)p->inputs[2].count * sizeof *d_mask);
 }
 
 static void test_mix(void **state) {
@@ -258,15 +267,16 @@ static void test_mix(void **state) {
 static int32_t targets[ROWS] = {6, 0, 2};
 
 static void cross_entropy_forward(problem *p) {
-    gradient_ok(ca_cross_entropy_fwd(p->be, ca_tensor_1d(p->output.x, CA_F64, ROWS),
-                                     matrix(p->inputs[0].x, ROWS, WIDTH),
-                                     ca_tensor_1d(targets, CA_I32, ROWS)));
+    gradient_ok(ca_cross_entropy_fwd(p->be, list(p->be, p->output.x, CA_F64, ROWS),
+                                     matrix(p->be, p->inputs[0].x, ROWS, WIDTH),
+                                     list(p->be, targets, CA_I32, ROWS)));
 }
 
 static void cross_entropy_backward(problem *p) {
-    gradient_ok(ca_cross_entropy_bwd(
-        p->be, matrix(p->inputs[0].dx, ROWS, WIDTH), matrix(p->inputs[0].x, ROWS, WIDTH),
-        ca_tensor_1d(targets, CA_I32, ROWS), ca_tensor_1d(p->output.dx, CA_F64, ROWS)));
+    gradient_ok(ca_cross_entropy_bwd(p->be, matrix(p->be, p->inputs[0].dx, ROWS, WIDTH),
+                                     matrix(p->be, p->inputs[0].x, ROWS, WIDTH),
+                                     list(p->be, targets, CA_I32, ROWS),
+                                     list(p->be, p->output.dx, CA_F64, ROWS)));
 }
 
 static void test_cross_entropy(void **state) {

@@ -132,7 +132,7 @@ static void make_means(attribution *a, eap_ends *ends, eap_ablation *ablation, e
         ca_eap_group_set(group, data, a->cut[i], a->cut[i + 1], true);
         ok(ca_eap_ends_begin(ends, group));
         ok(ca_eap_ends_run(ends, true, false, NULL));
-        ok(ca_eap_ablation_add(ablation, a->g->f.backend, group, &ends->clean, data->count));
+        ok(ca_eap_ablation_add(ablation, a->g->f.model, group, &ends->clean, data->count));
     }
 }
 

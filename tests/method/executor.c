@@ -124,6 +124,11 @@ void on_fixtures(const char *const *names, const char *backend, void (*test)(fix
 }
 
 void on_every_backend(const char *const *names, void (*test)(fixture *f)) {
+    const char *only = getenv("CA_TEST_BACKEND");
+    if (only) {
+        on_fixtures(names, only, test);
+        return;
+    }
     for (const ca_backend_entry *const *entry = ca_backend_entries(); *entry; entry++) {
         ca_backend *be;
         if (ca_backend_open((*entry)->name, 1, &be) != CA_OK) {

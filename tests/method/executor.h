@@ -54,7 +54,8 @@ void fixture_close(fixture *f);
 void fixture_release(fixture *f);
 /* Runs a test on each of the named models. */
 void on_fixtures(const char *const *names, const char *backend, void (*test)(fixture *f));
-/* On each backend that opens here; says why another does not. */
+/* On the backend that CA_TEST_BACKEND names, which must open; without it on each that opens here,
+ * and says why another does not. */
 void on_every_backend(const char *const *names, void (*test)(fixture *f));
 
 /* ---- batches and passes */

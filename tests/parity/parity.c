@@ -4,6 +4,7 @@
  */
 #include "parity.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,6 +85,8 @@ static void draw_values(parity *p, buffer *b, fill f) {
         float value = (float)draw(f, key, (uint64_t)i);
         if (b->dtype == CA_F32)
             ((float *)(void *)(b->before + GUARD))[i] = value;
+        else if (b->dtype == CA_BF16)
+            ((uint16_t *)(void *)(b->before + GUARD))[i] = ca_bf16_round(value);
         else
             ((double *)(void *)(b->before + GUARD))[i] = value;
     }
@@ -91,6 +94,12 @@ static void draw_values(parity *p, buffer *b, fill f) {
 
 ca_tensor parity_input(parity *p, const char *name, fill f, int rank, const int64_t *shape) {
     buffer *b = new_buffer(p, name, p->dtype, rank, shape);
+    draw_values(p, b, f);
+    return finish_buffer(p, b, rank, shape);
+}
+
+ca_tensor parity_input_bf16(parity *p, const char *name, fill f, int rank, const int64_t *shape) {
+    buffer *b = new_buffer(p, name, CA_BF16, rank, shape);
     draw_values(p, b, f);
     return finish_buffer(p, b, rank, shape);
 }
@@ -184,7 +193,7 @@ static double error_of(double got, double expected) {
 
 static void compare(const buffer *got, const buffer *expected, const char *label,
                     parity_summary *summary) {
-    double largest = expected->scale;
+    double largest = fmax(expected->scale, FLT_MIN); /* float32 keeps no digits below it */
     for (int64_t i = 0; i < expected->count; i++) {
         double value = fabs(element(expected, i));
         if (isfinite(value) && value > largest) largest = value;

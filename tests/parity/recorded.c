@@ -2,7 +2,7 @@
  *
  * Parity cases compared bit for bit from run to run, for which the environment asks:
  *
- *   CA_PARITY_BACKEND=NAME  runs cases on this backend only
+ *   CA_TEST_BACKEND=NAME  runs cases on this backend only
  *   CA_PARITY_RECORD=DIR    writes a digest of what each case wrote to DIR/PROGRAM.txt
  *   CA_PARITY_EXPECT=DIR    compares with the digests of such a file instead of with `ref`
  *   CA_PARITY_SHARE=N       runs every N-th case only
@@ -17,7 +17,7 @@
 static int64_t cases; /* of this process, those that were left out included */
 
 bool parity_backend_is_chosen(const char *name) {
-    const char *only = getenv("CA_PARITY_BACKEND");
+    const char *only = getenv("CA_TEST_BACKEND");
     return !only || strcmp(only, name) == 0;
 }
 

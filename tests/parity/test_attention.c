@@ -46,6 +46,12 @@ static const attention_case cases[] = {
     {&ragged, 2, 1, 128, 3, FUSED, .f = NORMAL},
     {&ragged, 2, 1, 256, 1, SEPARATE, .f = NORMAL},
     {&ragged, 1, 1, 1, 2, SEPARATE, .f = NORMAL},
+    {&ragged, 3, 1, 32, 3, SHARES, .f = NORMAL},
+    {&ragged, 2, 1, 96, 1, FUSED, .f = NORMAL},
+    {&longer, 3, 3, 96, 3, SEPARATE, .f = NORMAL},
+    {&prefixed, 2, 1, 130, 1, SEPARATE, .f = NORMAL},
+    {&longer, 1, 1, 160, 2, FUSED, .f = NORMAL},
+    {&longer, 1, 1, 256, 1, SHARES, .f = NORMAL},
     {&ragged, 3, 3, 7, 2, FUSED, .f = NORMAL},
     /* no row, one row, long rows */
     {&none, 2, 1, 16, 3, SEPARATE, .f = NORMAL},

@@ -7,10 +7,11 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 /* One case. `variant` counts the forms of an operation (transposes, kinds, layouts). */
 typedef struct row_case {
-    int64_t rows, width;
+    int64_t rows, width, lanes;
     int variant;
     fill f;
 } row_case;
@@ -33,12 +34,36 @@ static void copy_case(parity *p, const void *parameters) {
     parity_ok(ca_copy(p->be, back, y));
 }
 
+/* variant: from each floating dtype to each other; values come from x, rounded once. */
+static void convert_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    static const ca_dtype dtypes[] = {CA_F32, CA_F64, CA_F16, CA_BF16};
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
+    ca_tensor from =
+        parity_output_typed(p, "from", dtypes[c->variant / 4], SHAPE(c->rows, c->width));
+    ca_tensor to = parity_output_typed(p, "to", dtypes[c->variant % 4], SHAPE(c->rows, c->width));
+    parity_ok(ca_copy(p->be, from, x));
+    parity_ok(ca_copy(p->be, to, from));
+}
+
+static void copy_integers_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    const ca_dtype dtype = c->variant == 0 ? CA_I32 : CA_I64;
+    int64_t values[200];
+    for (int64_t i = 0; i < c->rows * c->width; i++) values[i] = i % 2 ? -i : INT32_MAX - i;
+    ca_tensor x = parity_input_i64(p, "x", dtype, c->rows * c->width, values);
+    ca_tensor y = parity_output_typed(p, "y", dtype, SHAPE(c->rows, c->width + 1));
+    parity_ok(ca_copy(p->be, ca_tensor_slice(y, 1, 1, c->width),
+                      ca_tensor_reshape(x, SHAPE(c->rows, c->width))));
+}
+
+/* variant: dtype */
 static void fill_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    ca_tensor y = parity_output(p, "y", 0, SHAPE(c->rows, 2, c->width));
-    ca_tensor i = parity_output_typed(p, "i", CA_I64, SHAPE(c->rows + 1));
-    parity_ok(ca_fill(p->be, ca_tensor_slice(y, 1, 1, 1), 0.1));
-    parity_ok(ca_fill(p->be, i, -7));
+    static const ca_dtype dtypes[] = {CA_F32, CA_F64, CA_F16, CA_BF16, CA_I32, CA_I64};
+    const bool integer = c->variant >= 4;
+    ca_tensor y = parity_output_typed(p, "y", dtypes[c->variant], SHAPE(c->rows, 2, c->width));
+    parity_ok(ca_fill(p->be, ca_tensor_slice(y, 1, 1, 1), integer ? -7 : 0.1));
 }
 
 /* ---- dense */
@@ -49,15 +74,17 @@ static double sum_scale(fill f, int64_t terms) {
 }
 
 /* bits 0, 1: transposes; 2: bias and beta; 3: strided rows; 4: a batch that shares b */
-static void matmul_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
+static void multiply_as(parity *p, const row_case *c, bool narrow, bool wide) {
+    ca_tensor (*b_input)(parity *, const char *, fill, int, const int64_t *) =
+        narrow ? parity_input_bf16 : parity_input;
     int64_t m = c->rows, n = 1 + c->width % 71, k = c->width, batch = bit(c, 4) ? 3 : 1;
     int64_t pad = bit(c, 3) ? 5 : 0;
-    ca_matmul_options o = {.transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1};
+    ca_matmul_options o = {
+        .transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1, .wide = wide};
     ca_tensor a = o.transpose_a ? parity_input(p, "a", c->f, SHAPE(batch, k, m + pad))
                                 : parity_input(p, "a", c->f, SHAPE(batch, m, k + pad));
-    ca_tensor b = o.transpose_b ? parity_input(p, "b", c->f, SHAPE(n, k + pad))
-                                : parity_input(p, "b", c->f, SHAPE(k, n + pad));
+    ca_tensor b = o.transpose_b ? b_input(p, "b", c->f, SHAPE(n, k + pad))
+                                : b_input(p, "b", c->f, SHAPE(k, n + pad));
     ca_tensor y = parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(batch, m, n + pad));
     ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(n)) : absent;
     a = ca_tensor_slice(a, 2, 0, a.shape[2] - pad);
@@ -75,6 +102,17 @@ static void matmul_case(parity *p, const void *parameters) {
     parity_ok(ca_matmul(p->be, y, a, b, bias, o));
 }
 
+static void matmul_case(parity *p, const void *parameters) {
+    multiply_as(p, parameters, false, false);
+}
+
+/* b in bf16; bit 5: a is not rounded. Both sides multiply the same bf16 values exactly, so that the
+ * limit is that of f32 sums. */
+static void matmul_bf16_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    multiply_as(p, c, true, bit(c, 5));
+}
+
 static void linear_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     int64_t out = 37;
@@ -84,8 +122,8 @@ static void linear_case(parity *p, const void *parameters) {
     ca_tensor bias = bit(c, 0) ? parity_input(p, "bias", c->f, SHAPE(out)) : absent;
     ca_tensor y = parity_output(p, "y", scale, SHAPE(c->rows, out));
     parity_ok(ca_linear_fwd(p->be, y, x, w, bias));
-    ca_tensor dy = parity_input(p, "dy", c->f, SHAPE(3, c->rows, out));
-    ca_tensor dx = parity_output(p, "dx", scale, SHAPE(3, c->rows, c->width));
+    ca_tensor dy = parity_input(p, "dy", c->f, SHAPE(c->lanes, c->rows, out));
+    ca_tensor dx = parity_output(p, "dx", scale, SHAPE(c->lanes, c->rows, c->width));
     parity_ok(ca_linear_bwd(p->be, dx, dy, w));
 }
 
@@ -94,16 +132,16 @@ static void linear_case(parity *p, const void *parameters) {
 enum { TABLE_ROWS = 41 };
 
 /* bit 0: lanes; 1: i64 index and accumulate */
-static void gather_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
+static void gather_as(parity *p, const row_case *c, bool narrow) {
     int64_t values[200];
     for (int64_t i = 0; i < c->rows; i++) values[i] = i * 17 % TABLE_ROWS;
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(TABLE_ROWS, c->width));
-    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(3, c->rows, c->width + 1));
+    ca_tensor x = narrow ? parity_input_bf16(p, "x", c->f, SHAPE(TABLE_ROWS, c->width))
+                         : parity_input(p, "x", c->f, SHAPE(TABLE_ROWS, c->width));
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(c->lanes, c->rows, c->width + 1));
     y = ca_tensor_slice(y, 2, 1, c->width);
     ca_tensor index = parity_input_i64(p, "index", bit(c, 1) ? CA_I64 : CA_I32, c->rows, values);
     if (bit(c, 0)) {
-        x = ca_tensor_repeat(x, 3);
+        x = ca_tensor_repeat(x, c->lanes);
     } else {
         ca_tensor first = ca_tensor_2d(y.data, y.dtype, c->rows, c->width);
         first.stride[0] = y.stride[1];
@@ -112,12 +150,15 @@ static void gather_case(parity *p, const void *parameters) {
     parity_ok(ca_gather(p->be, y, x, index, 24.25, bit(c, 1)));
 }
 
+static void gather_case(parity *p, const void *parameters) { gather_as(p, parameters, false); }
+static void gather_bf16_case(parity *p, const void *parameters) { gather_as(p, parameters, true); }
+
 static void scatter_add_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     int64_t values[200];
     for (int64_t i = 0; i < c->rows; i++) values[i] = 2 * i + (i > 2);
-    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(3, 2 * c->rows + 5, c->width));
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width + 2));
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(c->lanes, 2 * c->rows + 5, c->width));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->lanes, c->rows, c->width + 2));
     x = ca_tensor_slice(x, 2, 1, c->width);
     ca_tensor index = parity_input_i64(p, "index", CA_I64, c->rows, values);
     parity_ok(ca_scatter_add(p->be, y, index, x));
@@ -125,27 +166,28 @@ static void scatter_add_case(parity *p, const void *parameters) {
 
 static void add_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    ca_tensor y = parity_inout(p, "y", c->f, fill_amplitude(c->f), SHAPE(3, c->rows, c->width));
+    ca_tensor y =
+        parity_inout(p, "y", c->f, fill_amplitude(c->f), SHAPE(c->lanes, c->rows, c->width));
     ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width + 1));
     x = ca_tensor_slice(x, 1, 1, c->width);
-    parity_ok(ca_add(p->be, y, ca_tensor_repeat(x, 3), bit(c, 0) ? 1.0 : -0.375));
+    parity_ok(ca_add(p->be, y, ca_tensor_repeat(x, c->lanes), bit(c, 0) ? 1.0 : -0.375));
 }
 
 static void multiply_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    ca_tensor x = parity_inout(p, "x", c->f, 0, SHAPE(3, c->rows, c->width));
+    ca_tensor x = parity_inout(p, "x", c->f, 0, SHAPE(c->lanes, c->rows, c->width));
     ca_tensor w = parity_input(p, "w", NORMAL, SHAPE(c->rows, c->width + 1));
-    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), 3);
+    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), c->lanes);
     parity_ok(ca_multiply(p->be, x, x, w)); /* in place */
 }
 
 static void add_scaled_rows_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
-    ca_tensor scale = parity_input(p, "scale", NORMAL, SHAPE(3, c->rows + 1));
-    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(3, c->rows, c->width));
+    ca_tensor scale = parity_input(p, "scale", NORMAL, SHAPE(c->lanes, c->rows + 1));
+    ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(c->lanes, c->rows, c->width));
     scale = ca_tensor_slice(scale, 1, 0, c->rows);
-    parity_ok(ca_add_scaled_rows(p->be, y, ca_tensor_repeat(x, 3), scale, -0.75));
+    parity_ok(ca_add_scaled_rows(p->be, y, ca_tensor_repeat(x, c->lanes), scale, -0.75));
 }
 
 static void sum_heads_case(parity *p, const void *parameters) {
@@ -194,7 +236,7 @@ static void norm_fwd_case(parity *p, const void *parameters) {
 /* bit 0: kind; 1: gain offset; 2: accumulate; 3: lanes, dx in place of dy unless accumulating */
 static void norm_bwd_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    int64_t lanes = bit(c, 3) ? 3 : 1;
+    int64_t lanes = bit(c, 3) ? c->lanes : 1;
     bool accumulate = bit(c, 2), in_place = bit(c, 3) && !accumulate;
     /* dx is at most dy gain / deviation; the deviation is sqrt(epsilon) for tiny rows. */
     double deviation =
@@ -225,10 +267,10 @@ static void norm_stats_case(parity *p, const void *parameters) {
         parity_ok(ca_norm_stats(p->be, x, ca_tensor_slice(inverse, 1, 1, 3), x, norm_of(c)));
         return;
     }
-    ca_tensor inverse = parity_output(p, "inverse", 0, SHAPE(3, c->rows));
+    ca_tensor inverse = parity_output(p, "inverse", 0, SHAPE(c->lanes, c->rows));
     ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width + 1));
-    x = ca_tensor_repeat(ca_tensor_slice(x, 1, 1, c->width), 3);
-    ca_tensor xhat = parity_output(p, "xhat", 1, SHAPE(3, c->rows, c->width));
+    x = ca_tensor_repeat(ca_tensor_slice(x, 1, 1, c->width), c->lanes);
+    ca_tensor xhat = parity_output(p, "xhat", 1, SHAPE(c->lanes, c->rows, c->width));
     parity_set_tolerance(p, tolerance);
     parity_ok(ca_norm_stats(p->be, xhat, inverse, x, norm_of(c)));
 }
@@ -238,7 +280,7 @@ static void norm_stats_case(parity *p, const void *parameters) {
 /* bit 0: one weight per row; 1: the same mask for all rows; 2: in place, else accumulating */
 static void mix_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    int64_t weights = bit(c, 0) ? 1 : c->width, lanes = 3;
+    int64_t weights = bit(c, 0) ? 1 : c->width, lanes = c->lanes;
     bool in_place = bit(c, 2);
     double scale = fill_amplitude(c->f);
     ca_tensor source = parity_input(p, "source", c->f, SHAPE(c->rows, c->width));
@@ -286,11 +328,11 @@ static void act_case(parity *p, const void *parameters) {
     ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, wide));
     ca_tensor y = parity_output(p, "y", 0, SHAPE(c->rows, c->width));
     parity_ok(ca_act_fwd(p->be, y, x, kind, gated));
-    ca_tensor dy = parity_input(p, "dy", NORMAL, SHAPE(3, c->rows, c->width));
+    ca_tensor dy = parity_input(p, "dy", NORMAL, SHAPE(c->lanes, c->rows, c->width));
     /* The slope of an activation at the far left is a difference of numbers near 1. */
     ca_tensor dx =
-        parity_output(p, "dx", gated ? fill_amplitude(c->f) : 1, SHAPE(3, c->rows, wide));
-    parity_ok(ca_act_bwd(p->be, dx, dy, ca_tensor_repeat(x, 3), kind, gated));
+        parity_output(p, "dx", gated ? fill_amplitude(c->f) : 1, SHAPE(c->lanes, c->rows, wide));
+    parity_ok(ca_act_bwd(p->be, dx, dy, ca_tensor_repeat(x, c->lanes), kind, gated));
 }
 
 /* ---- head */
@@ -349,17 +391,17 @@ static void cross_entropy_case(parity *p, const void *parameters) {
 
 static void row_norms_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width + 1));
-    ca_tensor y = parity_output(p, "y", 0, SHAPE(3, c->rows));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->lanes, c->rows, c->width + 1));
+    ca_tensor y = parity_output(p, "y", 0, SHAPE(c->lanes, c->rows));
     parity_ok(ca_row_norms(p->be, y, ca_tensor_slice(x, 2, 0, c->width)));
 }
 
 static void row_dots_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->lanes, c->rows, c->width));
     ca_tensor w = parity_input(p, "w", c->f, SHAPE(c->rows, c->width + 1));
-    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), 3);
-    ca_tensor y = parity_output(p, "y", sum_scale(c->f, c->width), SHAPE(3, c->rows));
+    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), c->lanes);
+    ca_tensor y = parity_output(p, "y", sum_scale(c->f, c->width), SHAPE(c->lanes, c->rows));
     parity_ok(ca_row_dots(p->be, y, x, w));
 }
 
@@ -367,10 +409,10 @@ static void row_dots_case(parity *p, const void *parameters) {
  * cancel, so that limits are relative to the sums alone. */
 static void row_distances_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->lanes, c->rows, c->width));
     ca_tensor w = parity_input(p, "w", c->f, SHAPE(c->rows, c->width + 1));
-    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), 3);
-    ca_tensor y = parity_output(p, "y", 0, SHAPE(3, c->rows + 1));
+    w = ca_tensor_repeat(ca_tensor_slice(w, 1, 1, c->width), c->lanes);
+    ca_tensor y = parity_output(p, "y", 0, SHAPE(c->lanes, c->rows + 1));
     y = ca_tensor_slice(y, 1, 1, c->rows);
     ca_tensor from = bit(c, 1) ? w : x, to = bit(c, 1) ? x : w;
     parity_ok(ca_row_distances(p->be, y, from, bit(c, 0) ? absent : to));
@@ -379,8 +421,8 @@ static void row_distances_case(parity *p, const void *parameters) {
 static void column_sums_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
     double scale = fill_amplitude(c->f) * sqrt((double)c->rows);
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(3, c->rows, c->width + 1));
-    ca_tensor y = parity_output(p, "y", scale, SHAPE(3, c->width + 1));
+    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->lanes, c->rows, c->width + 1));
+    ca_tensor y = parity_output(p, "y", scale, SHAPE(c->lanes, c->width + 1));
     parity_ok(ca_column_sums(p->be, ca_tensor_slice(y, 1, 1, c->width),
                              ca_tensor_slice(x, 2, 0, c->width)));
 }
@@ -418,15 +460,18 @@ typedef struct operation {
     parity_run run;
     int variants;
     int64_t rows[MAX_SIZES], widths[MAX_SIZES]; /* up to END */
-    unsigned fills;                             /* bits of `fill` */
+    unsigned fills;                             /* bits of `fill`, LANED */
 } operation;
 
 #define ANY    ((1u << FILL_COUNT) - 1)
 #define ONE(f) (1u << (f))
+#define LANED  (1u << FILL_COUNT) /* its cases have lanes */
 
 static const operation operations[] = {
     {"copy", copy_case, 3, {0, 1, 7, END}, {1, 13, 64, END}, ANY},
-    {"fill", fill_case, 1, {0, 1, 7, END}, {1, 13, 64, END}, ONE(NORMAL)},
+    {"convert", convert_case, 16, {0, 7, END}, {13, 64, END}, ANY},
+    {"copy integers", copy_integers_case, 2, {0, 1, 3, END}, {1, 13, 64, END}, ONE(ZERO)},
+    {"fill", fill_case, 6, {0, 1, 7, END}, {1, 13, 64, END}, ONE(NORMAL)},
     {"matmul",
      matmul_case,
      32,
@@ -434,49 +479,78 @@ static const operation operations[] = {
      {0, 1, 17, 130, END},
      ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
     {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
-    {"linear", linear_case, 2, {0, 1, 19, END}, {1, 33, 576, END}, ANY},
-    {"gather", gather_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
-    {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
-    {"multiply", multiply_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
-    {"add", add_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
-    {"add_scaled_rows", add_scaled_rows_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
+    {"matmul bf16",
+     matmul_bf16_case,
+     64,
+     {0, 5, 66, END},
+     {0, 1, 130, END},
+     ONE(NORMAL) | ONE(MIXED)},
+    {"matmul bf16", matmul_bf16_case, 4, {1, 70, END}, {2000, 4500, END}, ONE(NORMAL)},
+    {"linear", linear_case, 2, {0, 1, 19, END}, {1, 33, 576, END}, ANY | LANED},
+    {"gather", gather_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY | LANED},
+    {"gather bf16", gather_bf16_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
+    {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY | LANED},
+    {"multiply", multiply_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY | LANED},
+    {"add", add_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY | LANED},
+    {"add_scaled_rows", add_scaled_rows_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY | LANED},
     {"sum_heads", sum_heads_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY},
     {"norm_fwd", norm_fwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
-    {"norm_bwd", norm_bwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
-    {"norm_stats", norm_stats_case, 4, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
+    {"norm_bwd", norm_bwd_case, 16, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY | LANED},
+    /* Rows that a block shares, and those that do not fit its shared memory. */
+    {"norm_fwd", norm_fwd_case, 16, {3, END}, {1030, 8200, END}, ONE(NORMAL) | ONE(MIXED)},
+    {"norm_bwd", norm_bwd_case, 16, {3, END}, {1028, 4102, END}, ONE(NORMAL) | ONE(MIXED)},
+    {"norm_stats", norm_stats_case, 4, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY | LANED},
     {"norm_stats", norm_stats_case, 2, {5, END}, {1030, 8200, END}, ONE(NORMAL) | ONE(MIXED)},
-    {"act", act_case, 8, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY},
+    {"act", act_case, 8, {0, 1, 37, END}, {1, 7, 64, 577, END}, ANY | LANED},
     {"soft_cap", soft_cap_case, 2, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
     {"log_sum_exp", log_sum_exp_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"softmax", softmax_case, 1, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
     {"top_k", top_k_case, 3, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
-    {"row_norms", row_norms_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
-    {"row_dots", row_dots_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY},
-    {"row_distances", row_distances_case, 4, {0, 1, 37, END}, {1, 7, 577, 1030, END}, ANY},
+    {"row_norms", row_norms_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY | LANED},
+    {"row_dots", row_dots_case, 1, {0, 1, 37, END}, {1, 7, 577, END}, ANY | LANED},
+    {"row_norms", row_norms_case, 1, {5, END}, {1028, 2051, END}, ANY},
+    {"row_dots", row_dots_case, 1, {5, END}, {1028, 2051, END}, ANY},
+    {"row_distances", row_distances_case, 4, {0, 1, 37, END}, {1, 7, 577, 1030, END}, ANY | LANED},
     {"mix", mix_case, 8, {0, 1, 37, END}, {0, 1, 7, 64, END}, ANY},
-    {"mix", mix_case, 8, {9, END}, {576, 577, END}, ANY},
+    {"mix", mix_case, 8, {9, END}, {576, 577, END}, ANY | LANED},
+    {"mix", mix_case, 8, {3, END}, {1030, 1032, END}, ONE(NORMAL) | ONE(MIXED)},
     {"mix heads", mix_heads_case, 1, {0, 1, 37, END}, {1, 7, 64, END}, ANY},
     {"cross_entropy", cross_entropy_case, 2, {0, 1, 37, END}, {1, 7, 577, 5003, END}, ANY},
-    {"column_sums", column_sums_case, 1, {0, 1, 37, 333, END}, {1, 13, 577, END}, ANY},
+    {"column_sums", column_sums_case, 1, {0, 1, 37, 333, END}, {1, 13, 577, END}, ANY | LANED},
     {"adam_step", adam_case, 8, {0, 1, 37, END}, {1, 7, 576, END}, ANY},
 };
 
 enum { OPERATION_COUNT = sizeof operations / sizeof operations[0] };
 
+static void run_row_case(ca_backend *be, ca_backend *ref, const operation *o, row_case c,
+                         parity_summary *summary) {
+    char label[128];
+    snprintf(label, sizeof label, "%s rows %lld width %lld lanes %lld variant %d %s", o->name,
+             (long long)c.rows, (long long)c.width, (long long)c.lanes, c.variant, fill_name(c.f));
+    parity_case(be, ref, o->run, &c, label, summary);
+}
+
+/* Three lanes at every size; one and many at the largest number of rows. */
 static void run_operation(ca_backend *be, ca_backend *ref, const void *context) {
     const operation *o = context;
+    if (strstr(o->name, "bf16") && !be->bfloat16) {
+        print_message("%s: %s: this device has no bf16\n", be->name, o->name);
+        return;
+    }
     parity_summary summary = {0};
     for (const int64_t *rows = o->rows; *rows != END; rows++)
         for (const int64_t *width = o->widths; *width != END; width++)
             for (int variant = 0; variant < o->variants; variant++)
-                for (int f = 0; f < FILL_COUNT; f++) {
-                    if (!(o->fills >> f & 1)) continue;
-                    row_case c = {*rows, *width, variant, (fill)f};
-                    char label[128];
-                    snprintf(label, sizeof label, "%s rows %lld width %lld variant %d %s", o->name,
-                             (long long)c.rows, (long long)c.width, c.variant, fill_name(c.f));
-                    parity_case(be, ref, o->run, &c, label, &summary);
-                }
+                for (int f = 0; f < FILL_COUNT; f++)
+                    if (o->fills >> f & 1)
+                        run_row_case(be, ref, o, (row_case){*rows, *width, 3, variant, (fill)f},
+                                     &summary);
+    int64_t most = 0;
+    for (const int64_t *rows = o->rows; *rows != END; rows++) most = *rows;
+    for (int variant = 0; o->fills & LANED && variant < o->variants; variant++)
+        for (int64_t lanes = 1; lanes <= 16; lanes += 15)
+            run_row_case(be, ref, o, (row_case){most, o->widths[1], lanes, variant, NORMAL},
+                         &summary);
     parity_report(be, o->name, &summary);
 }
 

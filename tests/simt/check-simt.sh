@@ -11,7 +11,7 @@ python=$1
 recorded=build/simt/recorded
 mkdir -p "$recorded"
 
-export CA_PARITY_BACKEND=cuda OMP_NUM_THREADS=1 CAUSA=build/simt/causa
+export CA_TEST_BACKEND=cuda OMP_NUM_THREADS=1 CAUSA=build/simt/causa
 export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 export LSAN_OPTIONS=suppressions=.make/lsan.txt:print_suppressions=0
 export TSAN_OPTIONS=halt_on_error=1:atexit_sleep_ms=0

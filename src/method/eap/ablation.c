@@ -60,7 +60,8 @@ static ca_status add_row(eap_ablation *a, const ca_model *m, const eap_outputs *
     ca_status st = CA_OK;
     ca_backend *be = m->backend;
     ca_tensor one = ca_tensor_repeat(a->one, 1);
-    const ca_matmul_options options = {.transpose_b = true, .alpha = share, .beta = 1};
+    const ca_matmul_options options = {
+        .transpose_b = true, .alpha = share, .beta = 1, .wide = true};
     CA_TRY(ca_add(be, one, ca_tensor_slice(clean->embed, 0, row, 1), share));
     for (int64_t l = 0; l < m->arch.layers; l++) {
         CA_TRY(ca_matmul(be, one, ca_tensor_slice(ca_tensor_at(clean->z, 0, l), 0, row, 1),

@@ -23,7 +23,7 @@ ca_status ca_eap_expand(const ca_model *m, const ca_circuit_graph *graph, const 
         CA_TRY(ca_matmul(m->backend, ca_tensor_slice(to, 0, ca_circuit_head(graph, l, 0), a->heads),
                          ca_tensor_swap_axes(ca_tensor_split_last(z, a->heads), 0, 1),
                          ca_tensor_swap_axes(w, 0, 1), (ca_tensor){0},
-                         (ca_matmul_options){.transpose_b = true, .alpha = 1}));
+                         (ca_matmul_options){.transpose_b = true, .alpha = 1, .wide = true}));
         CA_TRY(ca_copy(m->backend, ca_tensor_at(to, 0, ca_circuit_mlp(graph, l)),
                        rows_of(ca_tensor_at(o->mlp, 0, l), first, rows)));
     }

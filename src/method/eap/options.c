@@ -138,12 +138,23 @@ out:
     return st;
 }
 
+/* The input of a head or an MLP must be the normed sum of outputs. */
+static ca_status check_family(const ca_arch *a) {
+    if (a->pre_norm && !a->post_norm && a->qk_norm != CA_QK_NORM_FULL) return CA_OK;
+    return ca_fail(
+        CA_E_MODEL,
+        "%s: edges are attributed in models that norm before attention and MLP only, and "
+        "queries and keys head by head, if at all",
+        a->family);
+}
+
 ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
     ca_status st = CA_OK;
     if (!variant) variant = ca_config_text(job->config, "method.variant");
     e->variant = ca_eap_variant_find(variant);
     if (!is(job, "method.compat", "none"))
         e->batch_size = ca_config_int(job->config, "method.batch_size");
+    CA_TRY(check_family(job->arch));
     CA_TRY(read_ablation(job, e));
     CA_TRY(read_points(job, e));
     CA_TRY(read_sites(job, e));

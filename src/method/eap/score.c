@@ -107,7 +107,7 @@ static ca_status expand_heads(eap_scores *s, ca_tensor to, ca_tensor sums, ca_te
     int64_t width = weight.shape[1], head_dim = weight.shape[0] / heads;
     int64_t share = to.shape[0] / heads;
     ca_tensor w = ca_tensor_3d(weight.data, weight.dtype, heads, head_dim, width);
-    const ca_matmul_options plain = {.alpha = 1};
+    const ca_matmul_options plain = {.alpha = 1, .wide = true};
     if (share == 1) return ca_matmul(s->model->backend, to, sums, w, absent, plain);
     for (int64_t h = 0; h < heads; h++)
         CA_TRY(ca_matmul(s->model->backend, ca_tensor_slice(to, 0, h * share, share),

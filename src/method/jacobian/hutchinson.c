@@ -117,7 +117,9 @@ static ca_status probe_chunk(jacobian_hutchinson *h, ca_tensor logits, const ca_
             CA_TRY(ca_upload_f64(be, row, h->staging, h->row));
         }
     }
-    CA_TRY(ca_linear_bwd(be, sums, weights, h->model->head));
+    /* wide: the mean is off the weights, and would come back with their rounding */
+    CA_TRY(ca_matmul(be, ca_tensor_rows(sums), ca_tensor_rows(weights), h->model->head,
+                     (ca_tensor){0}, (ca_matmul_options){.alpha = 1, .wide = true}));
     CA_TRY(ca_copy(be, ca_tensor_slice(vectors, 1, first, n), sums));
 out:
     return st;

@@ -208,6 +208,13 @@ static void measure_batches(jacobian *j) {
     }
 }
 
+/* Gradients of log-probabilities take the softmax of all reads at once; the entropy, of some at a
+ * time. */
+static int64_t probability_rows(const jacobian *j) {
+    bool all = has_path(j) || j->compat || j->most_reads < JACOBIAN_ENTROPY;
+    return all ? j->most_reads : JACOBIAN_ENTROPY;
+}
+
 /* The tensors of the method; with buffers == NULL they are only measured. */
 static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buffers) {
     int64_t n = j->most_reads, width = job->arch->width, rows = j->packing.limits.rows;
@@ -223,7 +230,7 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->leaf, dtype, 2, {rows, width}},
         {&j->product, dtype, 2, {rows, width}},
         {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
-        {&j->probability, dtype, 2, {has_path(j) || j->compat ? n : 0, job->arch->vocab}},
+        {&j->probability, dtype, 2, {probability_rows(j), job->arch->vocab}},
         {&j->norms, dtype, 1, {rows}},
         {&j->dots, dtype, 1, {rows}},
         {&j->values, dtype, 1, {n}},
@@ -300,8 +307,8 @@ static void release(void *state) {
     jacobian *j = state;
     if (!j) return;
     ca_jacobian_evaluation_free(j->evaluation);
-    ca_jacobian_randomise_free(j->randomisation);
     ca_pass_free(j->pass);
+    ca_jacobian_randomise_free(j->randomisation); /* has the model that the pass ran */
     ca_batch_free(j->batch);
     ca_method_buffers_free(&j->buffers);
     ca_packing_free(&j->packing);

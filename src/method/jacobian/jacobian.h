@@ -92,7 +92,7 @@ typedef struct jacobian_column {
     double *squares;             /* the same: sums over lanes of |g_t|^4; NULL without probes */
 } jacobian_column;
 
-enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16 };
+enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16, JACOBIAN_ENTROPY = 16 /* reads at a time */ };
 
 typedef struct jacobian {
     jacobian_reads reads;

@@ -114,6 +114,8 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     CA_TRY(ca_result_reserve(r, "/predictions/token_ids", CA_RESULT_I32, top));
     CA_TRY(ca_result_reserve(r, "/predictions/pieces", CA_RESULT_TEXT, top));
     CA_TRY(ca_result_reserve(r, "/predictions/probability", CA_RESULT_F32, top));
+    CA_TRY(ca_result_reserve(r, "/predictions/entropy", CA_RESULT_F64, each));
+    CA_TRY(ca_result_reserve(r, "/predictions/norm", CA_RESULT_F64, each));
     for (int64_t c = 0; c < j->columns; c++) CA_TRY(reserve_scope(j, &j->column[c]));
     if (several) CA_TRY(put_positions(j));
 out:

@@ -71,7 +71,7 @@ ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) {
     if (j->reads.contrast) return CA_OK; /* the means of both logits cancel */
     CA_TRY(ca_softmax(m->backend, p, ca_pass_logits(j->pass)));
     CA_TRY(ca_matmul(m->backend, direction, p, m->head, (ca_tensor){0},
-                     (ca_matmul_options){.alpha = -1, .beta = 1}));
+                     (ca_matmul_options){.alpha = -1, .beta = 1, .wide = true}));
 out:
     return st;
 }
@@ -83,6 +83,37 @@ static ca_status target_values(jacobian *j, double *value) {
     CA_TRY(ca_row_dots(j->job->backend, values, ca_pass_final_norm(j->pass),
                        ca_tensor_slice(j->direction, 0, 0, j->n)));
     CA_TRY(ca_download_f64(j->job->backend, values, j->staging, value));
+out:
+    return st;
+}
+
+/* Entropy of the distributions in nats, log sum exp(z) - sum p z, the first of which is known. */
+static ca_status write_entropy(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_backend *be = j->job->backend;
+    ca_tensor logits = ca_pass_logits(j->pass), lse = ca_tensor_slice(j->lse, 0, 0, j->n);
+    ca_tensor mean = ca_tensor_slice(j->values, 0, 0, j->n);
+    for (int64_t first = 0; first < j->n; first += JACOBIAN_ENTROPY) {
+        int64_t count = j->n - first < JACOBIAN_ENTROPY ? j->n - first : JACOBIAN_ENTROPY;
+        ca_tensor z = ca_tensor_slice(logits, 0, first, count);
+        ca_tensor p = ca_tensor_slice(j->probability, 0, 0, count);
+        CA_TRY(ca_softmax(be, p, z));
+        CA_TRY(ca_row_dots(be, ca_tensor_slice(mean, 0, first, count), p, z));
+    }
+    CA_TRY(ca_add(be, lse, mean, -1));
+    CA_TRY(ca_download_f64(be, lse, j->staging, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/predictions/entropy", first_read(j), j->n, j->numbers));
+out:
+    return st;
+}
+
+/* The norm of y: the inverse temperature of the distribution over W y / |y|. */
+static ca_status write_norm(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_tensor norm = ca_tensor_slice(j->values, 0, 0, j->n);
+    CA_TRY(ca_row_norms(j->job->backend, norm, ca_pass_final_norm(j->pass)));
+    CA_TRY(ca_download_f64(j->job->backend, norm, j->staging, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/predictions/norm", first_read(j), j->n, j->numbers));
 out:
     return st;
 }
@@ -134,6 +165,8 @@ ca_status ca_jacobian_predict(jacobian *j) {
     CA_TRY(predict(j, probability, id));
     CA_TRY(set_direction(j));
     CA_TRY(write_reads(j, probability, id));
+    CA_TRY(write_entropy(j));
+    CA_TRY(write_norm(j));
 out:
     free(probability);
     free(id);
