@@ -270,6 +270,10 @@ static ca_status answer(ca_job *job, void *state, ca_string *text) {
     const eap *e = state;
     if (!e->faithfulness || ca_eap_faithfulness_needs_score(e->faithfulness))
         CA_TRY(ca_eap_answer(job, state, text));
+    if (e->truth.in)
+        CA_TRY(ca_string_printf(text, "the true circuit: AUROC %.3f, by |score| %.3f\n", e->auroc,
+                                e->auroc_absolute));
+    CA_TRY(ca_eap_compare_answer(e, text));
     if (e->faithfulness) CA_TRY(ca_eap_faithfulness_answer(e->faithfulness, job, text));
 out:
     return st;
