@@ -70,9 +70,10 @@ static const char *const conventions[] = {
     "residual: change of the loss between the ends minus what the input's node explains of it",
     NULL,
 };
-static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corrupted_mean",
-                                        "/baseline@accuracy",   "/faithfulness@cpr",
-                                        "/faithfulness@cmd",    NULL};
+static const char *const headlines[] = {"/baseline@clean_mean",  "/baseline@corrupted_mean",
+                                        "/baseline@accuracy",    "/faithfulness@cpr",
+                                        "/faithfulness@cmd",     "/edges@auroc",
+                                        "/edges@auroc_absolute", NULL};
 
 static void release(void *state) {
     eap *e = state;
