@@ -3,7 +3,8 @@
 #
 # Finds the libraries and the Python that Causa needs and writes what it found to build/deps.mk
 # (for the Makefile) and build/python (for scripts). What is missing is installed with apt when
-# this user may do so; otherwise the line to type is printed and the exit status is 2.
+# this user may do so; otherwise the line to type is printed and the exit status is 2. Python and
+# Graphviz, which only reports and tests need, may be missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p build
@@ -132,7 +133,7 @@ probe_cuda() {
         cflags="" libs=""
         [ ! -f "$home/include/cublas_v2.h" ] || cflags="-isystem $home/include"
         [ ! -d "$home/lib64" ] || libs="-L$home/lib64 -Wl,-rpath,$home/lib64"
-        libs="$libs -lcublas -lcudart_static -ldl -lrt -lpthread"
+        libs="$libs -lcublas -lcublasLt -lcudart_static -ldl -lrt -lpthread"
         usable cublas_v2.h || continue
         version=$(header_number cuda_runtime_api.h CUDART_VERSION)
         nvcc=$candidate cuda_cflags=$cflags cuda_libs=$libs
@@ -169,6 +170,11 @@ if ! probe_python && ! { apt_install $python_packages && probe_python; } &&
     echo "will not run until you type    sudo apt-get install $python_packages" >&2
     python=python3
 fi
+
+command -v dot >/dev/null || apt_install graphviz || {
+    echo "no Graphviz: reports will not draw circuits until you type" >&2
+    echo "    sudo apt-get install graphviz" >&2
+}
 
 probe_cuda
 

@@ -3,8 +3,8 @@
 
     python3 experiments/eap/generate.py [FILE]
 
-The words are those of ../demo-model that are one token each of SmolLM2 too, and the sentences
-have equally many tokens in both models: one file serves both, and means at positions exist.
+The words are those of ../demo-model that are one token each of SmolLM2 too, and all sentences
+have equally many tokens: one file serves both models, and means at positions exist.
 The two names of a pair stand together in no sentence that the bundled model was trained on.
 In half of the pairs the name that comes first is repeated, in half the second.
 """

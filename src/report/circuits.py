@@ -27,15 +27,24 @@ def sizes(result):
     return [result.array(f"/circuits/{name}") for name in names]
 
 
-def sizes_table(result):
+def chosen(result):
+    """What circuits were made of: edges, or nodes with all edges that leave them."""
+    by_file = result.attributes("/circuits").get("select") == "file"
+    return "edges" if by_file or result.has_in("/edges", "score") else "nodes"
+
+
+def sizes_table(result, more=()):
+    """A row a circuit; more: further columns as (title, texts)."""
     requested, kept, kept_nodes, fraction = sizes(result)
-    rows = [[f"{requested[i]:,}", percent(fraction, i), f"{kept[i]:,}", f"{kept_nodes[i]:,}"]
-            for i in range(len(kept))]
-    return page.table(["asked for", "% of all", "edges kept", "nodes kept"], rows, numbers={0, 1, 2, 3})
-
-
-def percent(fraction, index):
-    return f"{100 * fraction[index]:.3g}" if fraction is not None and np.isfinite(fraction[index]) else "–"
+    threshold = result.array("/circuits/threshold")
+    columns = [(f"{chosen(result)} asked for", [f"{n:,}" for n in requested]),
+               ("% of all", [f"{100 * share:.3g}" for share in fraction]),
+               ("edges kept", [f"{n:,}" for n in kept]), ("nodes kept", [f"{n:,}" for n in kept_nodes])]
+    if threshold is not None:
+        columns.insert(0, ("threshold", [f"{value:.4g}" for value in threshold]))
+    columns += more
+    return page.table([title for title, _ in columns], list(zip(*(cells for _, cells in columns))),
+                      numbers=set(range(len(columns))))
 
 
 def faithfulness(result, figures):
@@ -45,24 +54,23 @@ def faithfulness(result, figures):
     half = np.zeros(len(mean))
     if each is not None and each.shape[1] > 1:
         half = NORMAL_95 * each.std(axis=1, ddof=1) / each.shape[1] ** 0.5
-    requested, kept, kept_nodes, fraction = sizes(result)
-    rows = [[f"{requested[i]:,}", percent(fraction, i), f"{kept[i]:,}", f"{kept_nodes[i]:,}",
-             f"{mean[i]:.4g}", f"{half[i]:.2g}" if half[i] else "–", f"{share[i]:.3f}"]
-            for i in range(len(mean))]
-    header = ["asked for", "% of all", "edges kept", "nodes kept", "metric", "± 95 %", "faithfulness"]
+    columns = [("metric", [f"{value:.4g}" for value in mean]),
+               ("± 95 %", [f"{value:.2g}" if value else "–" for value in half]),
+               ("faithfulness", [f"{value:.3f}" for value in share])]
     areas = [f"{name.upper()} {at[name]:.3f}" for name in ("cpr", "cmd")
              if name in at and np.isfinite(at[name])]
-    metric = result.attributes("/baseline").get("metric", "metric")
+    requested, what = sizes(result)[0], chosen(result)
+    shown = requested > 0  # the axis is logarithmic
     png = edge_charts.faithfulness(
-        figures, "faithfulness", np.maximum(requested, 1), mean, half, at["clean"], at["corrupted"],
-        ("edges asked for", metric, " · ".join(["what circuits keep of the model", *areas])))
+        figures, "faithfulness", requested[shown], mean[shown], half[shown], at["clean"], at["corrupted"],
+        (f"{what} asked for", at.get("metric", "metric"),
+         " · ".join(["what circuits keep of the model", *areas])))
     pairs = f" over {each.shape[1]:,} pairs" if each is not None else ""
     about = page.note(
-        f"All edges outside the circuit are ablated. Faithfulness: 0 = the corrupted run, 1 = the clean run. "
-        f"CPR: area under it over the share of edges kept, higher is better; CMD: area between it and 1, "
+        f"All edges outside the circuit are ablated. Faithfulness: 0 = the ablated run, 1 = the clean run. "
+        f"CPR: area under it over the share of {what} asked for, higher is better; CMD: area between it and 1, "
         f"0 is best. Bars: 95 % intervals{pairs}.")
-    return about + page.picture(png, "metric of circuits over their number of edges") + \
-        page.table(header, rows, numbers=set(range(7)))
+    return about + page.picture(png, "metric of circuits over their size") + sizes_table(result, columns)
 
 
 # ---- variants beside each other
@@ -90,10 +98,20 @@ def comparison(result, figures, edges):
                        "the same size; red: their signs differ. Edges that score 0 in either are not drawn.")
     markup += page.picture(png, f"scores of {own} against those of other variants")
     markup += page.table(header, rows, numbers={1, 2, 3, 4})
-    curves = {variant: (result.array(f"/compare/{variant}/size"), result.array(f"/compare/{variant}/iou"))
-              for variant in others if result.has_in(f"/compare/{variant}", "iou")}
+    curves = {variant: overlap(result, variant) for variant in others
+              if result.has_in(f"/compare/{variant}", "iou")}
     if curves:
         png = edge_charts.overlap(figures, "overlap", curves, "edges")
-        markup += "<h3>Do they choose the same edges?</h3>"
+        markup += "<h3>Do they choose the same edges?</h3>" + page.note(
+            "Circuits of equal size, less the edges that lead from nowhere or to nowhere; sizes at which both "
+            "are empty are left out.")
         markup += page.picture(png, f"overlap of the strongest edges with those of {own}")
     return [Section("Variants compared", markup)]
+
+
+def overlap(result, variant):
+    """Sizes and shares of common edges of the circuits that are not both empty."""
+    size, share, common = (result.array(f"/compare/{variant}/{name}")
+                           for name in ("size", "iou", "common_edges"))
+    known = (common > 0) | (share == 0)
+    return size[known], share[known]

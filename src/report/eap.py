@@ -26,16 +26,17 @@ FIRST_ORDER = "Score: how much worse the model does when the edge is ablated, to
 
 
 def sections(result, figures):
-    scored = result.has_in("/edges", "score") and result.array("/edges/score").ndim == 2
-    edges = graph.Edges(result) if scored else None
+    edges = graph.Edges(result) if result.has_in("/edges", "source") else None
+    scored = edges is not None and edges.size.any()
     parts = []
-    if edges is not None and edges.size.any():
-        parts += [Section("Circuit", drawing(result, figures, edges)),
-                  Section("Strongest edges", strongest_edges(result, figures, edges))]
+    if scored or (edges is not None and result.has_in("/circuits", "in_circuit")):
+        parts.append(Section("Circuit", drawing(result, figures, edges)))
+    if scored:
+        parts.append(Section("Strongest edges", strongest_edges(result, figures, edges)))
     parts += circuits.sections(result, figures, edges)
     if result.has_in("/nodes", "score"):
         parts.append(Section("Nodes", nodes(result, figures)))
-    if edges is not None and edges.size.any():
+    if scored:
         parts.append(Section("Edges between layers", between_layers(figures, edges)))
         parts += positions(result, figures, edges)
     parts += units(result, figures)
@@ -63,7 +64,7 @@ def drawn_edges(result, edges):
         best = fitting[np.argmax(kept[fitting])]
         chosen = np.flatnonzero(members[best]).tolist()
         return chosen, f"circuit of {len(chosen)} edges"
-    if kept.any():
+    if kept.any() and edges.size.any():
         smallest = int(np.argmin(np.where(kept > 0, kept, np.inf)))
         chosen = edges.strongest(MOST_DRAWN, members[smallest].astype(bool))
         return chosen, (f"the {len(chosen)} strongest edges of a circuit of {kept[smallest]:,}; "
@@ -75,10 +76,12 @@ def drawn_edges(result, edges):
 
 def drawing(result, figures, edges):
     chosen, what = drawn_edges(result, edges)
-    signs = "blue: positive score, red: negative" if np.nanmin(edges.score) < 0 else "all scores are positive"
-    caption = f"{what} · width: square root of |score| · {signs} · q, k, v: inputs of a head"
-    about = page.note(f"{what[0].upper()}{what[1:]}. {meaning(result)} Wider: larger |score|; "
-                      f"{signs}. The input is below, the logits above; q, k and v are the inputs of a head.")
+    look = "width: square root of |score| · " + (
+        "blue: positive score, red: negative" if np.nanmin(edges.score, initial=0) < 0 else
+        "no score is negative") if edges.size.any() else "the file has no scores of edges"
+    caption = f"{what} · {look} · q, k, v: inputs of a head"
+    about = page.note(f"{what[0].upper()}{what[1:]}. {meaning(result) if edges.size.any() else ''} "
+                      "The input is below, the logits above.")
     try:
         png = circuit_graph.draw(edges, chosen, caption)
     except circuit_graph.NoDrawing as reason:
@@ -124,9 +127,10 @@ def intervals(result, edges, chosen):
     if bounds is not None:
         low, high = bounds[..., 0], bounds[..., 1]
         sure = edges.valid & ((low > 0) | (high < 0))
+        resamples = edges.attributes.get("resamples", "")
         return "95 % interval", [f"{low.flat[edge]:.3g} … {high.flat[edge]:.3g}" for edge in chosen], (
             f"The interval of {int(sure.sum()):,} of {edges.count:,} edges leaves out 0. "
-            "Intervals: over resampled pairs.")
+            f"Intervals: {resamples} resamples of the pairs.".replace("  ", " "))
     if not result.has_in("/edges", "score_per_example"):
         return "", [], ""
     each = result.file["/edges/score_per_example"]

@@ -136,15 +136,15 @@ def distribution(figures, name, score, what):
     return figures.save(name, figure)
 
 
-def faithfulness(figures, name, counts, mean, half, clean, corrupted, labels):
+def faithfulness(figures, name, counts, mean, half, clean, ablated, labels):
     """The metric of circuits [S] over their size, between the runs that it is measured against.
 
     labels: of the x axis, of the y axis, title.
     """
     figure, axes = pyplot.subplots(figsize=(8.2, 3.8), layout="constrained")
-    below = clean > corrupted  # the corrupted run: names stand where the curve does not go
+    below = clean > ablated  # the ablated run: names stand where the curve does not go
     for level, text, side, low in ((clean, "clean run", 0, not below),
-                                   (corrupted, "corrupted run", 1, below)):
+                                   (ablated, "ablated run", 1, below)):
         axes.axhline(level, color=SOFT, linewidth=1, linestyle="--")
         axes.annotate(f"{text} {level:.3g}", (side, level), xycoords=("axes fraction", "data"),
                       xytext=(-4 if side else 4, -4 if low else 4), textcoords="offset points",
@@ -157,10 +157,10 @@ def faithfulness(figures, name, counts, mean, half, clean, corrupted, labels):
     log_axis(axes.xaxis, whole_number)
     axes.set_title(labels[2], size=10, loc="left")
     charts.soft_grid(axes, "y")
-    if clean != corrupted:
+    if clean != ablated:
         right = axes.secondary_yaxis("right", functions=(
-            lambda value: (value - corrupted) / (clean - corrupted),
-            lambda share: corrupted + share * (clean - corrupted)))
+            lambda value: (value - ablated) / (clean - ablated),
+            lambda share: ablated + share * (clean - ablated)))
         right.set_ylabel("faithfulness")
         right.spines["right"].set_visible(True)
         right.tick_params(length=0)
@@ -198,12 +198,12 @@ def comparison(figures, name, one, others, own, titles):
 
 
 def overlap(figures, name, curves, what):
-    """How far the strongest n of two variants are the same: {variant: (sizes, shares)}."""
+    """How far circuits of n edges of two variants are the same: {variant: (sizes, shares)}."""
     figure, axes = pyplot.subplots(figsize=(7.4, 3.2), layout="constrained")
     for number, (variant, (sizes, shares)) in enumerate(curves.items()):
         axes.plot(sizes, shares, marker="o", markersize=4, linewidth=1.6, label=variant,
                   color=COMPARED[number % len(COMPARED)])
-    axes.set(xscale="log", ylim=(0, 1.04), xlabel=f"strongest {what} of either",
+    axes.set(xscale="log", ylim=(0, 1.04), xlabel=f"{what} asked for of either",
              ylabel="in both / in any")
     log_axis(axes.xaxis, whole_number)
     charts.soft_grid(axes, "y")

@@ -43,14 +43,15 @@ def place(name):
 
 
 class Edges:
-    """Scores [F, R] and the names of their axes; `score` is NaN where no edge is."""
+    """Scores [F, R] and the names of their axes; `score` is NaN where no edge is or none has one."""
 
     def __init__(self, result):
         self.sources = [place(name) for name in result.texts("/edges/source")]
         self.destination_names = result.texts("/edges/destination")
         self.destinations = [place(name) for name in self.destination_names]
         self.valid = result.array("/edges/valid").astype(bool)
-        self.score = np.where(self.valid, result.array("/edges/score"), np.nan).astype(float)
+        score = result.array("/edges/score") if result.has_in("/edges", "score") else np.nan
+        self.score = np.where(self.valid, score, np.nan).astype(float)
         self.size = np.nan_to_num(np.abs(self.score))
         self.attributes = result.attributes("/edges")
         self.layers = int(self.attributes.get("layers", 1 + max(p.layer for p in self.sources)))

@@ -87,6 +87,7 @@ def write_rest(path, score):
     rng = np.random.default_rng(7)
     with h5py.File(path, "a") as file:
         noise = np.abs(score) * rng.random(score.shape)
+        file["edges"].attrs["resamples"] = 500
         file["edges/interval"] = np.stack([score - noise, score + noise], axis=-1).astype(np.float32)
         shares = rng.dirichlet(np.ones(LENGTH), score.shape).transpose(2, 0, 1)
         file["edges/score_by_position"] = (shares * score).astype(np.float32)
@@ -99,6 +100,7 @@ def write_rest(path, score):
                               1e-4 * spread * rng.standard_normal(score.shape)).astype(np.float32)
             group["size"] = np.array([1, 10, 100])
             group["iou"] = np.array([1, 0.4, 0.6]) ** spread
+            group["common_edges"] = np.array([0, 4, 60])
             group.attrs.update({"pearson": r - 0.01, "pearson_absolute": r, "kendall_absolute": 0.8})
 
 
@@ -121,7 +123,7 @@ def test_every_group_has_its_picture(tmp_path):
     text = page_of(tmp_path)
     for expected in ("Circuit", "Strongest edges", "Faithfulness of circuits", "CPR", "Nodes",
                      "Variants compared", "Edges between layers", "Where in the prompt", "Neurons",
-                     "Hidden units", "0.710", "0.970", "Intervals: over resampled pairs."):
+                     "Hidden units", "0.710", "0.970", "Intervals: 500 resamples of the pairs."):
         assert expected in text, expected
     drawing = {"circuit"} if shutil.which("dot") else set()
     assert figures_of(tmp_path / "x") == drawing | {

@@ -163,3 +163,10 @@ def test_evaluation_leaves_bos_alone(causa, tmp_path):
             delta = aopc[f"{scope}/delta_logprob"][0]
             assert 0 not in aopc[f"{scope}/ablated"][:] and delta[-1] < -1
         assert aopc["semantic/delta_logprob"][0, 1] < -1
+
+
+def test_pairs_of_names_have_one_length_here_too(causa):
+    """configs/ioi-eap-ig.yaml with the model of its comment: answers are one token, nothing is left out."""
+    plan = json.loads(causa("plan", "configs/ioi-eap-ig.yaml", f"model={MODEL}",
+                            "method.ablation=mean-positional", "--json").stdout)
+    assert (plan["examples"], plan["excluded"]) == (64, 0)
