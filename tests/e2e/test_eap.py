@@ -230,6 +230,92 @@ def test_ablations(pairs):
              edges(pairs({"variant": "eap", "ablation": ablation}, rows)), 1e-7)
 
 
+# ---- finer and coarser scores
+
+
+def test_scores_at_positions(pairs):
+    """They sum to the score, and are 0 where clean and corrupted have the same tokens so far."""
+    rows = id_pairs(4, least=9, most=10)
+    for method in ({"steps": 3}, {"variant": "ig-activations", "steps": 2}):
+        result = pairs({**method, "by_position": True}, rows)
+        at = edges(result, "edges/score_by_position")
+        assert at.shape[0] == 9
+        near(at.astype(np.float64).sum(axis=0), edges(result), 1e-6)
+        near(edges(pairs(method, rows)), edges(result), 1e-7)
+        first = min(int(np.flatnonzero(np.array(row["clean_ids"]) != row["corrupted_ids"])[0])
+                    for row in rows)
+        assert first > 0 and not at[:first].any() and at[first:].any(axis=1).all()
+
+
+def test_neurons_and_hidden_units(demo):
+    """Coordinates of a node's output sum to its score; so do an MLP's hidden units, since they make
+    all that differs in its output."""
+    peer = {"variant": "ig-activations", "steps": 2, "compat": "eap-ig", "batch_size": 7}
+    for method in ({"variant": "eap"}, {"steps": 3}, peer):
+        nodes = demo({**method, "level": "node"})["nodes/score"]
+        neurons = demo({**method, "level": "neuron"})["neurons/score"]
+        assert neurons.shape == (1 + LAYERS * (HEADS + 1), 128)
+        near(neurons.astype(np.float64).sum(axis=1), nodes, 1e-5)
+    hidden = demo({"variant": "eap", "level": "hidden"})["hidden/score"]
+    assert hidden.shape == (LAYERS, 352)
+    nodes = demo({"variant": "eap", "level": "node"})["nodes/score"]
+    near(hidden.astype(np.float64).sum(axis=1), nodes[HEADS + 1::HEADS + 1], 1e-5)
+
+
+def test_shared_keys_and_values(demo):
+    """A column of a key/value head is the sum over its query heads'."""
+    query = demo({"steps": 3})
+    native = demo({"steps": 3, "kv_columns": "native"})
+    names = [name.decode() for name in native["edges/destination"]]
+    assert names[HEADS:HEADS + 5] == ["a0.kv0<k>", "a0.kv1<k>", "a0.kv2<k>", "a0.kv3<k>", "a0.kv0<v>"]
+    columns = {name.decode(): i for i, name in enumerate(query["edges/destination"])}
+    expected = np.stack([
+        query["edges/score"][:, [columns[f"{l}.h{h}{i}"] for h in heads]].astype(np.float64).sum(axis=1)
+        if heads else query["edges/score"][:, columns[name]]
+        for name in names
+        for l, i in [(name.split(".")[0], name[-3:])]
+        for heads in [[2 * int(name.split("kv")[1][0]) + h for h in (0, 1)] if "kv" in name else []]
+    ], axis=1)
+    valid = native["edges/valid"].astype(bool)
+    assert (np.isfinite(expected) == valid).all()
+    near(native["edges/score"][valid], expected[valid], 1e-6)
+    near(native["nodes/score"], query["nodes/score"], 1e-6)
+
+
+def test_intervals(demo, causa, tmp_path):
+    """Around the means, the same for other batches, wider for fewer pairs."""
+    result = demo({"variant": "eap", "bootstrap": 200, "per_example": True})
+    low, high = (edges({**result, "edge": result["edges/interval"][..., i]}, "edge") for i in (0, 1))
+    score, each = edges(result), edges(result, "edges/score_per_example")
+    assert (low <= high).all() and (low >= each.min(axis=0) - 1e-6).all()
+    inside = (low <= score) & (score <= high)
+    assert inside.mean() > 0.95
+    # a normal interval of seven pairs is about as wide
+    width = 2 * 1.96 * each.std(axis=0) / np.sqrt(len(each))
+    assert 0.7 < np.median((high - low)[width > 0] / width[width > 0]) < 1.3
+    other = demo({"variant": "eap", "bootstrap": 200}, "batch=20")["edges/interval"]
+    assert np.allclose(other, result["edges/interval"], rtol=1e-3, atol=1e-5, equal_nan=True)
+    seed = demo({"variant": "eap", "bootstrap": 200}, "seed=7")["edges/interval"]
+    assert not np.allclose(seed, result["edges/interval"], rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def test_comparison(demo, tmp_path):
+    """Another variant in the same run: its own scores, and how well they agree."""
+    result = demo({"steps": 3, "compare": ["eap", "exact"]})
+    own = edges(result).astype(np.float64)
+    told = files.attributes(tmp_path / "r.h5")
+    for variant in ("eap", "exact"):
+        other = edges(result, f"compare/{variant}/score").astype(np.float64)
+        near(other, edges(demo({"variant": variant}, name="o")), 1e-5)
+        value = lambda name: float(told[f"compare/{variant}@{name}"])
+        assert value("pearson") == pytest.approx(np.corrcoef(own, other)[0, 1], abs=1e-5)
+        assert value("pearson_absolute") == pytest.approx(
+            np.corrcoef(np.abs(own), np.abs(other))[0, 1], abs=1e-5)
+        assert -1 <= value("kendall_absolute") <= 1
+        assert result[f"compare/{variant}/iou"][-1] == 1
+    assert float(told["compare/exact@pearson"]) > 0.95 > float(told["compare/eap@pearson"])
+
+
 # ---- batches
 
 
@@ -345,7 +431,9 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model):
     ({"ablation": "noise"}, {}, ["method.ablation", "mean-positional"]),
     ({"variant": "clean-corrupted", "ablation": "zero"}, {}, ["method.ablation", "patching"]),
     ({"variant": "information-flow", "ablation": "mean"}, {}, ["method.ablation", "patching"]),
-    ({"variant": "information-flow", "level": "node"}, {}, ["method.level", "expected edge"]),
+    ({"variant": "information-flow", "level": "node"}, {}, ["method.level", "no scores of nodes"]),
+    ({"compare": ["ig-inputs"]}, {}, ["method.compare", "other than method.variant"]),
+    ({"kv_columns": "head"}, {}, ["method.kv_columns", "native"]),
     ({"compat": "acdc"}, {}, ["method.compat", "eap-ig"]),
     ({"batch_size": 0}, {}, ["method.batch_size", "got '0'"]),
 ], ids=lambda value: value[-1] if isinstance(value, list) else "")
