@@ -7,9 +7,6 @@
 struct f16 {
     uint16_t bits;
 };
-struct bf16 {
-    uint16_t bits;
-};
 
 /* ---- one value */
 
@@ -44,9 +41,9 @@ enum { F16_FRACTION = 10, BF16_FRACTION = 7 };
 static __device__ float widen(float x) { return x; }
 static __device__ double widen(double x) { return x; }
 
-static __device__ float widen(bf16 x) {
+static __device__ float widen(ca_bf16 x) {
     return (x.bits & 0x7fff) > 0x7f80 ? __uint_as_float((x.bits & 0x8000u) << 16 | 0x7fc00000u)
-                                      : __uint_as_float((uint32_t)x.bits << 16);
+                                      : ca_to_float(x);
 }
 
 static __device__ float widen(f16 x) {
@@ -74,7 +71,7 @@ template <typename W> static __device__ void assign(int64_t *to, W x) { *to = (i
 template <typename W> static __device__ void assign(f16 *to, W x) {
     to->bits = narrow<F16_FRACTION>(x);
 }
-template <typename W> static __device__ void assign(bf16 *to, W x) {
+template <typename W> static __device__ void assign(ca_bf16 *to, W x) {
     to->bits = narrow<BF16_FRACTION>(x);
 }
 
@@ -165,7 +162,7 @@ static int copy_from(const ca_queue *queue, const ca_tensor &dst, const ca_tenso
     case CA_F16:
         return copy<f16, S>(queue, dst, src);
     case CA_BF16:
-        return copy<bf16, S>(queue, dst, src);
+        return copy<ca_bf16, S>(queue, dst, src);
     default:
         return (int)cudaErrorInvalidValue;
     }
@@ -182,7 +179,7 @@ int ca_k_copy(const ca_queue *queue, ca_tensor dst, ca_tensor src) {
     case CA_F16:
         return copy_from<f16>(queue, dst, src);
     case CA_BF16:
-        return copy_from<bf16>(queue, dst, src);
+        return copy_from<ca_bf16>(queue, dst, src);
     case CA_I32:
         return copy<int32_t, int32_t>(queue, dst, src);
     case CA_I64:
@@ -210,7 +207,7 @@ int ca_k_fill(const ca_queue *queue, ca_tensor dst, double value) {
     case CA_F16:
         return fill<f16>(queue, dst, value);
     case CA_BF16:
-        return fill<bf16>(queue, dst, value);
+        return fill<ca_bf16>(queue, dst, value);
     case CA_I32:
         return fill<int32_t>(queue, dst, value);
     case CA_I64:
