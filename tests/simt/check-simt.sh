@@ -28,6 +28,7 @@ expect="CA_PARITY_EXPECT=$recorded"
 
 tests+=(build/simt/tests/simt/check_canaries build/simt-asan/tests/simt/check_canaries
     build/simt-tsan/tests/simt/check_canaries)
+tests+=(--under "env CA_SIMT_STREAMS=lazy:1" build/simt/tests/simt/check_nccl)
 parity simt '' "CA_PARITY_RECORD=$recorded"
 parity simt '' CA_SIMT_SCHEDULE=reverse CA_SIMT_MULTIPROCESSORS=7 "$expect"
 parity simt '' CA_SIMT_SCHEDULE=random:1 CA_SIMT_MULTIPROCESSORS=1 "$expect"
