@@ -141,6 +141,7 @@ static ca_status load_all(loader *ld, int64_t rope_rows) {
     for (int r = 0; r < m->arch.rope_count; r++) CA_TRY(load_rope(ld, r, rope_rows));
     if (m->arch.tied) m->head = m->embed;
     set_layers(m, &ld->file->spec);
+    ca_checkpoint_forget(ld->file->checkpoint); /* the weights are copies */
 out:
     return st;
 }

@@ -7,9 +7,12 @@
 #include <stdlib.h>
 
 enum {
-    MOST_ROWS = 256,     /* of a pass: more are no faster, and a row keeps every block's values */
+    MOST_ROWS = 256, /* of a pass: more are no faster, and a row keeps every block's values */
+    LEAST_ROWS = 64, /* as many run well, whatever they take */
+    ROW_STEP = 32,
     MOST_READS = 64,     /* runs of a pass: bounds the logits */
-    EXPANDED = 24 << 20, /* bytes of sources in D values, about */
+    ENOUGH = 230 << 20,  /* bytes that more rows are not worth */
+    EXPANDED = 16 << 20, /* bytes of sources in D values, about */
     LEAST_EXPANDED_ROWS = 16,
     CELLS = 4, /* times the rows: of a pass that keeps no values */
 };
@@ -66,20 +69,30 @@ out:
     return st;
 }
 
-/* Fewer rows until everything fits, or nothing smaller is left; who asked sees what is needed. */
-static ca_status fit(const ca_job *job, eap *e, int64_t *bytes) {
+/* What everything takes when passes have at most so many rows. */
+static ca_status measure(const ca_job *job, eap *e, int64_t rows, int64_t *bytes) {
     ca_status st = CA_OK;
     int64_t row_bytes =
         e->sums.query.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
-    for (int64_t rows = job->batch ? job->batch : MOST_ROWS;; rows /= 2) {
-        CA_TRY(cut_groups(job, e, rows));
-        e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
-        e->cell_rows = CELLS * rows;
-        *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, &e->ablation);
-        *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes,
-                                    e->variant->keep_stream || e->own_site, e->level == EAP_HIDDEN);
-        *bytes += e->variant->bytes(job, e);
-        if (*bytes <= job->memory || job->batch || rows <= 1) break;
+    CA_TRY(cut_groups(job, e, rows));
+    e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
+    e->cell_rows = CELLS * rows;
+    *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, &e->ablation);
+    *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes,
+                                e->variant->keep_stream || e->own_site, e->level == EAP_HIDDEN);
+    *bytes += e->variant->bytes(job, e);
+out:
+    return st;
+}
+
+/* Fewer rows until everything fits, or nothing smaller is left; who asked sees what is needed. */
+static ca_status fit(const ca_job *job, eap *e, int64_t *bytes) {
+    ca_status st = CA_OK;
+    for (int64_t rows = job->batch ? job->batch : MOST_ROWS;;) {
+        CA_TRY(measure(job, e, rows, bytes));
+        bool fits = *bytes <= job->memory;
+        if (job->batch || (fits && (*bytes <= ENOUGH || rows <= LEAST_ROWS)) || rows <= 1) break;
+        rows = rows > LEAST_ROWS ? rows - ROW_STEP : rows / 2;
     }
 out:
     return st;
