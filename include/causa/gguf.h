@@ -29,6 +29,8 @@ bool ca_gguf_is(const char *path);
 /* Checks the whole structure: counts, lengths, types, offsets, alignment. Errors: CA_E_MODEL. */
 ca_status ca_gguf_open(const char *path, ca_gguf **out) CA_MUST_USE;
 void ca_gguf_close(ca_gguf *g);
+/* Gives back the memory of the pages that were read. */
+void ca_gguf_forget(const ca_gguf *gguf);
 const char *ca_gguf_path(const ca_gguf *g);
 
 /* Metadata; false when the key is absent or of another kind. Integers of any width convert. */

@@ -309,6 +309,7 @@ out:
 
 void ca_checkpoint_forget(const ca_checkpoint *c) {
     for (int64_t i = 0; i < c->map_count; i++) ca_file_map_forget(c->maps + i);
+    if (c->gguf) ca_gguf_forget(c->gguf);
 }
 
 void ca_checkpoint_close(ca_checkpoint *c) {

@@ -382,6 +382,8 @@ out:
     return st;
 }
 
+void ca_gguf_forget(const ca_gguf *g) { ca_file_map_forget(&g->map); }
+
 void ca_gguf_close(ca_gguf *g) {
     if (g == NULL) return;
     ca_file_map_close(&g->map);
