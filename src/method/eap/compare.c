@@ -101,27 +101,55 @@ out:
 enum { SIZES = 10 };
 static const double fractions[SIZES] = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1};
 
+typedef struct ranked {
+    double key;
+    int64_t index;
+} ranked;
+
+static int falling(const void *x, const void *y) {
+    const ranked *a = x, *b = y;
+    if (a->key != b->key) return a->key < b->key ? 1 : -1;
+    return (a->index > b->index) - (a->index < b->index);
+}
+
 typedef struct overlaps {
     int64_t size[SIZES], edges[SIZES];
     double iou[SIZES], directed[SIZES], chance[SIZES];
 } overlaps;
 
+/* The `size` edges with the largest |score|; ties go to the lower index, as in circuits. */
+static ca_status strongest(const eap_sums *s, int64_t size, bool *in) {
+    ca_status st = CA_OK;
+    int64_t count = 0, all = s->graph.sources * s->graph.destinations;
+    ranked *edges = NULL;
+    CA_TRY(ca_calloc((size_t)s->graph.edges, sizeof *edges, &edges));
+    for (int64_t i = 0; i < all; i++)
+        if (s->valid[i]) edges[count++] = (ranked){fabs(s->edge[i]), i};
+    qsort(edges, (size_t)count, sizeof *edges, falling);
+    for (int64_t i = 0; i < size; i++) in[edges[i].index] = true;
+out:
+    free(edges);
+    return st;
+}
+
 static ca_status overlap_at(const eap_sums *a, const eap_sums *b, int64_t at, overlaps *out) {
     ca_status st = CA_OK;
-    ca_circuit of_a = {0}, of_b = {0};
+    int64_t all = a->graph.sources * a->graph.destinations;
     int64_t size = (int64_t)floor(fractions[at] * (double)a->graph.edges);
-    CA_TRY(ca_circuit_select(&a->graph, a->edge, true, CA_CIRCUIT_TOP, size, 0, &of_a));
-    CA_TRY(ca_circuit_select(&a->graph, b->edge, true, CA_CIRCUIT_TOP, size, 0, &of_b));
-    ca_overlap o =
-        ca_overlap_of(of_a.edges, of_b.edges, a->valid, a->graph.sources * a->graph.destinations);
+    bool *of_a = NULL, *of_b = NULL;
+    CA_TRY(ca_calloc((size_t)all, sizeof *of_a, &of_a));
+    CA_TRY(ca_calloc((size_t)all, sizeof *of_b, &of_b));
+    CA_TRY(strongest(a, size, of_a));
+    CA_TRY(strongest(b, size, of_b));
+    ca_overlap o = ca_overlap_of(of_a, of_b, a->valid, all);
     out->size[at] = size;
     out->edges[at] = o.both;
     out->iou[at] = o.iou;
     out->directed[at] = o.a_in_b;
     out->chance[at] = o.probability;
 out:
-    ca_circuit_free(&of_a);
-    ca_circuit_free(&of_b);
+    free(of_a);
+    free(of_b);
     return st;
 }
 

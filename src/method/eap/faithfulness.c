@@ -199,16 +199,15 @@ static ca_status put_circuits(eap_faithfulness *f) {
     const char *const in = "/circuits/in_circuit";
     int64_t count = f->selection.count;
     CA_TRY(put_numbers(f));
+    if (!ca_result_has(r, "/edges/source")) CA_TRY(ca_circuit_put_graph(r, g));
     CA_TRY(ca_result_reserve(r, in, CA_RESULT_BOOL,
                              (ca_result_shape){3,
                                                {count, g->sources, g->destinations},
                                                {"size", "source", "destination"}}));
     for (int64_t i = 0; i < count; i++) CA_TRY(ca_result_write(r, in, i, 1, f->circuits[i].edges));
     CA_TRY(ca_result_scale(r, in, 0, "/circuits/fraction"));
-    if (ca_result_has(r, "/edges/source")) {
-        CA_TRY(ca_result_scale(r, in, 1, "/edges/source"));
-        CA_TRY(ca_result_scale(r, in, 2, "/edges/destination"));
-    }
+    CA_TRY(ca_result_scale(r, in, 1, "/edges/source"));
+    CA_TRY(ca_result_scale(r, in, 2, "/edges/destination"));
     CA_TRY(ca_result_attribute_text(
         r, "/circuits", "select",
         f->selection.given ? "file" : ca_config_text(f->job->config, "method.circuit.select")));
@@ -345,6 +344,20 @@ out:
     return st;
 }
 
+/* Metrics of both ends per example, where no attribution has written them. */
+static ca_status put_baseline(eap_faithfulness *f, const double *values, double *row) {
+    ca_status st = CA_OK;
+    static const char *const paths[BASELINES] = {"/baseline/clean", "/baseline/corrupted"};
+    int64_t examples = f->job->data->count, count = f->selection.count;
+    for (int64_t b = 0; b < BASELINES && f->selection.from_file; b++) {
+        for (int64_t i = 0; i < examples; i++) row[i] = values[i * (count + BASELINES) + count + b];
+        CA_TRY(ca_result_put(f->job->result, paths[b], CA_RESULT_F64,
+                             (ca_result_shape){1, {examples}, {"example"}}, row));
+    }
+out:
+    return st;
+}
+
 /* From the file, so that what an earlier, stopped run wrote is in. */
 static ca_status summarise(eap_faithfulness *f) {
     ca_status st = CA_OK;
@@ -365,6 +378,7 @@ static ca_status summarise(eap_faithfulness *f) {
         for (int64_t i = 0; i < examples; i++) row[i] = values[i * columns + c];
         CA_TRY(ca_result_write(r, each, c, 1, row));
     }
+    CA_TRY(put_baseline(f, values, row));
     CA_TRY(write_curve(f, metric, mean_of(values, examples, columns, count),
                        mean_of(values, examples, columns, count + 1)));
 out:
