@@ -18,7 +18,7 @@ def long_run(causa, tmp_path_factory):
     folder = tmp_path_factory.mktemp("long")
     rng = np.random.default_rng(5)
     rows = [{"clean_ids": rng.integers(0, 400, rng.integers(40, 60)).tolist()} for _ in range(300)]
-    config = files.write_config(folder / "long.yaml", JACOBIAN, rows, backend="ref", batch=64)
+    config = files.write_config(folder / "long.yaml", JACOBIAN, rows, backend=files.BACKEND, batch=64)
     whole = folder / "whole.h5"
     causa("run", config, f"output={whole}")
     return config, whole
