@@ -48,7 +48,7 @@ tests+=(--wait)
 expect="CA_PARITY_EXPECT=$recorded"
 parity simt '' CA_SIMT_SCHEDULE=reverse CA_SIMT_MULTIPROCESSORS=7 "$expect"
 parity simt '' CA_SIMT_SCHEDULE=random:1 CA_SIMT_MULTIPROCESSORS=1 "$expect"
-parity simt '' CA_SIMT_SCHEDULE=greedy:1 CA_SIMT_STREAMS=lazy:1 "$expect"
+parity simt '' CA_SIMT_SCHEDULE=greedy:1 CA_SIMT_STREAMS=lazy:1 CA_SIMT_PROTECT=1 "$expect"
 # The sanitizers take long. What is accessed depends on shapes, not on contents; what races may
 # shows at the largest shape that a variant of an operation has.
 other_order="CA_SIMT_SCHEDULE=random:2 CA_SIMT_STREAMS=lazy:2 CA_PARITY_CASES=shapes $expect"
