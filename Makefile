@@ -5,7 +5,7 @@
 #
 # Variables (on the command line, or once for all through `make configure NAME=value …`):
 #   VARIANT  release | asan | ubsan | fuzz, or the CUDA backend on the CPU: simt | simt-asan |
-#            simt-tsan (tests/simt)
+#            simt-tsan | simt-gcov (tests/simt)
 #   ARCH     processor for which src/backend/cpu is compiled: native, x86-64-v3 …
 #   GEMM     onednn | cblas
 #   CUDA     1 | 0: with the CUDA backend or without; 1 where nvcc and cuBLAS are found
@@ -82,6 +82,7 @@ variant_fuzz     := -O1 -fsanitize=fuzzer-no-link,address,undefined -Wno-error
 variant_simt      := -O2
 variant_simt-asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-error
 variant_simt-tsan := -O1 # the kernels alone are instrumented
+variant_simt-gcov := -O1 # kernels and src/backend/cuda are instrumented
 openmp           := -fopenmp
 
 # libFuzzer comes with clang; only the parsers are built with it, and they need no OpenMP.
@@ -108,7 +109,7 @@ nvcc_flags := -std=c++17 -O3 -lineinfo --threads 0 $(NVCC_OPTIONS) -Iinclude -Ik
               $(foreach a,$(lastword $(CUDA_ARCHITECTURES)),-gencode arch=compute_$a,code=compute_$a)
 
 ifeq ($(variant_$(VARIANT)),)
-$(error VARIANT: expected release, asan, ubsan, fuzz, simt, simt-asan or simt-tsan, got '$(VARIANT)')
+$(error VARIANT: expected release, asan, ubsan, fuzz, simt, simt-asan, simt-tsan or simt-gcov, got '$(VARIANT)')
 endif
 
 # ---- build -----------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ install: all ## install the program, reports, library and headers below PREFIX
 
 # ---- tests -----------------------------------------------------------------------------------
 
-.PHONY: check check-fast check-asan check-ubsan check-simt check-cuda-build check-gpu cuda-budget lint bench \
+.PHONY: check check-fast check-asan check-ubsan check-simt check-simt-coverage check-cuda-build check-gpu cuda-budget lint bench \
         bench-gpu
 fast_tests := $(filter $(addprefix $(out)/tests/,unit/% parity/% gradient/%),$(tests))
 end_to_end := $(if $(wildcard tests/e2e/test_*.py),--pytest '$(PYTHON)' tests/e2e)
@@ -263,6 +264,10 @@ check-simt: ## the CUDA backend on the CPU: known faults, parity and methods, in
 	@+for variant in simt simt-asan simt-tsan; do \
 	    $(MAKE) --no-print-directory VARIANT=$$variant simulated-tests || exit 1; done
 	@tests/simt/check-simt.sh '$(PYTHON)'
+
+check-simt-coverage: ## which lines and kernel instances of the CUDA backend the tests on the CPU run
+	@+$(MAKE) --no-print-directory VARIANT=simt-gcov simulated-tests
+	@tests/simt/check-coverage.sh '$(PYTHON)'
 
 .PHONY: check-c
 check-c: $(tests) $(replays)

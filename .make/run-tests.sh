@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 #
 # Runs tests and prints, as its very last line, "N passed, N failed, N skipped".
-#   run-tests.sh [--check NAME COMMAND] [--skip NAME REASON] [--pytest PYTHON FOLDER]
+#   run-tests.sh [--check NAME COMMAND] [--skip NAME REASON] [--pytest PYTHON PLACES]
 #                [--under COMMAND] [--wait] PROGRAM…
-# A check is one test: exit status 0 passes, 77 skips, with the last line as the reason. A cmocka
+# PLACES are folders and tests for pytest; the first names them. A check is one test: exit status 0 passes, 77 skips, with the last line as the reason. A cmocka
 # program speaks TAP; `--under` puts a command before those that follow. One that crashes, runs out
 # of time or runs no test counts as a failed test, and so does a folder of which every test was
 # skipped. TEST_SECONDS is the limit of one program. TEST_JOBS run at a time, and are shown in the
@@ -92,9 +92,9 @@ run_skip() {
 }
 
 run_pytest() {
-    local python=$1 folder=$2 start=$EPOCHREALTIME status counts remark=""
+    local python=$1 places=$2 folder=${2%% *} start=$EPOCHREALTIME status counts remark=""
     PYTHONDONTWRITEBYTECODE=1 run timeout -k 10 3000 "$python" -m pytest -q -rs --tb=short \
-        -p no:cacheprovider --junitxml="$here/pytest.xml" "$folder"
+        -p no:cacheprovider --junitxml="$here/pytest.xml" $places
     status=$?
     counts=$("$python" - "$here/pytest.xml" 2>/dev/null <<'END'
 import sys, xml.etree.ElementTree as tree

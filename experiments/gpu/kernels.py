@@ -206,6 +206,15 @@ def mix_fwd(n):
     return rows_call("mix_fwd", 3 * n, 3 * n)
 
 
+def mix_bwd(n):
+    """One weight for a row; with the mask's gradient."""
+    return rows_call("mix_bwd", 4 * n, 5 * n)
+
+
+def soft_cap_bwd(n):
+    return rows_call("soft_cap_bwd", 3 * n, 4 * n)
+
+
 def soft_cap_fwd(n):
     return rows_call("soft_cap_fwd", 2 * n, 20 * n)
 
@@ -370,6 +379,7 @@ def bench_calls(m, vocab):
     batch = Batch(t // BENCH_SEQUENCE, BENCH_SEQUENCE)
     head = BENCH_HEAD_ROWS * vocab
     products = [(f"matmul {n} x {f} x {d}", matmul(n, f, d)) for n in (1, 16, 256, t)]
+    long = Batch(1, t)
     gated = ", gated" if m.gated else ""
     act = "silu" if m.gated else "gelu"
     return [
@@ -379,26 +389,42 @@ def bench_calls(m, vocab):
         ("add_scaled_rows", add_scaled_rows(t * d)),
         ("multiply", multiply(t * d)),
         ("gather", gather(t * d)),
+        ("scatter_add", scatter_add(t * d)),
+        ("add_bias", add_bias(t * d)),
         ("sum_heads", sum_heads(t, 8, d // 4)),
         ("norm_fwd", norm_fwd(t * d)),
         ("norm_bwd", norm_bwd(t * d)),
+        ("norm_fwd layer", norm_fwd(t * d)),
+        ("norm_bwd layer", norm_bwd(t * d)),
         ("norm_stats", norm_stats(t * d)),
         (f"act_fwd {act}{gated}", act_fwd(t * f, m.gated)),
         (f"act_bwd {act}{gated}", act_bwd(t * f, m.gated)),
+        *([("act_fwd gelu", act_fwd(t * f, False)), ("act_bwd gelu", act_bwd(t * f, False))]
+          if m.gated else []),
         ("rope", rope(t * m.queries)),
         ("mix_fwd", mix_fwd(t * d)),
+        ("mix_bwd", mix_bwd(t * d)),
         ("soft_cap_fwd", soft_cap_fwd(head)),
+        ("soft_cap_bwd", soft_cap_bwd(head)),
         ("log_sum_exp", log_sum_exp(head)),
         ("softmax", softmax(head)),
         (f"top_k {BENCH_TOP}", top_k(head)),
         ("cross_entropy_fwd", cross_entropy_fwd(head)),
+        ("cross_entropy_bwd", cross_entropy_bwd(head)),
         ("row_norms", row_norms(t * d)),
         ("row_dots", row_dots(t * d)),
         ("row_distances", row_distances(t * d)),
         ("column_sums", column_sums(t * d)),
+        ("adam_step", adam_step(t * d)),
         *products,
         ("attention_fwd", attention_fwd(m, batch)),
         (f"attention_bwd, {BENCH_LANES} lanes", attention_bwd(m, batch, BENCH_LANES)),
         ("pattern_fwd", pattern_fwd(m, batch)),
         ("pattern_apply_fwd", pattern_apply_fwd(m, batch)),
+        (f"pattern_apply_bwd, {BENCH_LANES} lanes", pattern_apply_bwd(m, batch, BENCH_LANES)),
+        (f"pattern_bwd, {BENCH_LANES} lanes", pattern_bwd(m, batch, BENCH_LANES)),
+        ("pattern_mix_fwd", pattern_mix_fwd(m, batch)),
+        ("pattern_mix_bwd", pattern_mix_bwd(m, batch)),
+        (f"attention_fwd, {t} rows", attention_fwd(m, long)),
+        (f"attention_bwd, {t} rows", attention_bwd(m, long, BENCH_LANES)),
     ]

@@ -259,6 +259,20 @@ out:
     return st;
 }
 
+ca_status ca_cli_session_halve(cli_session *s) {
+    ca_status st = CA_OK;
+    ca_job *job = &s->job;
+    int64_t weights = job->plan.weight_bytes;
+    job->memory = job->plan.work_bytes / 2;
+    if (s->state) s->method->release(s->state);
+    s->state = NULL;
+    job->plan = (ca_plan){.weight_bytes = weights};
+    CA_TRY(s->method->prepare(job, &job->plan, &s->state));
+    CA_TRY(check_memory(s, weights + job->memory));
+out:
+    return st;
+}
+
 ca_status ca_cli_session_load(cli_session *s) {
     ca_status st = CA_OK;
     if (!s->model) {

@@ -110,6 +110,48 @@ out:
     return st;
 }
 
+/* Beside which plan memory was too little. */
+static void tell_plan(const cli_session *s) {
+    const ca_plan *p = &s->job.plan;
+    char weights[32], work[32];
+    ca_hint("planned were weights %s and work %s for micro-batches of up to %lld rows; a smaller "
+            "memory or batch needs less",
+            ca_bytes_text(p->weight_bytes, weights), ca_bytes_text(p->work_bytes, work),
+            (long long)p->batch_rows);
+}
+
+/* Once, from the beginning: what was written so far is left. */
+static ca_status run_halved(cli_session *s, const char *path, ca_result **result, int64_t *done) {
+    ca_status st = CA_OK;
+    char text[1024];
+    snprintf(text, sizeof text, "%s", ca_error_text());
+    const ca_plan whole = s->job.plan;
+    if (ca_cli_session_halve(s) != CA_OK) {
+        s->job.plan = whole;
+        return ca_fail(CA_E_MEMORY, "%s", text);
+    }
+    ca_log(CA_LOG_WARNING, "%s; going on with micro-batches of up to %lld rows", text,
+           (long long)s->job.plan.batch_rows);
+    ca_result_abandon(*result);
+    CA_TRY(open_result(s, path, result));
+    s->job.result = *result;
+    st = s->method->run(&s->job, s->state, done);
+out:
+    return st;
+}
+
+/* Memory may run out although it was planned: others use the device too. */
+static ca_status run_method(cli_session *s, const char *path, ca_result **result, int64_t *done) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_cli_session_load(s));
+    s->job.result = *result;
+    st = s->method->run(&s->job, s->state, done);
+    if (st == CA_E_MEMORY && s->job.resume_at == 0) st = run_halved(s, path, result, done);
+out:
+    if (st == CA_E_MEMORY) tell_plan(s);
+    return st;
+}
+
 /* Runs the prepared point. A signal leaves a checkpoint when anything was finished. */
 static ca_status run_point(cli_session *s, const char *path) {
     ca_status st = CA_OK;
@@ -118,9 +160,7 @@ static ca_status run_point(cli_session *s, const char *path) {
     int64_t done = 0;
     CA_TRY(ca_cli_run_log_start(&log));
     CA_TRY(open_result(s, path, &result));
-    CA_TRY(ca_cli_session_load(s));
-    s->job.result = result;
-    st = s->method->run(&s->job, s->state, &done);
+    st = run_method(s, path, &result, &done);
     bool stopped = st == CA_E_PREEMPTED || st == CA_E_INTERRUPT;
     if (stopped && (done > 0 || ca_result_has(result, CA_RESULT_UNFINISHED))) {
         ca_result *partial = result;

@@ -22,6 +22,7 @@ enum {
     V = 32768,
     LANES = 4,
     SEQUENCE = 512,
+    LONG_SEQUENCE = 4096,
     TOP = 10
 };
 
@@ -151,7 +152,7 @@ out:
 
 /* ---- operations on rows: y, x, w, u are whatever the case made */
 
-static const ca_norm rms = {CA_NORM_RMS, 1e-5, 0};
+static const ca_norm rms = {CA_NORM_RMS, 1e-5, 0}, layer = {CA_NORM_LAYER, 1e-5, 0};
 
 static ca_status run_fill(bench *b) { return ca_fill(b->be, b->y, 0.5); }
 static ca_status run_add(bench *b) { return ca_add(b->be, b->y, b->x, 0.5); }
@@ -160,9 +161,22 @@ static ca_status run_add_scaled_rows(bench *b) {
 }
 static ca_status run_multiply(bench *b) { return ca_multiply(b->be, b->y, b->x, b->w); }
 static ca_status run_gather(bench *b) { return ca_gather(b->be, b->y, b->x, b->index, 1, false); }
+static ca_status run_scatter_add(bench *b) { return ca_scatter_add(b->be, b->y, b->index, b->x); }
+/* A product over nothing leaves the bias. */
+static ca_status run_add_bias(bench *b) {
+    ca_tensor left = ca_tensor_2d(b->y.data, CA_F32, b->y.shape[0], 0);
+    ca_tensor right = ca_tensor_2d(b->y.data, CA_F32, 0, b->y.shape[1]);
+    return ca_matmul(b->be, b->y, left, right, b->u, (ca_matmul_options){.alpha = 1, .beta = 1});
+}
 static ca_status run_sum_heads(bench *b) { return ca_sum_heads(b->be, b->y, b->x, absent); }
 static ca_status run_norm_fwd(bench *b) {
     return ca_norm_fwd(b->be, b->y, b->x, b->u, absent, rms);
+}
+static ca_status run_layer_norm_fwd(bench *b) {
+    return ca_norm_fwd(b->be, b->y, b->x, b->u, b->u, layer);
+}
+static ca_status run_layer_norm_bwd(bench *b) {
+    return ca_norm_bwd(b->be, b->y, b->w, b->x, b->u, layer, false);
 }
 static ca_status run_norm_bwd(bench *b) {
     return ca_norm_bwd(b->be, b->y, b->w, b->x, b->u, rms, false);
@@ -172,8 +186,31 @@ static ca_status run_act_fwd(bench *b) { return ca_act_fwd(b->be, b->y, b->x, CA
 static ca_status run_act_bwd(bench *b) {
     return ca_act_bwd(b->be, b->y, b->w, b->x, CA_SILU, true);
 }
+static ca_status run_gelu_fwd(bench *b) { return ca_act_fwd(b->be, b->y, b->x, CA_GELU, false); }
+static ca_status run_gelu_bwd(bench *b) {
+    return ca_act_bwd(b->be, b->y, b->w, b->x, CA_GELU, false);
+}
 static ca_status run_rope(bench *b) { return ca_rope(b->be, b->y, b->w, b->u, b->index, false); }
 static ca_status run_mix(bench *b) { return ca_mix_fwd(b->be, b->y, b->x, b->w, b->u); }
+/* In place; u holds the mask and its gradient. */
+static ca_status run_mix_bwd(bench *b) {
+    return ca_mix_bwd(b->be, b->y, absent, ca_tensor_slice(b->u, 0, 1, 1), b->y, b->x, b->w,
+                      ca_tensor_slice(b->u, 0, 0, 1), false);
+}
+static ca_status run_soft_cap_bwd(bench *b) { return ca_soft_cap_bwd(b->be, b->y, b->x, b->w, 30); }
+static ca_status run_cross_entropy_bwd(bench *b) {
+    return ca_cross_entropy_bwd(b->be, b->y, b->x, b->index, b->u);
+}
+static ca_status run_adam_step(bench *b) {
+    const ca_adam adam = {.step = 1,
+                          .learning_rate = 1e-3,
+                          .beta1 = 0.9,
+                          .beta2 = 0.999,
+                          .epsilon = 1e-8,
+                          .lower = -1e3,
+                          .upper = 1e3};
+    return ca_adam_step(b->be, b->y, b->w, b->u, b->x, adam);
+}
 static ca_status run_soft_cap(bench *b) { return ca_soft_cap_fwd(b->be, b->y, b->x, 30); }
 static ca_status run_log_sum_exp(bench *b) { return ca_log_sum_exp(b->be, b->y, b->x); }
 static ca_status run_softmax(bench *b) { return ca_softmax(b->be, b->y, b->x); }
@@ -186,8 +223,8 @@ static ca_status run_row_dots(bench *b) { return ca_row_dots(b->be, b->y, b->x, 
 static ca_status run_row_distances(bench *b) { return ca_row_distances(b->be, b->y, b->x, b->w); }
 static ca_status run_column_sums(bench *b) { return ca_column_sums(b->be, b->y, b->x); }
 
-/* Shapes of the operands; axis 0 of -1 is ROWS, 0 ends a shape. Written memory that is read too
- * counts twice. */
+/* Shapes of the operands; -1 is ROWS, 0 ends a shape. Written memory that is read too counts
+ * twice. */
 typedef struct row_case {
     const char *name;
     bench_function function;
@@ -204,23 +241,33 @@ static const row_case row_cases[] = {
     {"add_scaled_rows", run_add_scaled_rows, {-1, D}, {-1, D}, {0}, {-1}, {0}, 2, 0},
     {"multiply", run_multiply, {-1, D}, {-1, D}, {-1, D}, {0}, {0}, 1, 0},
     {"gather", run_gather, {-1, D}, {-1, D}, {0}, {0}, {-1}, 1, -1},
+    {"scatter_add", run_scatter_add, {-1, D}, {-1, D}, {0}, {0}, {-1}, 2, -1},
+    {"add_bias", run_add_bias, {-1, D}, {0}, {0}, {D}, {0}, 2, 0},
     {"sum_heads", run_sum_heads, {-1, D / 4}, {-1, 8, D / 4}, {0}, {0}, {0}, 1, 0},
     {"norm_fwd", run_norm_fwd, {-1, D}, {-1, D}, {0}, {D}, {0}, 1, 0},
     {"norm_bwd", run_norm_bwd, {-1, D}, {-1, D}, {-1, D}, {D}, {0}, 1, 0},
+    {"norm_fwd layer", run_layer_norm_fwd, {-1, D}, {-1, D}, {0}, {D}, {0}, 1, 0},
+    {"norm_bwd layer", run_layer_norm_bwd, {-1, D}, {-1, D}, {-1, D}, {D}, {0}, 1, 0},
     {"norm_stats", run_norm_stats, {-1, D}, {-1, D}, {0}, {-1}, {0}, 1, 0},
     {"act_fwd silu, gated", run_act_fwd, {-1, F}, {-1, 2 * F}, {0}, {0}, {0}, 1, 0},
     {"act_bwd silu, gated", run_act_bwd, {-1, 2 * F}, {-1, 2 * F}, {-1, F}, {0}, {0}, 1, 0},
+    {"act_fwd gelu", run_gelu_fwd, {-1, F}, {-1, F}, {0}, {0}, {0}, 1, 0},
+    {"act_bwd gelu", run_gelu_bwd, {-1, F}, {-1, F}, {-1, F}, {0}, {0}, 1, 0},
     {"rope", run_rope, {-1, H, DH}, {0}, {SEQUENCE, DH / 2}, {SEQUENCE, DH / 2}, {-1}, 2, SEQUENCE},
     {"mix_fwd", run_mix, {-1, D}, {-1, D}, {-1, D}, {-1, 1}, {0}, 1, 0},
+    {"mix_bwd", run_mix_bwd, {1, -1, D}, {1, -1, D}, {1, -1, D}, {2, -1, 1}, {0}, 2, 0},
     {"soft_cap_fwd", run_soft_cap, {256, V}, {256, V}, {0}, {0}, {0}, 1, 0},
+    {"soft_cap_bwd", run_soft_cap_bwd, {256, V}, {256, V}, {256, V}, {0}, {0}, 1, 0},
     {"log_sum_exp", run_log_sum_exp, {256}, {256, V}, {0}, {0}, {0}, 1, 0},
     {"softmax", run_softmax, {256, V}, {256, V}, {0}, {0}, {0}, 1, 0},
     {"top_k 10", run_top_k, {256, TOP}, {256, V}, {0}, {0}, {256, TOP}, 1, V},
     {"cross_entropy_fwd", run_cross_entropy, {256}, {256, V}, {0}, {0}, {256}, 1, V},
+    {"cross_entropy_bwd", run_cross_entropy_bwd, {256, V}, {256, V}, {0}, {256}, {256}, 1, V},
     {"row_norms", run_row_norms, {-1}, {-1, D}, {0}, {0}, {0}, 1, 0},
     {"row_dots", run_row_dots, {-1}, {-1, D}, {-1, D}, {0}, {0}, 1, 0},
     {"row_distances", run_row_distances, {-1}, {-1, D}, {-1, D}, {0}, {0}, 1, 0},
     {"column_sums", run_column_sums, {D}, {-1, D}, {0}, {0}, {0}, 1, 0},
+    {"adam_step", run_adam_step, {-1, D}, {-1, D}, {-1, D}, {-1, D}, {0}, 4, 0},
 };
 
 static ca_status make_operand(bench *b, ca_tensor *out, ca_dtype dtype, const int64_t *shape,
@@ -234,11 +281,16 @@ static ca_status make_operand(bench *b, ca_tensor *out, ca_dtype dtype, const in
 
 static ca_status make_index(bench *b, const row_case *c) {
     ca_status st = CA_OK;
-    int32_t *values = NULL;
-    CA_TRY(make_operand(b, &b->index, CA_I32, c->index, 2));
+    const bool is_64 = c->function == run_scatter_add;
+    void *values = NULL;
+    CA_TRY(make_operand(b, &b->index, is_64 ? CA_I64 : CA_I32, c->index, 2));
     int64_t count = ca_tensor_count(&b->index), rows = c->rows < 0 ? b->rows : c->rows;
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *values, &values));
-    for (int64_t i = 0; i < count; i++) values[i] = (int32_t)(i % rows);
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof(int64_t), &values));
+    for (int64_t i = 0; i < count; i++)
+        if (is_64)
+            ((int64_t *)values)[i] = i % rows;
+        else
+            ((int32_t *)values)[i] = (int32_t)(i % rows);
     if (count) CA_TRY(ca_upload(b->be, b->index, values));
 out:
     free(values);
@@ -286,7 +338,7 @@ out:
     return st;
 }
 
-/* ---- attention: sequences of SEQUENCE rows; a causal product counts half */
+/* ---- attention: sequences of one length; a causal product counts half */
 
 static ca_status run_attention_fwd(bench *b) {
     return ca_attention_fwd(b->be, b->o, b->lse, b->q, b->k, b->v, absent, absent, &b->sequences,
@@ -303,18 +355,40 @@ static ca_status run_pattern_apply_fwd(bench *b) {
     return ca_pattern_apply_fwd(b->be, b->o, b->pattern, b->v, absent, &b->sequences, b->attention);
 }
 
+static ca_status run_pattern_bwd(bench *b) {
+    return ca_pattern_bwd(b->be, b->d_q, b->d_k, b->y, b->pattern, b->q, b->k, absent,
+                          &b->sequences, b->attention);
+}
+static ca_status run_pattern_apply_bwd(bench *b) {
+    return ca_pattern_apply_bwd(b->be, b->y, b->d_v, b->d_o, b->pattern, b->v, absent,
+                                &b->sequences, b->attention);
+}
+/* One lane of y, in place for the gradients; u holds the mask [T, H] and its gradient. */
+static ca_status run_pattern_mix_fwd(bench *b) {
+    ca_tensor to = ca_tensor_1d(b->y.data, CA_F32, b->pattern.shape[0]);
+    ca_tensor mask = ca_tensor_2d(b->u.data, CA_F32, b->u.shape[1], H);
+    return ca_pattern_mix_fwd(b->be, to, b->pattern, b->w, mask, &b->sequences, b->attention);
+}
+static ca_status run_pattern_mix_bwd(bench *b) {
+    ca_tensor d_x = ca_tensor_slice(b->y, 0, 0, 1), d_mask = ca_tensor_slice(b->u, 0, 1, 1);
+    ca_tensor mask = ca_tensor_2d(b->u.data, CA_F32, b->u.shape[1], H);
+    return ca_pattern_mix_bwd(b->be, d_x, absent, d_mask, d_x, b->pattern, b->w, mask,
+                              &b->sequences, b->attention, false);
+}
+
 /* numbers [4 count + 2] host: row_start, pattern_start, prefix_start, prefix_rows */
-static ca_status make_sequences(bench *b, int64_t count, int64_t *numbers) {
+static ca_status make_sequences(bench *b, int64_t length, int64_t *numbers) {
     ca_status st = CA_OK;
     ca_sequences *s = &b->sequences;
+    const int64_t count = b->rows / length;
     for (int64_t i = 0; i <= count; i++) {
-        numbers[i] = i * SEQUENCE;
-        numbers[count + 1 + i] = i * SEQUENCE * SEQUENCE;
+        numbers[i] = i * length;
+        numbers[count + 1 + i] = i * length * length;
     }
     *s = (ca_sequences){.count = count,
                         .rows = b->rows,
-                        .max_rows = SEQUENCE,
-                        .max_keys = SEQUENCE,
+                        .max_rows = length,
+                        .max_keys = length,
                         .row_start = numbers,
                         .pattern_start = numbers + count + 1,
                         .prefix_start = numbers + 2 * count + 2,
@@ -331,13 +405,12 @@ out:
     return st;
 }
 
-static ca_status bench_attention(bench *b) {
+/* Operands of attention over sequences of `length` rows. */
+static ca_status make_attention(bench *b, int64_t length, int64_t *numbers) {
     ca_status st = CA_OK;
-    const int64_t t = b->rows, count = t / SEQUENCE;
-    int64_t *numbers = NULL;
+    const int64_t t = b->rows;
     b->attention = (ca_attention){.heads = H, .kv_heads = K, .head_dim = DH, .scale = 1 / sqrt(DH)};
-    CA_TRY(ca_calloc((size_t)(4 * count + 2), sizeof *numbers, &numbers));
-    CA_TRY(make_sequences(b, count, numbers));
+    CA_TRY(make_sequences(b, length, numbers));
     CA_TRY(make(b, &b->o, CA_F32, SHAPE(t, H, DH)));
     CA_TRY(make(b, &b->lse, CA_F32, SHAPE(t, H)));
     CA_TRY(make(b, &b->q, CA_F32, SHAPE(t, H, DH)));
@@ -347,18 +420,72 @@ static ca_status bench_attention(bench *b) {
     CA_TRY(make(b, &b->d_k, CA_F32, SHAPE(LANES, t, K, DH)));
     CA_TRY(make(b, &b->d_v, CA_F32, SHAPE(LANES, t, K, DH)));
     CA_TRY(make(b, &b->d_o, CA_F32, SHAPE(LANES, t, H, DH)));
-    CA_TRY(make(b, &b->pattern, CA_F32, SHAPE(H * count * SEQUENCE * SEQUENCE)));
-    const double product = (double)(count * SEQUENCE * (SEQUENCE + 1)) * H * DH;
-    const double q = bytes_of(b->q), kv = 2 * bytes_of(b->k), pattern = bytes_of(b->pattern);
-    CA_TRY(
-        report(b, "attention_fwd", run_attention_fwd, 2 * q + kv + bytes_of(b->lse), 2 * product));
+out:
+    return st;
+}
+
+/* Bytes of q or o, of keys and values, and FLOPs of one product of rows and visible keys. */
+typedef struct attention_cost {
+    double q, kv, lse, product;
+} attention_cost;
+
+static attention_cost cost_of(const bench *b, int64_t length) {
+    return (attention_cost){.q = bytes_of(b->q),
+                            .kv = 2 * bytes_of(b->k),
+                            .lse = bytes_of(b->lse),
+                            .product = (double)(b->rows * (length + 1)) * H * DH};
+}
+
+static ca_status bench_patterns(bench *b) {
+    ca_status st = CA_OK;
+    const attention_cost c = cost_of(b, SEQUENCE);
+    const int64_t size = H * b->rows * SEQUENCE;
+    CA_TRY(make(b, &b->pattern, CA_F32, SHAPE(size)));
+    CA_TRY(make(b, &b->w, CA_F32, SHAPE(size)));
+    CA_TRY(make(b, &b->y, CA_F32, SHAPE(LANES, size)));
+    CA_TRY(make(b, &b->u, CA_F32, SHAPE(2, b->rows, H)));
+    const double q = c.q, kv = c.kv, n = bytes_of(b->pattern), u = bytes_of(b->u);
+    CA_TRY(report(b, "pattern_fwd", run_pattern_fwd, q + kv / 2 + n, c.product));
+    CA_TRY(report(b, "pattern_apply_fwd", run_pattern_apply_fwd, q + kv / 2 + n / 2, c.product));
+    CA_TRY(report(b, "pattern_apply_bwd, 4 lanes", run_pattern_apply_bwd,
+                  kv / 2 + n + LANES * (q + kv / 2 + n), LANES * 2 * c.product));
+    CA_TRY(report(b, "pattern_bwd, 4 lanes", run_pattern_bwd,
+                  q + kv / 2 + n + LANES * (q + kv / 2 + n), LANES * 2 * c.product));
+    CA_TRY(report(b, "pattern_mix_fwd", run_pattern_mix_fwd, 3 * n + u / 2, 0));
+    CA_TRY(report(b, "pattern_mix_bwd", run_pattern_mix_bwd, 4 * n + u, 0));
+out:
+    return st;
+}
+
+static ca_status bench_attention(bench *b) {
+    ca_status st = CA_OK;
+    const int64_t count = b->rows / SEQUENCE;
+    int64_t *numbers = NULL;
+    CA_TRY(ca_calloc((size_t)(4 * count + 2), sizeof *numbers, &numbers));
+    CA_TRY(make_attention(b, SEQUENCE, numbers));
+    const attention_cost c = cost_of(b, SEQUENCE);
+    CA_TRY(report(b, "attention_fwd", run_attention_fwd, 2 * c.q + c.kv + c.lse, 2 * c.product));
     CA_TRY(report(b, "attention_bwd, 4 lanes", run_attention_bwd,
-                  2 * q + kv + bytes_of(b->lse) + LANES * (2 * q + kv), LANES * 4 * product));
-    CA_TRY(report(b, "pattern_fwd", run_pattern_fwd, q + kv / 2 + pattern, product));
-    CA_TRY(
-        report(b, "pattern_apply_fwd", run_pattern_apply_fwd, q + kv / 2 + pattern / 2, product));
+                  2 * c.q + c.kv + c.lse + LANES * (2 * c.q + c.kv), LANES * 4 * c.product));
+    CA_TRY(bench_patterns(b));
 out:
     free(numbers);
+    drop(b);
+    return st;
+}
+
+/* One sequence is all: where attention, not memory, is the work. */
+static ca_status bench_long_attention(bench *b) {
+    ca_status st = CA_OK;
+    int64_t numbers[6] = {0};
+    if (b->rows != LONG_SEQUENCE) return CA_OK;
+    CA_TRY(make_attention(b, LONG_SEQUENCE, numbers));
+    const attention_cost c = cost_of(b, LONG_SEQUENCE);
+    CA_TRY(report(b, "attention_fwd, 4096 rows", run_attention_fwd, 2 * c.q + c.kv + c.lse,
+                  2 * c.product));
+    CA_TRY(report(b, "attention_bwd, 4096 rows", run_attention_bwd,
+                  2 * c.q + c.kv + c.lse + LANES * (2 * c.q + c.kv), LANES * 4 * c.product));
+out:
     drop(b);
     return st;
 }
@@ -380,6 +507,7 @@ int main(int count, char **words) {
     CA_TRY(bench_products(&b, CA_BF16, "bf16", run_matmul));
     CA_TRY(bench_products(&b, CA_BF16, "bf16, wide", run_matmul_wide));
     CA_TRY(bench_attention(&b));
+    CA_TRY(bench_long_attention(&b));
 out:
     if (st != CA_OK) fprintf(stderr, "bench_gpu: %s\n", ca_error_text());
     drop(&b);

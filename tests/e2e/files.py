@@ -14,6 +14,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests" / "fixtures" / "models"
 TOKENIZERS = ROOT / "tests" / "fixtures" / "tokenizers"
 
+# The backend of tests that could run on any, and its widest dtype: checks of laws want float64.
+BACKEND = os.environ.get("CA_TEST_BACKEND", "ref")
+PRECISION = "f64" if BACKEND == "ref" else "f32"
+EXACT = (f"backend={BACKEND}", f"precision={PRECISION}")
+
 JACOBIAN = {"kind": "jacobian", "target": "#5:#9"}
 
 

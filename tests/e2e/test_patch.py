@@ -31,7 +31,7 @@ T2, T3 = 12.7062, 4.3027
 @pytest.fixture
 def patch(causa, tmp_path, text_model):
     """patch(method, rows, key=value...) -> the datasets of a result, on ref in float64."""
-    def run(method, rows, *overrides, model=text_model, backend="ref", name="p"):
+    def run(method, rows, *overrides, model=text_model, backend=files.BACKEND, name="p"):
         precision = "f64" if backend == "ref" else "f32"
         config = files.write_config(tmp_path / f"{name}.yaml", method, rows, model=model,
                                     backend=backend, precision=precision)
@@ -325,7 +325,7 @@ def test_sigma(patch, text_model, tmp_path):
 def test_runs_that_do_not_differ(causa, tmp_path, text_model):
     """No noise: there is nothing to normalise by, and the run says so."""
     config = files.write_config(tmp_path / "zero.yaml", {**RESTORE, "noise": {"sigma": 0}}, [PAIR],
-                                model=text_model, backend="ref")
+                                model=text_model, backend=files.BACKEND)
     done = causa("run", config, f"output={tmp_path / 'zero.h5'}")
     assert "give the same metric: 1" in done.stderr
     got = files.datasets(tmp_path / "zero.h5")
@@ -487,7 +487,7 @@ def test_mismatching_pairs_can_be_left_out(patch):
 def test_stop_and_resume(causa, tmp_path, number):
     rows = id_pairs(300, least=12, most=20)
     method = {**SWAP, "sites": ["blocks.*.resid_pre", "blocks.1.attn.z[*]"]}
-    config = files.write_config(tmp_path / "long.yaml", method, rows, backend="ref", batch=64,
+    config = files.write_config(tmp_path / "long.yaml", method, rows, backend=files.BACKEND, batch=64,
                                 model=files.MODELS / "smollm2", seed=3)
     path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
     process = start(causa, config, path)
@@ -512,7 +512,7 @@ def test_stop_inside_an_example(causa, tmp_path):
     clean = [(7 * t + 3) % 390 for t in range(70)]
     pair = {"clean_ids": clean, "corrupted_ids": [clean[0], 5, *clean[2:]],
             "answer_ids": [1], "wrong_ids": [2]}
-    config = files.write_config(tmp_path / "one.yaml", method, [pair], backend="ref", batch=64,
+    config = files.write_config(tmp_path / "one.yaml", method, [pair], backend=files.BACKEND, batch=64,
                                 model=files.MODELS / "smollm2")
     path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
     process = start(causa, config, path)

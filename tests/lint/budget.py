@@ -5,8 +5,9 @@
     budget.py --nvcc NVCC --write LOG...      writes the budget anew
 
 A log is what nvcc printed with -Xptxas -v. Registers, spilled bytes, static shared memory and
-barriers may not grow; nothing may spill where SPILLS_FAIL says. The numbers belong to one release
-of the compiler: with another the check is skipped (exit status 77).
+barriers may not grow; nothing may spill where SPILLS_FAIL says. Occupancy follows from them and
+from the launch bounds, and is written for the reader. The numbers belong to one release of the
+compiler: with another the check is skipped (exit status 77).
 """
 
 import argparse
@@ -17,6 +18,12 @@ import sys
 
 BUDGET = pathlib.Path("kernels/budget.txt")
 SPILLS_FAIL = {"sm_80", "sm_90"}
+# Of a multiprocessor: threads, blocks, bytes of shared memory, bytes of it that a block takes for
+# itself. CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+LIMITS = {"sm_75": (1024, 16, 64 << 10, 0), "sm_80": (2048, 32, 164 << 10, 1 << 10),
+          "sm_90": (2048, 32, 228 << 10, 1 << 10), "sm_100": (2048, 32, 228 << 10, 1 << 10),
+          "sm_120": (1536, 24, 100 << 10, 1 << 10)}
+REGISTERS, REGISTERS_AT_ONCE, WARP = 64 << 10, 256, 32  # of a multiprocessor, for a warp
 COLUMNS = ("registers", "spilled bytes", "bytes of shared memory", "barriers")
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\d+)'")
@@ -62,14 +69,47 @@ def read_logs(paths):
     return kernels
 
 
+# ---- occupancy
+
+
+def constant(name, source):
+    """The value of `constexpr int NAME = N` in a kernel's file or in the headers for rows."""
+    texts = [source.read_text(), (source.parent / "ca_quads.cuh").read_text()]
+    found = [int(m[1]) for t in texts for m in re.finditer(rf"\b{name} = (\d+)", t)]
+    return found[0]
+
+
+def threads_of(kernel):
+    """Threads of a block, from the launch bounds of file/name<ARGUMENTS>."""
+    file, name, arguments = re.match(r"(\w+)/(?:.*::)?(\w+)(?:<(.*)>)?$", kernel).groups()
+    source = pathlib.Path(f"kernels/{file}.cu")
+    bounds = re.search(rf"__launch_bounds__\((?:(\d+) \* )?(\w+)[^;{{]*?\s{name}\(",
+                       source.read_text())
+    if bounds[1]:  # a multiple of the first argument of the template
+        return int(bounds[1]) * int(arguments.split(",")[0])
+    return constant(bounds[2], source)
+
+
+def occupancy(kernel, architecture, numbers):
+    """Percent of a multiprocessor's threads, by registers and static shared memory."""
+    threads, (registers, _, shared, _) = threads_of(kernel), numbers
+    most, blocks, memory, own = LIMITS[architecture]
+    of_warp = -(-registers * WARP // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
+    fit = min(most // threads, blocks, REGISTERS // of_warp // (threads // WARP),
+              memory // (shared + own) if shared + own else blocks)
+    return 100 * fit * threads // most
+
+
 def write_budget(kernels, architectures, compiler):
     width = max(map(len, kernels), default=0)
     lines = [f"# Registers/spilled bytes/bytes of static shared memory/barriers of every kernel, as",
-             f"# ptxas tells them; `make cuda-budget` writes this file.",
+             f"# ptxas tells them, and the share of a multiprocessor's threads that fit at a time (%;",
+             f"# without dynamic shared memory). `make cuda-budget` writes this file.",
              f"# {compiler}",
              f"{'kernel':{width}}  " + "  ".join(f"{a:>14}" for a in architectures)]
     for name in sorted(kernels):
-        cells = ("/".join(map(str, kernels[name][a])) for a in architectures)
+        cells = ("/".join(map(str, (*kernels[name][a], occupancy(name, a, kernels[name][a]))))
+                 for a in architectures)
         lines.append(f"{name:{width}}  " + "  ".join(f"{cell:>14}" for cell in cells))
     BUDGET.write_text("\n".join(lines) + "\n")
 

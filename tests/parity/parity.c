@@ -214,9 +214,9 @@ static void compare(const buffer *got, const buffer *expected, const char *label
 }
 
 void parity_case(ca_backend *be, ca_backend *ref, parity_run run, const void *parameters,
-                 const char *label, parity_summary *summary) {
+                 parity_kind kind, const char *label, parity_summary *summary) {
     static parity tested, reference;
-    if (!parity_case_is_chosen()) return;
+    if (!parity_case_is_chosen(kind)) return;
     run_on(&tested, be, CA_F32, run, parameters, label);
     summary->cases++;
     if (parity_compare_recorded(&tested, label)) {

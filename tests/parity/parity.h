@@ -93,15 +93,22 @@ typedef struct parity_summary {
     char worst[256];
 } parity_summary;
 
+/* What a case adds to those before it. */
+typedef enum parity_kind {
+    LARGEST_SHAPE,  /* a variant at the largest of its shapes */
+    FURTHER_SHAPE,  /* another shape */
+    FURTHER_CONTENT /* other numbers in the same tensors */
+} parity_kind;
+
 /* Runs a case on `be` and on `ref`; fails the test when an element is beyond its limit. */
 void parity_case(ca_backend *be, ca_backend *ref, parity_run run, const void *parameters,
-                 const char *label, parity_summary *summary);
+                 parity_kind kind, const char *label, parity_summary *summary);
 
 /* ---- recorded.c */
 
 /* False when the environment leaves out this backend, or the case that would run next. */
 bool parity_backend_is_chosen(const char *name);
-bool parity_case_is_chosen(void);
+bool parity_case_is_chosen(parity_kind kind);
 /* Records what a case wrote, or compares it with a recorded run; true when it did the latter. */
 bool parity_compare_recorded(const parity *p, const char *label);
 

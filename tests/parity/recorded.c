@@ -5,7 +5,8 @@
  *   CA_TEST_BACKEND=NAME  runs cases on this backend only
  *   CA_PARITY_RECORD=DIR    writes a digest of what each case wrote to DIR/PROGRAM.txt
  *   CA_PARITY_EXPECT=DIR    compares with the digests of such a file instead of with `ref`
- *   CA_PARITY_SHARE=N       runs every N-th case only
+ *   CA_PARITY_CASES=shapes  runs every shape and variant with one content only
+ *   CA_PARITY_CASES=largest runs every variant at its largest shape only
  */
 #include "parity.h"
 
@@ -21,10 +22,14 @@ bool parity_backend_is_chosen(const char *name) {
     return !only || strcmp(only, name) == 0;
 }
 
-bool parity_case_is_chosen(void) {
-    const char *text = getenv("CA_PARITY_SHARE");
-    long share = text ? strtol(text, NULL, 10) : 1;
-    return cases++ % (share > 0 ? share : 1) == 0;
+bool parity_case_is_chosen(parity_kind kind) {
+    const char *text = getenv("CA_PARITY_CASES");
+    cases++;
+    if (!text) return true;
+    if (strcmp(text, "shapes") == 0) return kind != FURTHER_CONTENT;
+    if (strcmp(text, "largest") == 0) return kind == LARGEST_SHAPE;
+    fail_msg("CA_PARITY_CASES: expected shapes or largest, got '%s'", text);
+    return false;
 }
 
 /* FNV-1a over what was written. */

@@ -247,6 +247,53 @@ static void test_indices_everywhere(void **state) {
     parity_each_backend(bad_indices, NULL);
 }
 
+/* Through staging memory in pieces, of which the last is odd. */
+static void large_transfer(ca_backend *target, ca_backend *ref, const void *context) {
+    (void)ref;
+    (void)context;
+    enum { COUNT = (9 << 18) + 7 }; /* 9 MiB of floats and some */
+    float *values = calloc(COUNT, sizeof *values), *back = calloc(COUNT, sizeof *back);
+    assert_true(values && back);
+    for (int64_t i = 0; i < COUNT; i++) values[i] = (float)i;
+    ca_tensor t = on_backend(target, ca_tensor_1d(values, CA_F32, COUNT));
+    parity_ok(ca_download(target, back, t));
+    assert_memory_equal(back, values, COUNT * sizeof *values);
+    memset(back, 0, COUNT * sizeof *back);
+    parity_ok(ca_download(target, back, ca_tensor_slice(t, 0, 1, 2 << 20))); /* whole pieces */
+    assert_memory_equal(back, values + 1, (2 << 20) * sizeof *values);
+    assert_true(back[2 << 20] == 0);
+    ca_release(target, t.data);
+    free(values), free(back);
+}
+
+static void test_large_transfers(void **state) {
+    (void)state;
+    parity_each_backend(large_transfer, NULL);
+}
+
+/* Rows of a factor may repeat or overlap: row r of a is r, r + 1, r + 2 or always 0, 1, 2. */
+static void overlapping_rows(ca_backend *target, ca_backend *ref, const void *context) {
+    (void)ref;
+    (void)context;
+    float numbers[] = {0, 1, 2, 3, 4, 5}, weights[] = {1, 10, 100}, got[4];
+    ca_tensor x = on_backend(target, ca_tensor_1d(numbers, CA_F32, 6));
+    ca_tensor w = on_backend(target, ca_tensor_2d(weights, CA_F32, 3, 1));
+    ca_tensor y = on_backend(target, ca_tensor_2d(numbers, CA_F32, 4, 1));
+    ca_tensor rows = ca_tensor_2d(x.data, CA_F32, 4, 3);
+    for (rows.stride[0] = 0; rows.stride[0] < 2; rows.stride[0]++) {
+        parity_ok(ca_matmul(target, y, rows, w, absent, plain));
+        parity_ok(ca_download(target, got, y));
+        for (int64_t r = 0; r < 4; r++)
+            assert_true(got[r] == (float)(210 + 111 * r * rows.stride[0]));
+    }
+    ca_release(target, x.data), ca_release(target, w.data), ca_release(target, y.data);
+}
+
+static void test_overlapping_rows(void **state) {
+    (void)state;
+    parity_each_backend(overlapping_rows, NULL);
+}
+
 static void test_nothing_to_do(void **state) {
     (void)state;
     ca_tensor empty = ca_tensor_2d(NULL, CA_F32, 0, 8);
@@ -421,14 +468,15 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),        cmocka_unit_test(test_dtypes),
-        cmocka_unit_test(test_strides),       cmocka_unit_test(test_aliasing),
-        cmocka_unit_test(test_indices),       cmocka_unit_test(test_indices_everywhere),
-        cmocka_unit_test(test_nothing_to_do), cmocka_unit_test(test_sequences),
-        cmocka_unit_test(test_attention),     cmocka_unit_test(test_names),
-        cmocka_unit_test(test_preference),    cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_interventions), cmocka_unit_test(test_training),
-        cmocka_unit_test(test_pattern_mix),
+        cmocka_unit_test(test_shapes),           cmocka_unit_test(test_dtypes),
+        cmocka_unit_test(test_strides),          cmocka_unit_test(test_aliasing),
+        cmocka_unit_test(test_indices),          cmocka_unit_test(test_indices_everywhere),
+        cmocka_unit_test(test_nothing_to_do),    cmocka_unit_test(test_sequences),
+        cmocka_unit_test(test_attention),        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_preference),       cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_interventions),    cmocka_unit_test(test_training),
+        cmocka_unit_test(test_pattern_mix),      cmocka_unit_test(test_large_transfers),
+        cmocka_unit_test(test_overlapping_rows),
     };
     return cmocka_run_group_tests(tests, open_ref, close_ref);
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Runs the CUDA backend on the CPU: canaries, then parity of the plain build against ref, then the
-# same bits in other orders, on other numbers of multiprocessors and under the sanitizers; methods
-# and the program itself in the plain build. `make check-simt` builds what it needs.
+# Runs the CUDA backend on the CPU: canaries, parity of the plain build against ref, then the same
+# bits in other orders, on other numbers of multiprocessors and under the sanitizers; gradients,
+# methods and the program itself in the plain build. `make check-simt` builds what it needs.
 #   check-simt.sh PYTHON
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -24,26 +24,37 @@ parity() { # VARIANT PROGRAMS SETTING…
     tests+=(--under "env $*")
     for program in $programs; do tests+=(build/"$variant"/tests/parity/test_"$program"); done
 }
-expect="CA_PARITY_EXPECT=$recorded"
 
-tests+=(build/simt/tests/simt/check_canaries build/simt-asan/tests/simt/check_canaries
-    build/simt-tsan/tests/simt/check_canaries)
-tests+=(--under "env CA_SIMT_STREAMS=lazy:1" build/simt/tests/simt/check_nccl)
+# The program: a run, and those end-to-end tests that a simulated device ends soon.
+program="tests/e2e/test_run.py tests/e2e/test_resume.py::test_stop_and_resume
+    tests/e2e/test_scopes.py::test_leaf_at_any_layer
+    tests/e2e/test_scopes.py::test_scopes_together_are_scopes_alone
+    tests/e2e/test_patch.py::test_backends_agree
+    tests/e2e/test_patch.py::test_nothing_is_patched_before_the_difference"
+
+# What takes longest begins first. Nothing compares with recorded bits before all are recorded.
 parity simt '' "CA_PARITY_RECORD=$recorded"
+tests+=(--pytest "$python" tests/simt --pytest "$python" "$program")
+tests+=(--under "env CA_SIMT_STREAMS=lazy:1")
+for source in tests/method/test_*.c tests/gradient/test_*.c; do
+    tests+=("build/simt/${source%.c}")
+done
+tests+=(build/simt/tests/simt/check_nccl --under '')
+for variant in simt simt-asan simt-tsan; do
+    tests+=("build/$variant/tests/simt/check_canaries")
+done
+tests+=(--wait)
+
+expect="CA_PARITY_EXPECT=$recorded"
 parity simt '' CA_SIMT_SCHEDULE=reverse CA_SIMT_MULTIPROCESSORS=7 "$expect"
 parity simt '' CA_SIMT_SCHEDULE=random:1 CA_SIMT_MULTIPROCESSORS=1 "$expect"
-parity simt '' CA_SIMT_SCHEDULE=greedy:1 CA_SIMT_STREAMS=lazy:1 "$expect"
+parity simt '' CA_SIMT_SCHEDULE=greedy:1 CA_SIMT_STREAMS=lazy:1 CA_SIMT_PROTECT=1 "$expect"
 # On 48 MiB products with bf16 are cut into parts, whose algorithms, and bits, are others.
 parity simt laws CA_SIMT_MEMORY=$((48 << 20))
-# The sanitizers take long: a share of the cases.
-other_order="CA_SIMT_SCHEDULE=random:2 CA_SIMT_STREAMS=lazy:2 $expect"
-parity simt-asan rows CA_PARITY_SHARE=2 "$other_order"
-parity simt-asan "attention laws checks" "$other_order"
-other_order="CA_SIMT_SCHEDULE=greedy:2 CA_SIMT_MULTIPROCESSORS=1 $expect"
-parity simt-tsan rows CA_PARITY_SHARE=41 "$other_order"
-parity simt-tsan attention CA_PARITY_SHARE=3 "$other_order"
-parity simt-tsan "laws checks" "$other_order"
-tests+=(--under "env CA_SIMT_STREAMS=lazy:1")
-for source in tests/method/test_*.c; do tests+=("build/simt/${source%.c}"); done
-TEST_SECONDS=${TEST_SECONDS:-900} .make/run-tests.sh --pytest "$python" tests/simt \
-    --pytest "$python" tests/e2e/test_run.py "${tests[@]}"
+# The sanitizers take long. What is accessed depends on shapes, not on contents; what races may
+# shows at the largest shape that a variant of an operation has.
+other_order="CA_SIMT_SCHEDULE=random:2 CA_SIMT_STREAMS=lazy:2 CA_PARITY_CASES=shapes $expect"
+parity simt-asan '' "$other_order"
+other_order="CA_SIMT_SCHEDULE=greedy:2 CA_SIMT_MULTIPROCESSORS=1 CA_PARITY_CASES=largest $expect"
+parity simt-tsan '' "$other_order"
+TEST_JOBS=${TEST_JOBS:-2} TEST_SECONDS=${TEST_SECONDS:-900} .make/run-tests.sh "${tests[@]}"

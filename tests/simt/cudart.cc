@@ -7,7 +7,10 @@
  *   CA_SIMT_DRIVER=V           the driver's CUDA version, 13000 by default; 0 = no driver
  *   CA_SIMT_MEMORY=BYTES       memory of a device
  *   CA_SIMT_MULTIPROCESSORS=N  2 by default
+ *   CA_SIMT_CAPABILITY=N       compute capability, 80 by default
  *   CA_SIMT_FAIL=N:CODE        the N-th call returns error CODE; one that loses the device stays.
+ *                              N = 0: none fails, the number of calls is printed at exit
+ *   CA_SIMT_FULL=N             no memory from the N-th allocation on, page-locked memory included.
  *                              N = 0: none fails, their number is printed at exit
  */
 #include <stdio.h>
@@ -21,7 +24,7 @@ namespace simt {
 
 static struct {
     bool known;
-    size_t calls, failing_call;
+    size_t calls, failing_call, allocations;
     cudaError_t failure;
     cudaError_t last, lost; /* lost: what every call returns once the device is */
     int device;
@@ -41,14 +44,15 @@ static int driver_version() { return (int)setting("CA_SIMT_DRIVER", CUDART_VERSI
 
 void count_resource(resource what, int change) { runtime.resources[(int)what] += change; }
 
-/* Called at exit. A program whose device is lost cannot release. */
+/* Called at exit. A program whose device is lost releases what the host knows of it all the same. */
 static void report_at_exit() {
     static const char *const names[] = {"page-locked allocations", "streams", "events",
                                         "cuBLAS handles", "NCCL communicators"};
     bool leaks = false;
     if (getenv("CA_SIMT_FAIL") && runtime.failing_call == 0)
         fprintf(stderr, "simt: %zu calls\n", runtime.calls);
-    if (runtime.lost) return;
+    if (getenv("CA_SIMT_FULL") && setting("CA_SIMT_FULL", 0) == 0)
+        fprintf(stderr, "simt: %zu allocations\n", runtime.allocations);
     for (int i = 0; i < RESOURCES; i++) {
         if (runtime.resources[i] == 0) continue;
         fprintf(stderr, "simt: leak: %d %s\n", runtime.resources[i], names[i]);
@@ -70,6 +74,11 @@ static void start() {
     runtime.failing_call = strtoull(text, nullptr, 10);
     const char *code = strchr(text, ':');
     if (code) runtime.failure = (cudaError_t)atoi(code + 1);
+}
+
+bool allocation_fails() {
+    static const size_t full = setting("CA_SIMT_FULL", 0);
+    return ++runtime.allocations >= full && full > 0;
 }
 
 /* ---- calls */
@@ -194,9 +203,9 @@ static int attribute(enum cudaDeviceAttr attr) {
     case cudaDevAttrMultiProcessorCount:
         return (int)setting("CA_SIMT_MULTIPROCESSORS", 2);
     case cudaDevAttrComputeCapabilityMajor:
-        return 8;
+        return (int)setting("CA_SIMT_CAPABILITY", 80) / 10;
     case cudaDevAttrComputeCapabilityMinor:
-        return 0;
+        return (int)setting("CA_SIMT_CAPABILITY", 80) % 10;
     }
     return -1;
 }

@@ -21,9 +21,12 @@ namespace simt {
 
 constexpr size_t PAGE = 4096, ALIGNMENT = 16;
 constexpr unsigned char FILL = 0xff;
-/* Larger allocations stay accessible: protecting them takes time in proportion to their size, at
- * every launch. What a host or kernel wrongly does with large ones it does with small ones too. */
-constexpr size_t LARGEST_PROTECTED = 1 << 20;
+/* Larger allocations stay accessible unless CA_SIMT_PROTECT is set: protecting them takes time in
+ * proportion to their size, at every launch. */
+static size_t largest_protected() {
+    static const size_t bytes = getenv("CA_SIMT_PROTECT") ? SIZE_MAX : 1 << 20;
+    return bytes;
+}
 
 /* ---- device heap */
 
@@ -70,7 +73,7 @@ void *device_allocate(size_t bytes) {
     a.data = a.pages + (page_bytes - bytes) / ALIGNMENT * ALIGNMENT;
     mprotect(a.pages, page_bytes, PROT_READ | PROT_WRITE);
     memset(a.pages, FILL, page_bytes);
-    a.openings = bytes > LARGEST_PROTECTED ? 1 : 0;
+    a.openings = bytes > largest_protected() ? 1 : 0;
     if (a.openings == 0) mprotect(a.pages, page_bytes, PROT_NONE);
     size_t before = (size_t)(a.data - a.pages);
     sanitizer_poison(a.pages, before);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# VARIANT=simt, simt-asan, simt-tsan: the CUDA backend with kernels compiled for the CPU and with
+# VARIANT=simt, simt-asan, simt-tsan, simt-gcov: the CUDA backend with kernels compiled for the CPU and with
 # what stands in for the CUDA libraries. Needs no CUDA toolkit; never installed.
 
 override CUDA      := 1

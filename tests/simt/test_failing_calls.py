@@ -1,61 +1,95 @@
 # SPDX-License-Identifier: MIT
-"""Every CUDA call fails once: the program says so in one sentence, releases what it holds and never
-crashes. The simulated device counts the calls and makes the N-th one fail."""
+"""Every CUDA call fails once: the program says so in one sentence, leaves no file, releases what it
+holds and never crashes. The simulated device counts calls and allocations and makes them fail."""
 
 import os
-import pathlib
 import re
-import subprocess
 
 import pytest
+from conftest import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("CAUSA", str(ROOT / "build" / "simt" / "causa"))
-CODES = {"memory": 2, "illegal address": 700}
-
-
-def run(folder, **environment):
-    """backend=cuda on a device that behaves as the environment says."""
-    return subprocess.run(
-        [PROGRAM, "run", "configs/demo.yaml", "backend=cuda", f"output={folder / 'x.h5'}",
-         "--overwrite"],
-        cwd=ROOT, text=True, capture_output=True, timeout=300, env={**os.environ, **environment})
+OUT_OF_MEMORY, NO_DEVICE, ILLEGAL_ADDRESS = 2, 100, 700
+RUN_FAILED, NO_BACKEND, NO_MEMORY = 1, 3, 5
+SANITIZED = ROOT / "build" / "simt-asan" / "causa"
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory):
-    done = run(tmp_path_factory.mktemp("calls"), CA_SIMT_FAIL="0")
-    assert done.returncode == 0, done.stderr
-    return int(re.search(r"simt: (\d+) calls", done.stderr)[1])
+def count(run_device):
+    """count(VARIABLE): how many calls or allocations a run makes."""
+    def ask(variable):
+        done = run_device(**{variable: "0"})
+        assert done.code == 0, done.errors
+        return int(re.search(r"simt: (\d+) \w+", done.errors)[1])
+
+    return ask
 
 
-@pytest.mark.parametrize("code", CODES.values(), ids=CODES.keys())
-def test_each_call(calls, code, tmp_path):
-    """All calls that open the backend, then some of those that work."""
-    opening = 30
-    for number in [*range(1, opening + 1), *range(opening + 7, calls, 17)]:
-        done = run(tmp_path, CA_SIMT_FAIL=f"{number}:{code}")
-        where = f"call {number} of {calls}: {done.stderr}"
-        assert "simt:" not in done.stderr, where
-        if done.returncode != 0:
-            assert 1 <= done.returncode <= 9, where
-            assert re.search(r"^causa: error: .+$", done.stderr, re.MULTILINE), where
-        elif code == CODES["illegal address"]:
-            # A device that is lost while it is closed changes nothing.
-            assert number > calls - 20, where
+def check(done, where):
+    """What holds of every run; its exit code."""
+    where = f"{where}: exit code {done.code}: {done.errors}"
+    assert "simt:" not in done.errors and "Sanitizer" not in done.errors, where
+    if done.code == 0:
+        assert done.left == ["x.h5"], where
+    else:
+        assert done.left == [], where
+        assert len(re.findall(r"^causa: error: .+$", done.errors, re.MULTILINE)) == 1, where
+    return done.code
 
 
-def test_without_device(tmp_path):
-    for environment in ({"CA_SIMT_DEVICES": "0"}, {"CA_SIMT_DRIVER": "0"},
-                        {"CA_SIMT_DRIVER": "12040"}):
-        done = run(tmp_path, **environment)
-        assert done.returncode == 3 and done.stderr.count("\n") == 1
-        assert re.search(r"backend cuda: expected .+ use backend=cpu", done.stderr)
-    assert "expected a driver for CUDA 13.0 or newer, got one for CUDA 12.4" in done.stderr
+def codes_of_calls(run_device, calls, error, **options):
+    """{call: exit code} when this call returns this error."""
+    return {n: check(run_device(CA_SIMT_FAIL=f"{n}:{error}", **options), f"call {n}: {error}")
+            for n in calls}
 
 
-def test_small_device(tmp_path):
-    """33 MiB hold cuBLAS's workspace and little else."""
-    done = run(tmp_path, CA_SIMT_MEMORY=str(33 << 20))
-    assert done.returncode != 0 and "simt:" not in done.stderr
-    assert re.search(r"^causa: error: .+", done.stderr, re.MULTILINE)
+def phases(codes):
+    """Exit codes in the order in which they first appear, without repetition of neighbours."""
+    found = []
+    for code in codes.values():
+        if not found or found[-1] != code:
+            found.append(code)
+    return found
+
+
+def test_device_is_lost(run_device, count):
+    """While the backend opens it cannot be had, later the run fails, at last nobody asks."""
+    codes = codes_of_calls(run_device, range(1, count("CA_SIMT_FAIL") + 1), ILLEGAL_ADDRESS)
+    assert phases(codes) == [NO_BACKEND, RUN_FAILED, 0]
+    closing = sum(code == 0 for code in codes.values())
+    assert closing < 60 and sum(code == RUN_FAILED for code in codes.values()) > 100
+
+
+def test_each_call_lacks_memory_once(run_device, count):
+    """Asking for devices may fail in no other way than that there is none. A single failure is
+    mended where memory is asked for again, and by smaller micro-batches where there are any."""
+    codes = codes_of_calls(run_device, range(1, count("CA_SIMT_FAIL") + 1), OUT_OF_MEMORY)
+    assert codes.pop(1) == NO_BACKEND
+    assert set(codes.values()) == {NO_MEMORY, 0}
+    assert sum(code == NO_MEMORY for code in codes.values()) > 20
+
+
+def test_no_device_at_first(run_device):
+    assert codes_of_calls(run_device, [1], NO_DEVICE) == {1: NO_BACKEND}
+
+
+def test_memory_ends_for_good(run_device, count):
+    total = count("CA_SIMT_FULL")
+    assert total > 8
+    for n in range(1, total + 1):
+        done = run_device(CA_SIMT_FULL=str(n))
+        assert check(done, f"allocation {n}") == NO_MEMORY
+        assert re.search(r"expected room for .+, got .+ free of|out of memory", done.errors)
+
+
+@pytest.mark.skipif("CAUSA" in os.environ and "simt/" not in os.environ["CAUSA"],
+                    reason="runs once, beside the plain build")
+def test_host_memory_is_released(run_device, count):
+    """AddressSanitizer looks for what the host leaks when calls fail."""
+    options = {"program": str(SANITIZED), "ASAN_OPTIONS": "allocator_may_return_null=1",
+               "LSAN_OPTIONS": "suppressions=.make/lsan.txt:print_suppressions=0"}
+    calls = count("CA_SIMT_FAIL")
+    opening = 40
+    codes_of_calls(run_device, [*range(1, opening), *range(opening, calls, 7)], ILLEGAL_ADDRESS,
+                   **options)
+    for n in range(1, count("CA_SIMT_FULL") + 1, 2):
+        check(run_device(CA_SIMT_FULL=str(n), **options), f"allocation {n}")

@@ -115,6 +115,7 @@ using namespace simt;
 cudaError_t cudaMalloc(void **devPtr, size_t size) {
     return call([&] {
         if (!devPtr) return cudaErrorInvalidValue;
+        if (allocation_fails()) return cudaErrorMemoryAllocation;
         *devPtr = size ? device_allocate(size) : nullptr;
         return *devPtr || size == 0 ? cudaSuccess : cudaErrorMemoryAllocation;
     });
@@ -131,6 +132,7 @@ cudaError_t cudaFree(void *devPtr) {
 cudaError_t cudaHostAlloc(void **pHost, size_t size, unsigned flags) {
     return call([&] {
         if (!pHost || flags > 7) return cudaErrorInvalidValue;
+        if (allocation_fails()) return cudaErrorMemoryAllocation;
         char *p = static_cast<char *>(aligned_alloc(4096, (size + 4095) / 4096 * 4096 + 4096));
         if (!p) return cudaErrorMemoryAllocation;
         memset(p, 0xff, size);
