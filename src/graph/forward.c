@@ -24,6 +24,7 @@ ca_attention ca_pass_attention(const ca_pass *pass, int64_t layer) {
         .scale = w->attention_scale,
         .soft_cap = a->score_soft_cap,
         .window = w->window,
+        .narrow = pass->model->precision == CA_BF16,
     };
 }
 

@@ -284,6 +284,12 @@ static ca_status run_attention_fwd(bench *b) {
     return ca_attention_fwd(b->be, b->o, b->lse, b->q, b->k, b->v, absent, absent, &b->sequences,
                             b->attention);
 }
+static ca_status run_attention_fwd_bf16(bench *b) {
+    ca_attention narrow = b->attention;
+    narrow.narrow = true;
+    return ca_attention_fwd(b->be, b->o, b->lse, b->q, b->k, b->v, absent, absent, &b->sequences,
+                            narrow);
+}
 static ca_status run_attention_bwd(bench *b) {
     return ca_attention_bwd(b->be, b->d_q, b->d_k, b->d_v, b->d_o, b->o, b->lse, b->q, b->k, b->v,
                             absent, absent, &b->sequences, b->attention);
@@ -344,6 +350,9 @@ static ca_status bench_attention(bench *b) {
     const double q = bytes_of(b->q), kv = 2 * bytes_of(b->k), pattern = bytes_of(b->pattern);
     CA_TRY(
         report(b, "attention_fwd", run_attention_fwd, 2 * q + kv + bytes_of(b->lse), 2 * product));
+    if (b->be->bfloat16)
+        CA_TRY(report(b, "attention_fwd bf16", run_attention_fwd_bf16,
+                      2 * q + kv + bytes_of(b->lse), 2 * product));
     CA_TRY(report(b, "attention_bwd, 4 lanes", run_attention_bwd,
                   2 * q + kv + bytes_of(b->lse) + LANES * (2 * q + kv), LANES * 4 * product));
     CA_TRY(report(b, "pattern_fwd", run_pattern_fwd, q + kv / 2 + pattern, product));
