@@ -25,7 +25,7 @@ template <int WIDTH> struct tile {
     static constexpr int K_WORDS = CA_TILE * K_STRIDE, V_WORDS = CA_TILE / 2 * V_STRIDE;
 };
 
-struct forward {
+struct forward_bf16 {
     ca_layout layout;
     ca_heads o, q;
     ca_sides k, v;
@@ -90,7 +90,7 @@ static __device__ __forceinline__ float row_sum(float v) {
 }
 
 /* The running softmax of the thread's 2 rows, g and g + 8 of its warp's. */
-struct running {
+struct running_rows {
     float top[2], sum[2];
     int position[2]; /* -1: no row */
 };
@@ -114,7 +114,7 @@ static __device__ __forceinline__ void score(float s[8][4], const uint32_t q[WID
 
 /* Turns scores of keys from `at` on into exp(score - top), 0 where invisible; factor[i] is what
  * sums made under the old top have to be multiplied with. */
-static __device__ __forceinline__ void soften(float s[8][4], running &state, float factor[2],
+static __device__ __forceinline__ void soften(float s[8][4], running_rows &state, float factor[2],
                                               const ca_layout &layout, int at, int t) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -165,8 +165,8 @@ static __device__ __forceinline__ void mix(float o[WIDTH / 8][4], const float s[
 }
 
 template <int WIDTH>
-static __device__ __forceinline__ void write_rows(const forward &f, const ca_place &p,
-                                                  const running &state, float o[WIDTH / 8][4],
+static __device__ __forceinline__ void write_rows(const forward_bf16 &f, const ca_place &p,
+                                                  const running_rows &state, float o[WIDTH / 8][4],
                                                   int row0, int t) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -187,7 +187,7 @@ static __device__ __forceinline__ void write_rows(const forward &f, const ca_pla
 
 template <int WIDTH>
 static __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3)
-    forward_bf16_kernel(forward f) {
+    forward_bf16_kernel(forward_bf16 f) {
     CA_SHARED(uint32_t, k_tile, tile<WIDTH>::K_WORDS);
     CA_SHARED(uint32_t, v_tile, tile<WIDTH>::V_WORDS);
     CA_SHARED(ca_place, place, 1);
@@ -207,7 +207,7 @@ static __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3)
 
         uint32_t q[WIDTH / 16][4];
         float o[WIDTH / 8][4] = {};
-        running state;
+        running_rows state;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int token = p.tokens[row0 + 8 * i];
@@ -238,7 +238,7 @@ static __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3)
 int ca_k_attention_fwd_bf16(const ca_queue *queue, ca_tensor o, ca_tensor lse, ca_tensor q,
                             ca_tensor k, ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
                             const ca_sequences *sequences, ca_attention attention) {
-    forward f = {};
+    forward_bf16 f = {};
     if (attention.head_dim > CA_K_ATTENTION_BF16_WIDTH) return (int)cudaErrorInvalidValue;
     f.layout = ca_layout_of(sequences, attention);
     f.o = ca_heads_of(o);
