@@ -74,6 +74,13 @@ int ca_k_attention_bwd(const ca_queue *queue, ca_tensor dq, ca_tensor dk, ca_ten
                        ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
                        const ca_sequences *sequences, ca_attention attention);
 
+/* attention_fwd_bf16.cu: heads of up to CA_K_ATTENTION_BF16_WIDTH columns, else
+ * cudaErrorInvalidValue. */
+enum { CA_K_ATTENTION_BF16_WIDTH = 128 };
+int ca_k_attention_fwd_bf16(const ca_queue *queue, ca_tensor o, ca_tensor lse, ca_tensor q,
+                            ca_tensor k, ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
+                            const ca_sequences *sequences, ca_attention attention);
+
 /* Floats of queue->scratch that attention_bwd and pattern_bwd need for R lanes, T rows and H query
  * heads: R T H, one for each row of cotangents. With less they return cudaErrorInvalidValue. */
 int64_t ca_k_attention_bwd_scratch(int64_t lanes, int64_t rows, int64_t heads);

@@ -44,6 +44,7 @@ typedef struct ca_attention {
     double scale;    /* multiplies q . k */
     double soft_cap; /* c tanh(score / c) after the scale and before the mask; 0 = none */
     int64_t window;  /* key j is visible from i when i - j < window; 0 = no limit */
+    bool narrow;     /* attention_fwd may round q, k, v and probabilities to bf16, as cuda does */
 } ca_attention;
 
 /* How packed rows form sequences. Row t of sequence s has row_start[s] <= t < row_start[s + 1].

@@ -18,6 +18,7 @@ ca_attention ca_block_attention(const ca_model *model, int64_t layer) {
         .scale = w->attention_scale,
         .soft_cap = a->score_soft_cap,
         .window = w->window,
+        .narrow = model->precision == CA_BF16,
     };
 }
 

@@ -344,6 +344,12 @@ static ca_status run_attention_fwd(bench *b) {
     return ca_attention_fwd(b->be, b->o, b->lse, b->q, b->k, b->v, absent, absent, &b->sequences,
                             b->attention);
 }
+static ca_status run_attention_fwd_bf16(bench *b) {
+    ca_attention narrow = b->attention;
+    narrow.narrow = true;
+    return ca_attention_fwd(b->be, b->o, b->lse, b->q, b->k, b->v, absent, absent, &b->sequences,
+                            narrow);
+}
 static ca_status run_attention_bwd(bench *b) {
     return ca_attention_bwd(b->be, b->d_q, b->d_k, b->d_v, b->d_o, b->o, b->lse, b->q, b->k, b->v,
                             absent, absent, &b->sequences, b->attention);
@@ -465,6 +471,9 @@ static ca_status bench_attention(bench *b) {
     CA_TRY(make_attention(b, SEQUENCE, numbers));
     const attention_cost c = cost_of(b, SEQUENCE);
     CA_TRY(report(b, "attention_fwd", run_attention_fwd, 2 * c.q + c.kv + c.lse, 2 * c.product));
+    if (b->be->bfloat16)
+        CA_TRY(report(b, "attention_fwd bf16", run_attention_fwd_bf16, 2 * c.q + c.kv + c.lse,
+                      2 * c.product));
     CA_TRY(report(b, "attention_bwd, 4 lanes", run_attention_bwd,
                   2 * c.q + c.kv + c.lse + LANES * (2 * c.q + c.kv), LANES * 4 * c.product));
     CA_TRY(bench_patterns(b));

@@ -22,7 +22,7 @@ def logits(run_ids, model, prompts, *overrides, name):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_logits_are_near_those_of_f32(run_ids, model):
+def test_logits_are_near_those_of_f32(run_ids, auto_backend, model):
     """Every factor of a product moves by up to 2^-9 of itself, so the branch that a layer adds to
     the stream by some 2^-8 of its size, as independent noise. The 2 L + 1 products in a row of
     these models add up to sqrt(2 L + 1) of that, times what their norms amplify (below 4 here);
@@ -33,8 +33,9 @@ def test_logits_are_near_those_of_f32(run_ids, model):
     ref = logits(run_ids, model, prompts, "backend=ref", BF16, name="ref-bf16")
     fast = logits(run_ids, model, prompts, "backend=auto", BF16, name="auto-bf16")
     assert 1e-4 < files.share(ref, exact) < 0.06  # below, nothing would have been rounded
-    # Values halfway between two bf16 numbers may be rounded to either: see `causa doctor`.
-    assert files.share(fast, ref) < 0.01
+    # Values halfway between two bf16 numbers may be rounded to either: see `causa doctor`. A GPU
+    # rounds what attention multiplies too.
+    assert files.share(fast, ref) < (0.01 if auto_backend == "cpu" else 0.05)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -43,9 +43,11 @@ def test_measurements_are_filled_in(tmp_path):
 
 
 def test_kernels_are_those_of_the_benchmark():
+    """Those in bf16 are columns of the same rows here."""
     source = (ROOT / "tests" / "bench" / "bench_gpu.c").read_text()
     names = set(re.findall(r'(?:\{|report\(b, )"([^"]+)", run_', source))
     ours = {name for name, _ in kernels.bench_calls(kernels.MODELS["8b"], 32768)}
+    names = {name for name in names if "bf16" not in name}
     assert {name for name in ours if not name.startswith("matmul")} == names
 
 

@@ -122,7 +122,7 @@ def test_log_probabilities_of_a_contrast_differ_as_logits(run_ids, model):
     """log p_a - log p_b = z_a - z_b: both path scopes integrate one function, and it adds up."""
     ids, a, b, *_ = next(iter(reference(model)))
     scopes = ["integrated_gradients", "path_semantic"]
-    path = run_ids([ids, ids[:4]], dict(ARGMAX, scopes=scopes, target=f"#{a}:#{b}", steps=7), *F64,
+    path = run_ids([ids, ids[:4]], dict(ARGMAX, scopes=scopes, target=f"#{a}:#{b}", steps=7), *files.EXACT,
                    model=model)
     with h5py.File(path) as file:
         one, other = (file[f"attribution/{scope}"] for scope in scopes)
@@ -138,7 +138,7 @@ def test_published_gradient_times_input_is_of_the_log_probability(run_ids, span)
     scopes = ["input_x_gradient", "integrated_gradients"]
     method = dict(ARGMAX, scopes=scopes, steps=1, **span)
     for compat in ("none", "jacobian-scopes"):
-        path = run_ids(prompts, dict(method, compat=compat), *F64, name=compat)
+        path = run_ids(prompts, dict(method, compat=compat), *files.EXACT, name=compat)
         with h5py.File(path) as file:
             one, other = (file[f"attribution/{scope}"] for scope in scopes)
             for name in ("score", "signed"):
@@ -148,7 +148,7 @@ def test_published_gradient_times_input_is_of_the_log_probability(run_ids, span)
 
 def test_published_number_of_steps(run_ids):
     def steps(**more):
-        path = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], **more), *F64,
+        path = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], **more), *files.EXACT,
                        name="-".join(map(str, more.values())) or "default")
         with h5py.File(path) as file:
             return file["attribution/path_semantic"].attrs["steps"]
@@ -209,9 +209,9 @@ def test_residuals_are_told(causa, tmp_path):
 def test_entropy_and_inverse_temperature(run_ids, position):
     """More reads than the entropy takes at once; captured values are float32."""
     prompts = [ids for ids, *_ in reference("llama3-gqa-new")] * 3
-    path = run_ids(prompts, dict(ARGMAX, position=position), *F64, model="llama3-gqa-new")
+    path = run_ids(prompts, dict(ARGMAX, position=position), *files.EXACT, model="llama3-gqa-new")
     captured = run_ids(prompts, {"kind": "capture", "sites": ["final_norm", "logits"],
-                                 "positions": position}, *F64, model="llama3-gqa-new", name="values")
+                                 "positions": position}, *files.EXACT, model="llama3-gqa-new", name="values")
     with h5py.File(path) as file, h5py.File(captured) as values:
         z = values["activations/logits"][:].astype(float)
         p = np.exp(z - z.max(axis=1, keepdims=True))

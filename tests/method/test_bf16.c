@@ -47,7 +47,8 @@ static outcome recorded(fixture *f, int64_t values) {
 
 /* The limits of `causa doctor`. Against the reference every factor of every product is off by up to
  * 2^-9 of itself. Against `ref` the products are the same, but a sum halfway between two bf16
- * numbers may be rounded to either: 2^-8 of one element. */
+ * numbers may be rounded to either: 2^-8 of one element. A device also rounds what attention
+ * multiplies, two products of six in a layer: half of what the reference may be off. */
 static void narrow_weights(fixture *wide) {
     fixture f, ref;
     if (!wide->backend->bfloat16) return;
@@ -55,8 +56,9 @@ static void narrow_weights(fixture *wide) {
     fixture_open_as(&ref, wide->name, "ref", CA_BF16);
     assert_int_equal(f.model->dtype, CA_F32);
     outcome got = run(&f), same = run(&ref), exact = recorded(&f, got.values);
-    near(&f, "logits", got.logits, same.logits, PROMPTS * f.vocab, 1e-2);
-    near(&f, "gradient", got.gradient, same.gradient, got.values, 3e-2);
+    double limit = f.backend->device ? 0.05 : 0.01;
+    near(&f, "logits", got.logits, same.logits, PROMPTS * f.vocab, limit);
+    near(&f, "gradient", got.gradient, same.gradient, got.values, 3 * limit);
     near(&f, "logits of f64", got.logits, exact.logits, PROMPTS * f.vocab, 0.1);
     near(&f, "gradient of f64", got.gradient, exact.gradient, got.values, 0.3);
     fixture_close(&ref);

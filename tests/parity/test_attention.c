@@ -273,6 +273,65 @@ static void run_attention(ca_backend *be, ca_backend *ref, const void *context) 
     parity_report(be, "attention", &summary);
 }
 
+/* ---- forward with inputs rounded to bf16, against the exact one on `ref` */
+
+static const attention_case narrow_cases[] = {
+    {&none, 2, 1, 16, 0, SEPARATE, .f = NORMAL},
+    {&one_row, 3, 1, 64, 0, FUSED, .f = NORMAL},
+    {&ragged, 2, 2, 4, 0, SEPARATE, .f = NORMAL},
+    {&ragged, 3, 3, 7, 0, FUSED, .f = NORMAL},
+    {&ragged, 3, 1, 40, 0, SEPARATE, .f = NORMAL},
+    {&ragged, 7, 1, 80, 0, SEPARATE, .f = NORMAL},
+    {&ragged, 2, 1, 128, 0, FUSED, .f = NORMAL},
+    {&ragged, 2, 1, 256, 0, SEPARATE, .f = NORMAL}, /* too wide: without rounding */
+    {&longer, 3, 1, 64, 0, FUSED, .f = NORMAL},
+    {&longest, 2, 1, 16, 0, SEPARATE, .f = NORMAL},
+    {&longest, 1, 1, 96, 0, SEPARATE, .window = 64, .f = NORMAL},
+    {&prefixed, 7, 1, 40, 0, FUSED, .f = NORMAL},
+    {&prefixed, 3, 1, 64, 0, FUSED, .window = 4, .f = NORMAL},
+    {&long_prefix, 2, 1, 64, 0, FUSED, .f = NORMAL},
+    {&prefixed, 2, 2, 80, 0, FUSED, .soft_cap = 30, .window = 6, .f = NORMAL},
+    {&longer, 2, 1, 16, 0, SEPARATE, .f = EQUAL},
+    {&longer, 2, 1, 16, 0, FUSED, .f = ZERO},
+    {&longer, 2, 1, 16, 0, FUSED, .f = TIES},
+};
+
+/* Two bf16 ulps of the largest element, 2^-7 of it at the least. Rounding moves q, k, v and
+ * probabilities by up to 2^-9 each: a score by 2^-8 of the magnitudes that it sums (about Dh^1/2
+ * 2 / pi, mostly cancelling to 2^-8 or so), a probability by as much as its score, and all of them
+ * partly cancel in o, which is a mean of independent v. */
+static void narrow_run(parity *p, const void *parameters) {
+    const attention_case *c = parameters;
+    ca_attention a = {.heads = c->heads,
+                      .kv_heads = c->kv_heads,
+                      .head_dim = c->head_dim,
+                      .scale = 1 / sqrt((double)c->head_dim),
+                      .soft_cap = c->soft_cap,
+                      .window = c->window,
+                      .narrow = true};
+    static sequence_arrays arrays;
+    place_sequences(p, &arrays, c->lengths);
+    const ca_sequences *s = &arrays.sequences;
+    attention_tensors x = make_inputs(p, c, &arrays);
+    ca_tensor o = output_with(p, "o", 1, 0x1p-7, SHAPE(s->rows, c->heads, c->head_dim));
+    ca_tensor lse = output_with(p, "lse", 1, 0x1p-7, SHAPE(s->rows, c->heads));
+    parity_ok(ca_attention_fwd(p->be, o, lse, x.q, x.k, x.v, x.prefix_k, x.prefix_v, s, a));
+}
+
+static void run_narrow(ca_backend *be, ca_backend *ref, const void *context) {
+    (void)context;
+    parity_summary summary = {0};
+    for (size_t i = 0; i < sizeof narrow_cases / sizeof narrow_cases[0]; i++) {
+        const attention_case *c = &narrow_cases[i];
+        char label[96];
+        snprintf(label, sizeof label, "bf16 attention case %zu (H %lld, K %lld, Dh %lld, %s)", i,
+                 (long long)c->heads, (long long)c->kv_heads, (long long)c->head_dim,
+                 fill_name(c->f));
+        parity_case(be, ref, narrow_run, c, label, &summary);
+    }
+    parity_report(be, "bf16 attention", &summary);
+}
+
 /* ---- rotary positions */
 
 typedef struct rope_case {
@@ -314,6 +373,7 @@ static void run_rope(ca_backend *be, ca_backend *ref, const void *context) {
 }
 
 static void test_attention(void **state) { parity_each_backend(run_attention, *state); }
+static void test_narrow(void **state) { parity_each_backend(run_narrow, *state); }
 static void test_pattern_mix(void **state) { parity_each_backend(run_pattern_mix, *state); }
 static void test_rope(void **state) { parity_each_backend(run_rope, *state); }
 
@@ -321,6 +381,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_narrow),
         cmocka_unit_test(test_pattern_mix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

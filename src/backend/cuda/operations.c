@@ -62,6 +62,9 @@ static ca_status cuda_attention_fwd(ca_backend *be, ca_tensor o, ca_tensor lse, 
                                     ca_tensor k, ca_tensor v, ca_tensor prefix_k,
                                     ca_tensor prefix_v, const ca_sequences *sequences,
                                     ca_attention attention) {
+    if (attention.narrow && be->bfloat16 && attention.head_dim <= CA_K_ATTENTION_BF16_WIDTH)
+        return CA_CUDA_LAUNCH(be, attention_fwd_bf16, o, lse, q, k, v, prefix_k, prefix_v,
+                              sequences, attention);
     return CA_CUDA_LAUNCH(be, attention_fwd, o, lse, q, k, v, prefix_k, prefix_v, sequences,
                           attention);
 }
