@@ -24,6 +24,17 @@
 enum { CA_WARP = 32 };
 #define CA_FULL_WARP 0xffffffffu
 
+/* ---- bf16: storage only; arithmetic is f32 */
+
+struct ca_bf16 {
+    uint16_t bits;
+};
+
+static __device__ __forceinline__ float ca_to_float(float x) { return x; }
+static __device__ __forceinline__ float ca_to_float(ca_bf16 x) {
+    return __uint_as_float((uint32_t)x.bits << 16);
+}
+
 /* ---- addressing: 64-bit throughout */
 
 /* A tensor as rows of its last axis, which is contiguous; row r counts the axes before it. Axes

@@ -4,9 +4,9 @@
  * here.
  *
  * Arguments were checked by src/backend/ops.c and mean what ops.h says; every tensor lies in device
- * memory. Floating tensors are f32, except that copies and fills take every dtype. Launchers only
- * enqueue on the queue's stream, allocate nothing, and return the launch's error (a cudaError_t; 0
- * is success). Launching for no elements does nothing.
+ * memory. Outputs and activations are f32; weights (matrices that are gathered from or converted)
+ * may be bf16. Launchers only enqueue on the queue's stream, allocate nothing, and return the
+ * launch's error (a cudaError_t; 0 is success). Launching for no elements does nothing.
  */
 #ifndef CA_KERNELS_H
 #define CA_KERNELS_H
@@ -39,11 +39,13 @@ typedef enum ca_fault {
 /* ---- convert.cu: any floating dtypes, also integers where both are equal */
 int ca_k_copy(const ca_queue *queue, ca_tensor dst, ca_tensor src);
 int ca_k_fill(const ca_queue *queue, ca_tensor dst, double value);
+/* terms [3, count] bf16; x of `count` f32 elements = their sum, exactly down to 2^-133 */
+int ca_k_split_bf16(const ca_queue *queue, ca_tensor terms, ca_tensor x);
 
 /* ---- rows.cu */
 int ca_k_add_bias(const ca_queue *queue, ca_tensor y, ca_tensor bias); /* y [..., N] += bias [N] */
 int ca_k_gather(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
-                bool accumulate);
+                bool accumulate); /* x f32 or bf16 */
 int ca_k_scatter_add(const ca_queue *queue, ca_tensor y, ca_tensor index, ca_tensor x);
 int ca_k_add(const ca_queue *queue, ca_tensor y, ca_tensor x, double alpha);
 int ca_k_add_scaled_rows(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor scale,

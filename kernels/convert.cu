@@ -7,9 +7,6 @@
 struct f16 {
     uint16_t bits;
 };
-struct bf16 {
-    uint16_t bits;
-};
 
 /* ---- one value */
 
@@ -44,9 +41,9 @@ enum { F16_FRACTION = 10, BF16_FRACTION = 7 };
 static __device__ float widen(float x) { return x; }
 static __device__ double widen(double x) { return x; }
 
-static __device__ float widen(bf16 x) {
+static __device__ float widen(ca_bf16 x) {
     return (x.bits & 0x7fff) > 0x7f80 ? __uint_as_float((x.bits & 0x8000u) << 16 | 0x7fc00000u)
-                                      : __uint_as_float((uint32_t)x.bits << 16);
+                                      : ca_to_float(x);
 }
 
 static __device__ float widen(f16 x) {
@@ -74,7 +71,7 @@ template <typename W> static __device__ void assign(int64_t *to, W x) { *to = (i
 template <typename W> static __device__ void assign(f16 *to, W x) {
     to->bits = narrow<F16_FRACTION>(x);
 }
-template <typename W> static __device__ void assign(bf16 *to, W x) {
+template <typename W> static __device__ void assign(ca_bf16 *to, W x) {
     to->bits = narrow<BF16_FRACTION>(x);
 }
 
@@ -117,6 +114,33 @@ static __global__ void __launch_bounds__(CA_TILE)
     }
 }
 
+/* Takes the upper half of *x off it. A float is the sum of three such halves, 8 significant bits
+ * each: they are cut, not rounded, so that none overflows. What is not finite leaves 0. */
+static __device__ __forceinline__ ca_bf16 cut(float *x) {
+    const uint32_t bits = __float_as_uint(*x), magnitude = bits & 0x7fffffffu;
+    *x = magnitude < 0x7f800000u ? *x - __uint_as_float(bits & 0xffff0000u) : 0.0f;
+    return {(uint16_t)(bits >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0u))};
+}
+
+/* terms + r width = row r of x, in three terms `step` elements apart. As copy_kernel; 10 bytes an
+ * element. */
+static __global__ void __launch_bounds__(CA_TILE)
+    split_bf16_kernel(ca_bf16 *terms, int64_t step, ca_rows x, int shift, bool wide) {
+    const ca_walk walk = ca_walk_of(shift);
+    for (int64_t r = walk.row; r < x.rows; r += walk.row_step) {
+        const float *from = static_cast<const float *>(x.data) + ca_row_offset(x, r);
+        ca_bf16 *to = terms + r * x.width;
+        for (int64_t i = walk.column; i < x.width; i += walk.column_step) {
+            ca_quad<float> v = ca_load(from + i, x.width - i, wide);
+            for (int term = 0; term < 3; term++) {
+                ca_quad<ca_bf16> part;
+                for (int k = 0; k < 4; k++) part.at[k] = cut(&v.at[k]);
+                ca_store(to + term * step + i, part, x.width - i, wide);
+            }
+        }
+    }
+}
+
 /* ---- launchers */
 
 template <typename D, typename S>
@@ -138,7 +162,7 @@ static int copy_from(const ca_queue *queue, const ca_tensor &dst, const ca_tenso
     case CA_F16:
         return copy<f16, S>(queue, dst, src);
     case CA_BF16:
-        return copy<bf16, S>(queue, dst, src);
+        return copy<ca_bf16, S>(queue, dst, src);
     default:
         return (int)cudaErrorInvalidValue;
     }
@@ -155,7 +179,7 @@ int ca_k_copy(const ca_queue *queue, ca_tensor dst, ca_tensor src) {
     case CA_F16:
         return copy_from<f16>(queue, dst, src);
     case CA_BF16:
-        return copy_from<bf16>(queue, dst, src);
+        return copy_from<ca_bf16>(queue, dst, src);
     case CA_I32:
         return copy<int32_t, int32_t>(queue, dst, src);
     case CA_I64:
@@ -183,11 +207,20 @@ int ca_k_fill(const ca_queue *queue, ca_tensor dst, double value) {
     case CA_F16:
         return fill<f16>(queue, dst, value);
     case CA_BF16:
-        return fill<bf16>(queue, dst, value);
+        return fill<ca_bf16>(queue, dst, value);
     case CA_I32:
         return fill<int32_t>(queue, dst, value);
     case CA_I64:
         return fill<int64_t>(queue, dst, value);
     }
     return (int)cudaErrorInvalidValue;
+}
+
+int ca_k_split_bf16(const ca_queue *queue, ca_tensor terms, ca_tensor x) {
+    ca_rows from = ca_rows_of(x);
+    ca_tiles tiles = ca_tiles_of(queue, from.rows, from.width);
+    bool wide = ca_is_wide(x) && ca_is_wide(terms) && from.width % 4 == 0;
+    CA_LAUNCH(split_bf16_kernel, tiles.grid, CA_TILE, 0, queue->stream,
+              static_cast<ca_bf16 *>(terms.data), terms.stride[0], from, tiles.shift, wide);
+    return ca_launched();
 }

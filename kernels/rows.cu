@@ -120,8 +120,9 @@ static __device__ __forceinline__ int64_t index_at(const void *index, bool is_64
 
 /* y[lane, i] = scale x[lane, index[i]] (+ y[lane, i])
  *
- * Tiles of y. 8 bytes, 4 more when accumulating; 2 FLOPs. A bad index gives a row of NaN and a
- * fault. */
+ * Tiles of y. 4 bytes and those of x, 4 more when accumulating; 2 FLOPs. A bad index gives a row
+ * of NaN and a fault. */
+template <typename T>
 static __global__ void __launch_bounds__(CA_TILE)
     gather_kernel(ca_rows y, ca_table x, const void *index, bool index_is_64, int64_t count,
                   float scale, bool accumulate, int32_t *fault, int shift, bool wide) {
@@ -132,15 +133,15 @@ static __global__ void __launch_bounds__(CA_TILE)
         const bool valid = chosen >= 0 && chosen < x.rows;
         if (!valid && walk.column == 0) atomicMax(fault, (int32_t)CA_FAULT_GATHER);
         float *to = row_of<float>(y, r);
-        const float *from = reinterpret_cast<const float *>(x.data) + lane * x.lane_stride +
-                            (valid ? chosen : 0) * x.row_stride;
+        const T *from = reinterpret_cast<const T *>(x.data) + lane * x.lane_stride +
+                        (valid ? chosen : 0) * x.row_stride;
         const float factor = valid ? scale : NAN;
         for (int64_t i = walk.column; i < y.width; i += walk.column_step) {
             const int64_t left = y.width - i;
-            ca_quad<float> b = ca_load(from + i, valid ? left : 0, wide);
+            ca_quad<T> b = ca_load(from + i, valid ? left : 0, wide);
             ca_quad<float> a = {{0.0f, 0.0f, 0.0f, 0.0f}};
             if (accumulate) a = ca_load(to + i, left, wide);
-            for (int k = 0; k < 4; k++) a.at[k] += factor * b.at[k];
+            for (int k = 0; k < 4; k++) a.at[k] += factor * ca_to_float(b.at[k]);
             ca_store(to + i, a, left, wide);
         }
     }
@@ -172,14 +173,21 @@ static __global__ void __launch_bounds__(CA_TILE)
     }
 }
 
-int ca_k_gather(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
-                bool accumulate) {
+template <typename T>
+static int gather(const ca_queue *queue, const ca_tensor &y, const ca_tensor &x,
+                  const ca_tensor &index, double scale, bool accumulate) {
     ca_rows rows = ca_rows_of(y);
     ca_tiles tiles = ca_tiles_of(queue, rows.rows, rows.width);
-    CA_LAUNCH(gather_kernel, tiles.grid, CA_TILE, 0, queue->stream, rows, table_of(x), index.data,
-              index.dtype == CA_I64, index.shape[0], (float)scale, accumulate, queue->fault,
-              tiles.shift, ca_is_wide(y) && ca_is_wide(x));
+    CA_LAUNCH((gather_kernel<T>), tiles.grid, CA_TILE, 0, queue->stream, rows, table_of(x),
+              index.data, index.dtype == CA_I64, index.shape[0], (float)scale, accumulate,
+              queue->fault, tiles.shift, ca_is_wide(y) && ca_is_wide(x));
     return ca_launched();
+}
+
+int ca_k_gather(const ca_queue *queue, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
+                bool accumulate) {
+    return x.dtype == CA_BF16 ? gather<ca_bf16>(queue, y, x, index, scale, accumulate)
+                              : gather<float>(queue, y, x, index, scale, accumulate);
 }
 
 int ca_k_scatter_add(const ca_queue *queue, ca_tensor y, ca_tensor index, ca_tensor x) {

@@ -70,6 +70,7 @@ typedef struct ca_sequences {
 typedef struct ca_matmul_options {
     bool transpose_a, transpose_b;
     double alpha, beta;
+    bool wide; /* with b in bf16: a enters as it is instead of rounded to bf16 */
 } ca_matmul_options;
 
 /* One step of Adam, see ca_adam_step. */
@@ -174,6 +175,7 @@ struct ca_backend {
     const ca_backend_ops *ops;
     int threads;
     bool float64;       /* offers float64 storage */
+    bool bfloat16;      /* offers matrices in bf16 */
     const char *device; /* "cuda:0 (NVIDIA H200)"; NULL: the host's processor */
     size_t peak_bytes;  /* of device memory held at one time so far */
     void *context;

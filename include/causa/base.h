@@ -113,6 +113,8 @@ typedef struct ca_file_map { /* read-only view of a whole file */
 } ca_file_map;
 ca_status ca_file_map_open(const char *path, ca_file_map *out) CA_MUST_USE;
 void ca_file_map_close(ca_file_map *map);
+/* Gives the memory of pages that were read back to the system; they are read again when needed. */
+void ca_file_map_forget(const ca_file_map *map);
 /* Whole file as NUL-terminated text owned by the caller. */
 ca_status ca_file_read(const char *path, char **text, size_t *size) CA_MUST_USE;
 bool ca_file_exists(const char *path);

@@ -28,7 +28,9 @@ typedef enum ca_option_type {
 typedef struct ca_option {
     const char *path; /* "data.limit"; "method.steps" */
     ca_option_type type;
-    const char *fallback; /* YAML text of the default; NULL = required; "" = absent unless given */
+    const char *fallback; /* YAML text of the default; NULL = required; "" = absent unless given;
+                             "?TEXT" = TEXT where the map that the option stands in is given, be it
+                             empty, else absent */
     const char *range;    /* "1..", "0..1", "1..64", "(0..1]"; NULL = any. Applies to list elements */
     const char *choices;  /* "auto|ref|cpu"; for INT, FLOAT, BYTES, BOOL, TEXT and their lists: words
                              accepted in place of the whole value ("auto"); a quoted TEXT is never

@@ -86,6 +86,19 @@ ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int6
 ca_status ca_example_join_answer(const ca_dataset *dataset, ca_example *example,
                                  int64_t positions) CA_MUST_USE;
 
+/* Bad rows, gathered so that one message names all of them (up to 20). Starts as {0}. */
+typedef struct ca_row_problems {
+    ca_string text;
+    int64_t count;
+} ca_row_problems;
+
+/* Takes what the check of a row gave: keeps the text of a CA_E_DATA and gives CA_OK, so that the
+ * caller goes on with the next row; gives back any other status. */
+ca_status ca_row_problems_take(ca_row_problems *problems, ca_status st) CA_MUST_USE;
+/* CA_E_DATA with the texts, a line each, or CA_OK when there are none. Frees them. */
+ca_status ca_row_problems_report(ca_row_problems *problems) CA_MUST_USE;
+void ca_row_problems_free(ca_row_problems *problems);
+
 /* "row 12 (id 'ioi-11')" into a per-thread buffer, for messages: file and row. */
 const char *ca_example_place(const ca_dataset *dataset, const ca_example *example);
 

@@ -140,6 +140,10 @@ ca_tensor ca_pass_resid(const ca_pass *pass, int64_t layer);
 ca_tensor ca_pass_final_norm(const ca_pass *pass); /* [n, D] */
 ca_tensor ca_pass_logits(const ca_pass *pass);     /* [n, V] */
 
+/* Keys and values of a layer, [T, K, Dh], as the last forward of a pass made with key_values left
+ * them: normed and rotated. */
+void ca_pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v);
+
 typedef struct ca_backward {
     int64_t lanes;
     /* Cotangents, any that apply are summed: */
@@ -153,6 +157,25 @@ typedef struct ca_backward {
  * input of block stop_layer (0: at the token embeddings, below any hook); valid until the next
  * backward. No weight gradients are computed. */
 ca_status ca_pass_backward(ca_pass *pass, const ca_backward *request, ca_tensor *gradient) CA_MUST_USE;
+
+/* ---- parts of a block -------------------------------------------------------------------- */
+
+/* What the forward of a pass is made of, on tensors of the caller: for methods that give the parts
+ * of a block inputs of their own. No hooks run. T rows of any sequences. */
+
+/* How a layer attends. */
+ca_attention ca_block_attention(const ca_model *model, int64_t layer);
+/* qkv [T, (H + 2 K) Dh] = projections of x [T, D], normed into `normed` [T, D] where the family
+ * norms before attention. */
+ca_status ca_block_qkv(const ca_model *model, int64_t layer, ca_tensor qkv, ca_tensor normed,
+                       ca_tensor x) CA_MUST_USE;
+/* Makes projections what attention reads, in place: q/k norm, then rotary positions [T] i32.
+ * q [T, H, Dh], k [T, K, Dh]; with a norm per head, or none, K may be any number. */
+ca_status ca_block_rotate(const ca_model *model, int64_t layer, ca_tensor q, ca_tensor k,
+                          ca_tensor positions) CA_MUST_USE;
+/* up [T, F], or [T, 2 F] gate | up, = what the MLP's activation function reads, of x [T, D]. */
+ca_status ca_block_up(const ca_model *model, int64_t layer, ca_tensor up, ca_tensor normed,
+                      ca_tensor x) CA_MUST_USE;
 
 /* ---- plan -------------------------------------------------------------------------------- */
 

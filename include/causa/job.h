@@ -33,7 +33,8 @@ typedef struct ca_job {
     const ca_model_file *file;
     const ca_arch *arch; /* of the file */
     ca_backend *backend;
-    ca_dtype dtype; /* of weights and values */
+    ca_dtype precision; /* of matrices */
+    ca_dtype dtype;     /* of values */
     ca_tokenizer *tokenizer; /* NULL when the model has none */
     ca_dataset *data;
     int64_t memory; /* bytes for everything beside the weights */

@@ -82,15 +82,19 @@ const char *ca_model_file_path(const ca_model_file *file);
 const char *ca_model_file_format(const ca_model_file *file);
 /* Parameters counted once when tied. */
 int64_t ca_model_file_parameters(const ca_model_file *file);
-/* Bytes of all weights once loaded as `dtype` (rotary tables included). */
-int64_t ca_model_file_bytes(const ca_model_file *file, ca_dtype dtype);
+/* A precision is CA_F32, CA_F64 or CA_BF16: the dtype of matrices. Gains, biases, rotary tables and
+ * values have this dtype: CA_F32 with matrices in bf16. */
+ca_dtype ca_precision_values(ca_dtype precision);
+/* Bytes of all weights once loaded (rotary tables included). */
+int64_t ca_model_file_bytes(const ca_model_file *file, ca_dtype precision);
 /* SHA-256 over config and tensor headers and sampled blocks of the data, hex. */
 ca_status ca_model_file_sha256(const ca_model_file *file, char hex[65]) CA_MUST_USE;
 
 typedef struct ca_model {
     ca_arch arch;
     ca_backend *backend;
-    ca_dtype dtype; /* of weights and values: CA_F32 or CA_F64 */
+    ca_dtype precision; /* of matrices: CA_F32, CA_F64 or CA_BF16 */
+    ca_dtype dtype;     /* of everything else: ca_precision_values(precision) */
     ca_layer *layers;
     ca_tensor embed;                   /* [V, D] */
     ca_tensor positions;               /* [P, D] learned positions or absent */
@@ -102,10 +106,11 @@ typedef struct ca_model {
     void *memory;  /* one allocation behind all tensors */
 } ca_model;
 
-/* Reads all weights into `backend` as `dtype`; at most one extra tensor in host memory. Rotary
+/* Reads all weights into `backend`, rounded to nearest even for CA_BF16; at most one extra tensor in host memory. Rotary
  * tables cover `max_rows` positions (0: all that the model allows).
- * Errors: CA_E_MODEL (NaN or infinity in a weight: file and tensor named), CA_E_MEMORY. */
-ca_status ca_model_load(const ca_model_file *file, ca_backend *backend, ca_dtype dtype,
+ * Errors: CA_E_MODEL (NaN or infinity in a weight: file and tensor named), CA_E_MEMORY,
+ * CA_E_BACKEND when the backend does not offer the precision. */
+ca_status ca_model_load(const ca_model_file *file, ca_backend *backend, ca_dtype precision,
                         int64_t max_rows, ca_model **out) CA_MUST_USE;
 void ca_model_free(ca_model *model);
 

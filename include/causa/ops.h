@@ -23,9 +23,10 @@ void ca_release(ca_backend *be, void *data);
 ca_status ca_upload(ca_backend *be, ca_tensor dst, const void *host) CA_MUST_USE;
 /* src -> host, waits. src contiguous. */
 ca_status ca_download(ca_backend *be, void *host, ca_tensor src) CA_MUST_USE;
-/* A floating tensor -> host as float64, waits. staging: room for its values as they are stored. */
+/* An f32, f64 or bf16 tensor -> host as float64, waits. staging: room for its values as they are
+ * stored. */
 ca_status ca_download_f64(ca_backend *be, ca_tensor src, void *staging, double *host) CA_MUST_USE;
-/* float64 host -> a floating tensor. staging: room for its values as they are stored. */
+/* float64 host -> an f32, f64 or bf16 tensor (bf16: through f32). staging: as above. */
 ca_status ca_upload_f64(ca_backend *be, ca_tensor dst, void *staging, const double *host) CA_MUST_USE;
 /* dst = src, same shape; floating dtypes may differ (round to nearest even). */
 ca_status ca_copy(ca_backend *be, ca_tensor dst, ca_tensor src) CA_MUST_USE;
@@ -39,19 +40,24 @@ ca_status ca_memory_info(ca_backend *be, size_t *available, size_t *total) CA_MU
  *
  * c [M, N], a [M, K] ([K, M] when transpose_a), b [K, N] ([N, K] when transpose_b); or all three
  * with one leading batch axis. bias [N] or absent. beta == 0 never reads c. A batch stride of 0
- * repeats an input. */
+ * repeats an input.
+ *
+ * b may be bf16 where the backend offers it. Then a is rounded to bf16, to nearest even, and the
+ * products, which are exact in f32, are summed in f32 (`ref`: float64). With options.wide a enters
+ * as it is: for the algebra of methods, where sums cancel. */
 ca_status ca_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                     ca_matmul_options options) CA_MUST_USE;
-/* y [T, out] = x [T, in] w^T + bias; w [out, in] as Hugging Face stores it. */
+/* y [T, out] = x [T, in] w^T + bias; w [out, in] as Hugging Face stores it, perhaps in bf16. */
 ca_status ca_linear_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w,
                         ca_tensor bias) CA_MUST_USE;
-/* dx [..., in] = dy [..., out] w; both contiguous (lanes are more rows). */
+/* dx [..., in] = dy [..., out] w; both contiguous (lanes are more rows); w as above. */
 ca_status ca_linear_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor w) CA_MUST_USE;
 
 /* ---- rows */
 
 /* y[r, i] = scale x[r, index[i]] (+ y[r, i] when accumulate)
- * y [n, D] or [R, n, D], x [N, D] or [R, N, D], index [n] i32 or i64, each in [0, N). */
+ * y [n, D] or [R, n, D], x [N, D] or [R, N, D], perhaps in bf16; index [n] i32 or i64, each in
+ * [0, N). */
 ca_status ca_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                     bool accumulate) CA_MUST_USE;
 /* y[r, index[i]] += x[r, i]; index [n] i64 strictly increasing. */

@@ -26,6 +26,23 @@ typedef enum ca_dtype {
 size_t ca_dtype_size(ca_dtype dtype);
 const char *ca_dtype_name(ca_dtype dtype);
 
+/* bf16 is the upper half of an f32: widened exactly, rounded to nearest even; NaN stays NaN. */
+static inline float ca_bf16_widen(uint16_t bits) {
+    union {
+        uint32_t i;
+        float f;
+    } u = {.i = (uint32_t)bits << 16};
+    return u.f;
+}
+static inline uint16_t ca_bf16_round(float x) {
+    union {
+        float f;
+        uint32_t i;
+    } u = {.f = x};
+    uint32_t nan = (u.i >> 16) | 0x40u, nearest = (u.i + 0x7fffu + (u.i >> 16 & 1u)) >> 16;
+    return (uint16_t)((u.i & 0x7fffffffu) > 0x7f800000u ? nan : nearest);
+}
+
 enum { CA_MAX_RANK = 4 };
 
 /* Row-major with free outer strides: the last axis is always contiguous (stride 1).

@@ -73,6 +73,8 @@ static const char *dtype_expected(const ca_argument *a, const ca_backend *be,
     if (a->flags & CA_INT32) return "i32";
     if (a->flags & CA_INT64) return "i64";
     if (a->flags & CA_ANY_DTYPE) return "of any dtype";
+    bool narrow = a->flags & CA_MATRIX && be->bfloat16 && common;
+    if (narrow) return *common == CA_F64 ? "f64 or bf16" : "f32 or bf16";
     if (common) return ca_dtype_name(*common);
     return be->float64 ? "f32 or f64" : "f32";
 }
@@ -83,6 +85,7 @@ static bool dtype_fits(const ca_argument *a, const ca_backend *be, const ca_dtyp
     if (a->flags & CA_INT32) return dtype == CA_I32;
     if (a->flags & CA_INT64) return dtype == CA_I64;
     if (a->flags & CA_ANY_DTYPE) return true;
+    if (a->flags & CA_MATRIX && be->bfloat16 && dtype == CA_BF16) return true;
     if (common) return dtype == *common;
     return dtype == CA_F32 || (dtype == CA_F64 && be->float64);
 }

@@ -19,7 +19,8 @@ typedef enum ca_argument_flags {
     CA_INDEX = 4,    /* i32 or i64 in place of the operation's floating dtype */
     CA_INT32 = 8,
     CA_INT64 = 16,
-    CA_ANY_DTYPE = 32
+    CA_ANY_DTYPE = 32,
+    CA_MATRIX = 64 /* bf16, where offered, in place of the operation's floating dtype */
 } ca_argument_flags;
 
 typedef struct ca_argument {

@@ -61,8 +61,14 @@ ca_status ca_download(ca_backend *be, void *host, ca_tensor src) {
 
 ca_status ca_download_f64(ca_backend *be, ca_tensor src, void *staging, double *host) {
     ca_status st = ca_download(be, staging, src);
-    for (int64_t i = 0, n = ca_tensor_count(&src); st == CA_OK && i < n; i++)
-        host[i] = src.dtype == CA_F64 ? ((double *)staging)[i] : (double)((float *)staging)[i];
+    for (int64_t i = 0, n = ca_tensor_count(&src); st == CA_OK && i < n; i++) {
+        if (src.dtype == CA_F64)
+            host[i] = ((double *)staging)[i];
+        else if (src.dtype == CA_BF16)
+            host[i] = (double)ca_bf16_widen(((uint16_t *)staging)[i]);
+        else
+            host[i] = (double)((float *)staging)[i];
+    }
     return st;
 }
 
@@ -70,6 +76,8 @@ ca_status ca_upload_f64(ca_backend *be, ca_tensor dst, void *staging, const doub
     for (int64_t i = 0, n = ca_tensor_count(&dst); i < n; i++) {
         if (dst.dtype == CA_F64)
             ((double *)staging)[i] = host[i];
+        else if (dst.dtype == CA_BF16)
+            ((uint16_t *)staging)[i] = ca_bf16_round((float)host[i]);
         else
             ((float *)staging)[i] = (float)host[i];
     }
@@ -104,10 +112,11 @@ ca_status ca_memory_info(ca_backend *be, size_t *available, size_t *total) {
 
 ca_status ca_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                     ca_matmul_options options) {
-    const ca_argument arguments[] = {{"c", &c, "?MN", OUT, NULL},
-                                     {"a", &a, options.transpose_a ? "?KM" : "?MK", CA_IN, NULL},
-                                     {"b", &b, options.transpose_b ? "?NK" : "?KN", CA_IN, NULL},
-                                     {"bias", &bias, "N", OPTIONAL, NULL}};
+    const ca_argument arguments[] = {
+        {"c", &c, "?MN", OUT, NULL},
+        {"a", &a, options.transpose_a ? "?KM" : "?MK", CA_IN, NULL},
+        {"b", &b, options.transpose_b ? "?NK" : "?KN", CA_MATRIX, NULL},
+        {"bias", &bias, "N", OPTIONAL, NULL}};
     ca_dims dims = {0};
     CHECK_AND_CALL(matmul, &dims, arguments, c, a, b, bias, options);
 }
@@ -119,8 +128,9 @@ ca_status ca_linear_fwd(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor w, c
 }
 
 ca_status ca_linear_bwd(ca_backend *be, ca_tensor dx, ca_tensor dy, ca_tensor w) {
-    const ca_argument arguments[] = {
-        {"dx", &dx, "*I", OUT, NULL}, {"dy", &dy, "*O", CA_IN, NULL}, {"w", &w, "OI", CA_IN, NULL}};
+    const ca_argument arguments[] = {{"dx", &dx, "*I", OUT, NULL},
+                                     {"dy", &dy, "*O", CA_IN, NULL},
+                                     {"w", &w, "OI", CA_MATRIX, NULL}};
     ca_dims dims = {0};
     ca_status st = CA_OK;
     CA_TRY(ca_arguments_check(be, "linear_bwd", arguments, 3, &dims));
@@ -138,7 +148,7 @@ out:
 ca_status ca_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
                     bool accumulate) {
     const ca_argument arguments[] = {{"y", &y, "?ID", OUT, NULL},
-                                     {"x", &x, "?ND", CA_IN, NULL},
+                                     {"x", &x, "?ND", CA_MATRIX, NULL},
                                      {"index", &index, "I", CA_INDEX, NULL}};
     ca_dims dims = {0};
     CHECK_AND_CALL(gather, &dims, arguments, y, x, index, scale, accumulate);

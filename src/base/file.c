@@ -56,6 +56,11 @@ ca_status ca_file_map_open(const char *path, ca_file_map *out) {
     return st;
 }
 
+void ca_file_map_forget(const ca_file_map *map) {
+    /* Advice: where it is not taken, nothing is lost but memory. */
+    if (map->size > 0) (void)madvise((void *)(uintptr_t)map->data, map->size, MADV_DONTNEED);
+}
+
 void ca_file_map_close(ca_file_map *map) {
     /* munmap takes the address without const; the pages were mapped read-only by us. */
     if (map->size > 0) munmap((void *)(uintptr_t)map->data, map->size);

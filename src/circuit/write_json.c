@@ -102,10 +102,11 @@ static void write_all(writer *w, const bool *nodes) {
 
 /* On the disk, then under its name: a file of that name is whole. */
 static ca_status close_and_rename(FILE *out, const char *temporary, const char *path) {
-    bool failed = fflush(out) != 0 || ferror(out) || fsync(fileno(out)) != 0;
-    failed |= fclose(out) != 0;
-    if (!failed && rename(temporary, path) == 0) return CA_OK;
-    const int error = errno;
+    int error = 0; /* of the first call that failed; after a failed write errno is still its */
+    if (ferror(out) || fflush(out) != 0 || fsync(fileno(out)) != 0) error = errno;
+    if (fclose(out) != 0 && !error) error = errno;
+    if (!error && rename(temporary, path) == 0) return CA_OK;
+    if (!error) error = errno;
     (void)unlink(temporary);
     return ca_fail(CA_E_IO, "%s: cannot write it: %s", path, strerror(error));
 }

@@ -43,6 +43,8 @@ static const struct {
     {"prompt", 0, TEXT, FIELD(prompt), CLI_DOCTOR, "TEXT", "prompt to check with"},
     {"circuit", 0, TEXT, FIELD(circuit), CLI_CONVERT, "N",
      "which circuit of a result, from 0; default: the last"},
+    {"precision", 0, TEXT, FIELD(precision), CLI_DOCTOR, "f32|bf16",
+     "precision of cpu; bf16 is compared with bf16 on ref. Default: f32"},
     {"no-special", 0, FLAG, FIELD(no_special), CLI_TOKENS, NULL,
      "without the special tokens that the tokenizer adds"},
 #undef FIELD

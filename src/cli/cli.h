@@ -16,7 +16,7 @@ typedef struct cli_arguments {
     int64_t count;
     bool quiet, verbose, json, help, version;
     bool resume, overwrite, dry_run, no_special;
-    const char *log, *points, *shard, *output, *reference, *prompt, *circuit;
+    const char *log, *points, *shard, *output, *reference, *prompt, *circuit, *precision;
     int threads;
 } cli_arguments;
 
@@ -47,7 +47,7 @@ typedef struct cli_command {
     X(plan, "CONFIG.yaml [key.sub=value ...]", "say what a run would do and need",                 \
       CLI_JSON | CLI_THREADS)                                                                      \
     X(inspect, "PATH", "describe a model or a result file", CLI_JSON)                              \
-    X(doctor, "MODEL [--reference FILE.h5] [--prompt TEXT]", "check a model's numbers per layer",  \
+    X(doctor, "MODEL [--reference FILE.h5] [--prompt TEXT] [--precision P]", "check a model's numbers per layer",  \
       CLI_JSON | CLI_THREADS | CLI_DOCTOR)                                                         \
     X(tokens, "MODEL [TEXT ...]", "show ids, pieces and byte offsets of texts",                    \
       CLI_JSON | CLI_TOKENS)                                                                       \

@@ -52,6 +52,7 @@ static void print_model(const ca_model_file *f, const ca_tokenizer *t) {
     printf("graph         %lld nodes, %lld edges\n", (long long)nodes, (long long)edges);
     printf("tokenizer     %s\n", t ? ca_tokenizer_description(t) : "none: give prompts as ids");
     printf("memory        %s as f32, ", ca_bytes_text(ca_model_file_bytes(f, CA_F32), bytes));
+    printf("%s as bf16, ", ca_bytes_text(ca_model_file_bytes(f, CA_BF16), bytes));
     printf("%s as f64\n", ca_bytes_text(ca_model_file_bytes(f, CA_F64), bytes));
     printf("sites        ");
     for (int k = 0; k < CA_SITE_COUNT; k++) {
@@ -75,7 +76,7 @@ static ca_status print_model_json(const ca_model_file *f, const ca_tokenizer *t)
             json_array_append_new(sites, json_string(ca_site_kind_name((ca_site_kind)k)));
     json_t *root = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:s, s:s, s:I, "
-        "s:I, s:o, s:I, s:s, s:o}",
+        "s:I, s:o, s:I, s:I, s:s, s:o}",
         "path", ca_model_file_path(f), "model_type", a->family, "format", ca_model_file_format(f),
         "parameters", (json_int_t)ca_model_file_parameters(f), "layers", (json_int_t)a->layers,
         "width", (json_int_t)a->width, "heads", (json_int_t)a->heads, "kv_heads",
@@ -84,7 +85,8 @@ static ca_status print_model_json(const ca_model_file *f, const ca_tokenizer *t)
         (json_int_t)a->max_positions, "gated", a->gated, "tied", a->tied, "norm", norm_text(a),
         "positions", position_text(a, position), "nodes", (json_int_t)nodes, "edges",
         (json_int_t)edges, "sites", sites, "bytes_f32", (json_int_t)ca_model_file_bytes(f, CA_F32),
-        "sha256", sha, "tokenizer", t ? json_string(ca_tokenizer_description(t)) : json_null());
+        "bytes_bf16", (json_int_t)ca_model_file_bytes(f, CA_BF16), "sha256", sha, "tokenizer",
+        t ? json_string(ca_tokenizer_description(t)) : json_null());
     if (!root) return ca_fail(CA_E_MEMORY, "no memory for the output");
     json_dumpf(root, stdout, JSON_INDENT(2));
     printf("\n");

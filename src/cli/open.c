@@ -18,8 +18,9 @@ const ca_option ca_job_options[] = {
     {"seed", CA_OPTION_INT, "42", "0..", NULL, "seed of all random numbers"},
     {"backend", CA_OPTION_TEXT, "auto", NULL, NULL,
      "auto, ref, cpu, cuda or cuda:N; auto falls back and says so"},
-    {"precision", CA_OPTION_CHOICE, "f32", NULL, "f32|f64",
-     "type of weights and values; f64 on backend ref only"},
+    {"precision", CA_OPTION_CHOICE, "f32", NULL, "f32|bf16|f64",
+     "type of weights and values; bf16: of weight matrices and what they multiply, while sums and "
+     "values stay f32; f64 on backend ref only"},
     {"memory", CA_OPTION_BYTES, "auto", NULL, "auto", "limit for everything, such as 12GiB"},
     {"batch", CA_OPTION_INT, "auto", "1..", "auto", "tokens per micro-batch"},
     {"model", CA_OPTION_TEXT, NULL, NULL, NULL, "Hugging Face directory or GGUF file"},
@@ -154,8 +155,21 @@ out:
     return st;
 }
 
-static ca_dtype chosen_dtype(const ca_config *config) {
-    return strcmp(ca_config_text(config, "precision"), "f64") == 0 ? CA_F64 : CA_F32;
+static ca_dtype chosen_precision(const ca_config *config) {
+    const char *text = ca_config_text(config, "precision");
+    return strcmp(text, "f64") == 0 ? CA_F64 : strcmp(text, "bf16") == 0 ? CA_BF16 : CA_F32;
+}
+
+static ca_status check_precision(const cli_session *s) {
+    const ca_backend *be = s->backend;
+    ca_dtype precision = chosen_precision(s->config);
+    if (precision == CA_F64 && !be->float64)
+        return ca_config_fail(s->config, "precision", "f64 needs backend=ref, got %s", be->name);
+    if (precision == CA_BF16 && !be->bfloat16)
+        return ca_config_fail(s->config, "precision",
+                              "bf16 needs compute capability 8.0 or newer, got %s",
+                              be->device ? be->device : be->name);
+    return CA_OK;
 }
 
 /* Backend, model headers and tokenizer; kept from the point before when they are the same. */
@@ -173,11 +187,7 @@ static ca_status open_model(cli_session *s) {
         st = ca_context(st, "%s", ca_config_where(s->config, "backend"));
         goto out;
     }
-    if (chosen_dtype(s->config) == CA_F64 && !s->backend->float64) {
-        st = ca_config_fail(s->config, "precision", "f64 needs backend=ref, got %s",
-                            s->backend->name);
-        goto out;
-    }
+    CA_TRY(check_precision(s));
     st = ca_model_file_open(model, &s->file);
     if (st != CA_OK) {
         st = ca_context(st, "%s", ca_config_where(s->config, "model"));
@@ -234,12 +244,13 @@ ca_status ca_cli_session_point(cli_session *s, int64_t point) {
         .file = s->file,
         .arch = arch,
         .backend = s->backend,
-        .dtype = chosen_dtype(s->config),
+        .precision = chosen_precision(s->config),
+        .dtype = ca_precision_values(chosen_precision(s->config)),
         .tokenizer = s->tokenizer,
         .data = s->data,
         .batch = ca_config_is_word(s->config, "batch") ? 0 : ca_config_int(s->config, "batch"),
     };
-    s->job.plan.weight_bytes = ca_model_file_bytes(s->file, s->job.dtype);
+    s->job.plan.weight_bytes = ca_model_file_bytes(s->file, s->job.precision);
     CA_TRY(memory_limit(s, &limit));
     s->job.memory = limit > s->job.plan.weight_bytes ? limit - s->job.plan.weight_bytes : 0;
     CA_TRY(s->method->prepare(&s->job, &s->job.plan, &s->state));
@@ -266,7 +277,7 @@ ca_status ca_cli_session_load(cli_session *s) {
     ca_status st = CA_OK;
     if (!s->model) {
         double started = ca_seconds();
-        CA_TRY(ca_model_load(s->file, s->backend, s->job.dtype, 0, &s->model));
+        CA_TRY(ca_model_load(s->file, s->backend, s->job.precision, 0, &s->model));
         ca_log(CA_LOG_DEBUG, "weights loaded in %.2f s", ca_seconds() - started);
     }
     s->job.model = s->model;

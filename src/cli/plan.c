@@ -15,7 +15,7 @@ static void print_text(const cli_session *s, int64_t points, const char *output)
     printf("sweep points  %lld\n", (long long)points);
     printf("model         %s, %s, %lld parameters\n", s->job.arch->family,
            ca_model_file_format(s->file), (long long)ca_model_file_parameters(s->file));
-    printf("backend       %s, %s, threads: %d\n", s->backend->name, ca_dtype_name(s->job.dtype),
+    printf("backend       %s, %s, threads: %d\n", s->backend->name, ca_dtype_name(s->job.precision),
            s->backend->threads);
     printf("examples      %lld (tokens: %lld, excluded rows: %lld)\n", (long long)p->examples,
            (long long)p->tokens, (long long)s->data->excluded_count);
@@ -40,7 +40,7 @@ ca_status ca_cli_plan_json(const cli_session *s, int64_t points, const char *out
         "s:f}",
         "config", ca_config_yaml(s->config), "output", output, "points", (json_int_t)points,
         "model_type", s->job.arch->family, "backend", s->backend->name, "threads",
-        s->backend->threads, "dtype", ca_dtype_name(s->job.dtype), "examples",
+        s->backend->threads, "dtype", ca_dtype_name(s->job.precision), "examples",
         (json_int_t)p->examples, "excluded", (json_int_t)s->data->excluded_count, "tokens",
         (json_int_t)p->tokens, "batches", (json_int_t)p->batches, "batch_rows",
         (json_int_t)p->batch_rows, "cells", (json_int_t)p->cells, "lanes", (json_int_t)p->lanes,

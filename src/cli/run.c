@@ -62,7 +62,7 @@ static void announce(const cli_session *s, int64_t point, int64_t points, const 
         ca_log(CA_LOG_INFO, "point %lld of %lld", (long long)point + 1, (long long)points);
     ca_log(CA_LOG_INFO, "%s on %s (%s, %s, threads: %d), examples: %lld, tokens: %lld, %s, %s",
            s->method->kind, ca_config_text(s->config, "model"), s->backend->name,
-           ca_dtype_name(s->job.dtype), s->backend->threads, (long long)p->examples,
+           ca_dtype_name(s->job.precision), s->backend->threads, (long long)p->examples,
            (long long)p->tokens, ca_cli_flops(p->flops, work),
            ca_bytes_text(p->weight_bytes + p->work_bytes + p->host_bytes, memory));
     if (s->data->excluded_count)
@@ -74,15 +74,21 @@ static void announce(const cli_session *s, int64_t point, int64_t points, const 
     ca_log(CA_LOG_DEBUG, "output %s", path);
 }
 
+/* Methods that go over the examples again count on behind the last one. */
+static void announce_resume(int64_t at, int64_t count) {
+    if (at < count)
+        ca_log(CA_LOG_INFO, "going on at example %lld of %lld", (long long)at, (long long)count);
+    else
+        ca_log(CA_LOG_INFO, "going on after the first pass over %lld examples", (long long)count);
+}
+
 /* Opens the file, or the checkpoint of an earlier run. */
 static ca_status open_result(cli_session *s, const char *path, ca_result **result) {
     ca_status st = CA_OK;
     *result = NULL;
     if (s->arguments->resume) {
         CA_TRY(ca_result_resume(path, ca_config_sha256(s->config), result, &s->job.resume_at));
-        if (*result)
-            ca_log(CA_LOG_INFO, "going on at example %lld of %lld", (long long)s->job.resume_at,
-                   (long long)s->data->count);
+        if (*result) announce_resume(s->job.resume_at, s->data->count);
     }
     if (!*result) {
         CA_TRY(ca_result_create(path, result));
@@ -162,7 +168,7 @@ static ca_status run_point(cli_session *s, const char *path) {
         ca_status saved = ca_result_checkpoint(partial, done);
         if (saved == CA_OK)
             ca_log(CA_LOG_WARNING, "stopped; finished examples: %lld; --resume goes on",
-                   (long long)done);
+                   (long long)(done < s->data->count ? done : s->data->count));
         st = saved == CA_OK ? st : saved;
         goto out;
     }

@@ -46,7 +46,9 @@ static ca_status fill_cells(const ca_option *option, ca_cells *cells) {
                                                          : option->fallback;
     CA_TRY(ca_string_printf(&cells->text[0], "%s", option->path));
     CA_TRY(print_accepts(option, &cells->text[1]));
-    CA_TRY(ca_string_printf(&cells->text[2], "%s", fallback));
+    bool section = fallback[0] == '?'; /* a default where the section is given */
+    CA_TRY(ca_string_printf(&cells->text[2], "%s%s", fallback + section,
+                            section ? " in a given section" : ""));
     CA_TRY(ca_string_printf(&cells->text[3], "%s", option->range != NULL ? option->range : ""));
     CA_TRY(ca_string_printf(&cells->text[4], "%s", option->help != NULL ? option->help : ""));
 out:

@@ -250,6 +250,17 @@ static const ca_node *nearest_map(const ca_node *root, const char *path, int *de
     return map;
 }
 
+/* Whether the document has the map that the option stands in. */
+static bool has_section(const ca_node *root, const char *path) {
+    char key[CA_YAML_MAX_KEY_BYTES + 1];
+    const ca_node *map = root;
+    for (const char *dot; map != NULL && (dot = strchr(path, '.')) != NULL; path = dot + 1) {
+        snprintf(key, sizeof key, "%.*s", (int)(dot - path), path);
+        map = map->kind == CA_NODE_MAP ? ca_node_find(map, key) : NULL;
+    }
+    return map != NULL && map->kind == CA_NODE_MAP;
+}
+
 static ca_status fill_in(ca_resolver *r, ca_value *value) {
     ca_status st = CA_OK;
     const ca_option *option = value->option;
@@ -269,10 +280,13 @@ static ca_status fill_in(ca_resolver *r, ca_value *value) {
         ca_string_free(&expected);
         return st;
     }
-    if (option->fallback[0] == '\0') return CA_OK;
+    const char *fallback = option->fallback;
+    if (fallback[0] == '?')
+        fallback = has_section(r->config->root, option->path) ? fallback + 1 : "";
+    if (fallback[0] == '\0') return CA_OK;
     ca_node *node;
-    CA_TRY(ca_value_parse(r->arena, &r->problems, option->fallback, ca_key_place(map), option->path,
-                          depth, &node));
+    CA_TRY(ca_value_parse(r->arena, &r->problems, fallback, ca_key_place(map), option->path, depth,
+                          &node));
     if (node != NULL) CA_TRY(check_value(r, node, option->path, value));
 out:
     return st;

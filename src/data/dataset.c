@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PROBLEMS = 20, MOST_NAMES = 3 };
+enum { MOST_NAMES = 3 };
 
 /* Names of our columns in files, ours first, then spellings of other tools. */
 static const char *const column_names[COLUMN_COUNT][MOST_NAMES] = {
@@ -140,15 +140,15 @@ out:
     return st;
 }
 
-/* Reads all rows; problems of up to MOST_PROBLEMS rows are put into one error text. */
+/* Reads all rows; those that are bad are listed together. */
 static ca_status read_rows(reader *r, ca_dataset *d) {
     ca_status st = CA_OK;
-    int64_t capacity = 0, excluded_capacity = 0, problems = 0;
+    int64_t capacity = 0, excluded_capacity = 0;
     int64_t start = ca_config_int(r->config, "data.start");
     int64_t limit = ca_config_is_word(r->config, "data.limit")
                         ? INT64_MAX
                         : ca_config_int(r->config, "data.limit");
-    ca_string text = {0};
+    ca_row_problems problems = {0};
     for (r->row = 0; r->row < r->table.rows && d->count < limit; r->row++) {
         ca_example e = {0};
         char *excluded = NULL;
@@ -159,21 +159,12 @@ static ca_status read_rows(reader *r, ca_dataset *d) {
             continue;
         }
         ca_example_free(&e);
-        if (st == CA_OK) {
-            if (excluded) CA_TRY(add_excluded(d, excluded, &excluded_capacity));
-            continue;
-        }
-        if (st != CA_E_DATA) goto out;
-        if (problems++ < MOST_PROBLEMS)
-            CA_TRY(ca_string_printf(&text, "%s%s", problems > 1 ? "\n" : "", ca_error_text()));
+        CA_TRY(ca_row_problems_take(&problems, st));
+        if (excluded) CA_TRY(add_excluded(d, excluded, &excluded_capacity));
     }
-    st = CA_OK;
-    if (problems > MOST_PROBLEMS)
-        CA_TRY(ca_string_printf(&text, "\n... and %lld more rows",
-                                (long long)(problems - MOST_PROBLEMS)));
-    if (problems) st = ca_fail(CA_E_DATA, "%s", text.text);
+    CA_TRY(ca_row_problems_report(&problems));
 out:
-    ca_string_free(&text);
+    ca_row_problems_free(&problems);
     return st;
 }
 
@@ -264,7 +255,8 @@ ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int6
         for (int64_t i = 0; i < e.count; i++)
             CA_TRY(ca_string_printf(&shown, "%s'%.*s'", i ? " " : "", (int)(e.end[i] - e.start[i]),
                                     text + e.start[i]));
-        ca_hint("a word after a text usually begins with a space: \" %s\"", text);
+        if (text[0] != ' ')
+            ca_hint("a word after a text usually begins with a space: \" %s\"", text);
         st = ca_fail(CA_E_DATA,
                      "expected a text of exactly one token, got \"%s\", which is %lld tokens: %s",
                      text, (long long)e.count, shown.text ? shown.text : "");

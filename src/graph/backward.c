@@ -108,7 +108,7 @@ static ca_status attend_backward(ca_pass *pass, int64_t layer, const block_value
     ca_backend *be = pass->model->backend;
     const ca_sequences *s = &pass->request.batch->sequences;
     qkv_views p = ca_pass_split_qkv(&pass->model->arch, block->qkv);
-    ca_attention at = ca_pass_attention(pass, layer);
+    ca_attention at = ca_block_attention(pass->model, layer);
     ca_tensor prefix_k, prefix_v, o = ca_tensor_split_last(block->o, at.heads);
     ca_tensor d_pattern = pass->backward.d_pattern;
     ca_pass_prefix(pass, layer, &prefix_k, &prefix_v);

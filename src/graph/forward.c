@@ -14,19 +14,6 @@ ca_forward ca_forward_all(const ca_model *model, const ca_batch *batch) {
     return (ca_forward){.batch = batch, .last_layer = model->arch.layers, .head = CA_HEAD_LOGITS};
 }
 
-ca_attention ca_pass_attention(const ca_pass *pass, int64_t layer) {
-    const ca_arch *a = &pass->model->arch;
-    const ca_layer *w = &pass->model->layers[layer];
-    return (ca_attention){
-        .heads = a->heads,
-        .kv_heads = a->kv_heads,
-        .head_dim = a->head_dim,
-        .scale = w->attention_scale,
-        .soft_cap = a->score_soft_cap,
-        .window = w->window,
-    };
-}
-
 void ca_pass_prefix(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v) {
     *k = *v = absent;
     if (pass->request.prefix) ca_pass_cache(pass->request.prefix, layer, k, v);
@@ -35,40 +22,6 @@ void ca_pass_prefix(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor 
 ca_tensor ca_pass_out_weight_heads(const ca_pass *pass, int64_t layer) {
     ca_tensor w = pass->model->layers[layer].out_weight; /* [D, H Dh] */
     return ca_tensor_swap_axes(ca_tensor_split_last(w, pass->model->arch.heads), 0, 1);
-}
-
-/* y = x W^T + b of the normed input; `normed` and y may share no memory. */
-static ca_status project(ca_pass *pass, ca_tensor y, ca_tensor normed, ca_tensor x, ca_tensor gain,
-                         ca_tensor gain_bias, ca_tensor weight, ca_tensor bias) {
-    ca_status st = CA_OK;
-    ca_backend *be = pass->model->backend;
-    const ca_arch *a = &pass->model->arch;
-    if (a->pre_norm) CA_TRY(ca_norm_fwd(be, normed, x, gain, gain_bias, a->norm));
-    CA_TRY(ca_linear_fwd(be, y, a->pre_norm ? normed : x, weight, bias));
-out:
-    return st;
-}
-
-/* Per-head or full-width RMS norm of q and k in place; their projections are kept in block->qk. */
-static ca_status norm_qk(ca_pass *pass, int64_t layer, const block_values *block, qkv_views p) {
-    ca_status st = CA_OK;
-    ca_backend *be = pass->model->backend;
-    const ca_arch *a = &pass->model->arch;
-    const ca_layer *w = &pass->model->layers[layer];
-    int64_t q = a->heads * a->head_dim, k = a->kv_heads * a->head_dim;
-    if (a->qk_norm == CA_QK_NORM_NONE) return CA_OK;
-    CA_TRY(ca_copy(be, block->qk, ca_tensor_slice(block->qkv, 1, 0, q + k)));
-    if (a->qk_norm == CA_QK_NORM_HEAD) {
-        CA_TRY(ca_norm_fwd(be, p.q, p.q, w->q_norm_gain, absent, a->norm));
-        CA_TRY(ca_norm_fwd(be, p.k, p.k, w->k_norm_gain, absent, a->norm));
-    } else {
-        ca_tensor qs = ca_tensor_slice(block->qkv, 1, 0, q),
-                  ks = ca_tensor_slice(block->qkv, 1, q, k);
-        CA_TRY(ca_norm_fwd(be, qs, qs, w->q_norm_gain, absent, a->norm));
-        CA_TRY(ca_norm_fwd(be, ks, ks, w->k_norm_gain, absent, a->norm));
-    }
-out:
-    return st;
 }
 
 /* What a branch reads of the residual stream x: x, or a copy of it where hooks edit it. */
@@ -84,26 +37,20 @@ out:
     return st;
 }
 
-/* q, k, v of a layer: project, hooks, q/k norm, rotate. */
+/* q, k, v of a layer: project, hooks, q/k norm, rotate. What a q/k norm reads is kept. */
 static ca_status make_qkv(ca_pass *pass, int64_t layer, bool recompute, const block_values *block,
                           qkv_views p) {
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
-    const ca_model *m = pass->model;
-    const ca_layer *w = &m->layers[layer];
     ca_tensor x = ca_pass_resid(pass, layer);
     CA_TRY(enter_branch(pass, CA_SITE_ATTN_IN, layer, recompute, block->attn_in, &x));
-    CA_TRY(project(pass, block->qkv, pass->scratch.branch, x, w->norm1_gain, w->norm1_bias,
-                   w->qkv_weight, w->qkv_bias));
+    CA_TRY(ca_block_qkv(pass->model, layer, block->qkv, pass->scratch.branch, x));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_Q, layer, recompute, p.q));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_K, layer, recompute, p.k));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_V, layer, recompute, p.v));
-    CA_TRY(norm_qk(pass, layer, block, p));
-    if (w->rope >= 0) {
-        ca_tensor positions = pass->request.batch->sequences.positions;
-        CA_TRY(ca_rope(be, p.q, m->cosine[w->rope], m->sine[w->rope], positions, false));
-        CA_TRY(ca_rope(be, p.k, m->cosine[w->rope], m->sine[w->rope], positions, false));
-    }
+    if (block->qk.data)
+        CA_TRY(ca_copy(be, block->qk, ca_tensor_slice(block->qkv, 1, 0, block->qk.shape[1])));
+    CA_TRY(ca_block_rotate(pass->model, layer, p.q, p.k, pass->request.batch->sequences.positions));
     if (pass->limits.key_values && !recompute) {
         ca_tensor k, v;
         ca_pass_cache(pass, layer, &k, &v);
@@ -120,7 +67,7 @@ static ca_status attend(ca_pass *pass, int64_t layer, bool recompute, const bloc
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
     const ca_sequences *s = &pass->request.batch->sequences;
-    ca_attention at = ca_pass_attention(pass, layer);
+    ca_attention at = ca_block_attention(pass->model, layer);
     ca_tensor prefix_k, prefix_v, o = ca_tensor_split_last(block->o, at.heads);
     ca_pass_prefix(pass, layer, &prefix_k, &prefix_v);
     if (!ca_pass_is_hooked(pass, CA_SITE_PATTERN, layer))
@@ -204,10 +151,8 @@ static ca_status mlp_up(ca_pass *pass, int64_t layer, bool recompute, const bloc
                         ca_tensor x) {
     ca_status st = CA_OK;
     const ca_arch *a = &pass->model->arch;
-    const ca_layer *w = &pass->model->layers[layer];
     CA_TRY(enter_branch(pass, CA_SITE_MLP_IN, layer, recompute, block->mlp_in, &x));
-    CA_TRY(project(pass, block->up, pass->scratch.branch, x, w->norm2_gain, w->norm2_bias,
-                   w->up_weight, w->up_bias));
+    CA_TRY(ca_block_up(pass->model, layer, block->up, pass->scratch.branch, x));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_PRE, layer, recompute,
                                  ca_tensor_slice(block->up, 1, 0, a->mlp_width)));
 out:

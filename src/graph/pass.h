@@ -65,8 +65,6 @@ void ca_pass_place_regions(ca_pass *pass, const ca_arch *arch, ca_dtype dtype);
 block_values ca_pass_block(const ca_pass *pass, int64_t layer);
 void ca_pass_set_scratch(ca_pass *pass);
 void ca_pass_set_backward(ca_pass *pass, int64_t lanes);
-/* Cached keys and values of a layer, [T, K, Dh]. */
-void ca_pass_cache(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v);
 
 /* Parts of a fused q | k | v buffer [..., (H + 2 K) Dh] as [..., heads, Dh]. */
 typedef struct qkv_views {
@@ -88,8 +86,6 @@ bool ca_pass_has_shares(const ca_pass *pass, int64_t layer);
 
 /* forward.c: makes the values of a block again for the backward, from its input. */
 ca_status ca_pass_recompute_block(ca_pass *pass, int64_t layer) CA_MUST_USE;
-/* How a layer attends. */
-ca_attention ca_pass_attention(const ca_pass *pass, int64_t layer);
 /* Keys and values of the prefix at a layer; absent tensors without a prefix. */
 void ca_pass_prefix(const ca_pass *pass, int64_t layer, ca_tensor *k, ca_tensor *v);
 /* W_O seen per head: [H, D, Dh]. */

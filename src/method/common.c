@@ -10,6 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- random numbers ---- */
+
+uint64_t ca_method_prompt_stream(const char *kind, const ca_prompt_text *prompt, int64_t draw) {
+    const uint64_t prime = 0x100000001b3; /* of 64-bit FNV-1a */
+    uint64_t stream = (ca_stream(kind) ^ (uint64_t)draw) * prime;
+    for (int64_t t = 0; t < prompt->count; t++)
+        stream = (stream ^ (uint64_t)prompt->ids[t]) * prime;
+    return stream;
+}
+
 /* ---- buffers ---- */
 
 size_t ca_method_buffer_bytes(int64_t count, ca_dtype dtype) {

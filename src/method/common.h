@@ -18,6 +18,11 @@ ca_status ca_method_piece(const ca_job *job, int32_t id, ca_string *out) CA_MUST
 ca_status ca_method_pieces(const ca_job *job, const int32_t *ids, int64_t count, ca_string *text,
                            const char ***pieces) CA_MUST_USE;
 
+/* The Philox stream of a prompt's random numbers of one kind. Its tokens name the prompt: the
+ * numbers are the same wherever it stands in whichever file. `draw` tells those of one prompt and
+ * kind apart. */
+uint64_t ca_method_prompt_stream(const char *kind, const ca_prompt_text *prompt, int64_t draw);
+
 /* One allocation of backend memory from which a method takes its tensors. */
 typedef struct method_buffers {
     ca_backend *backend;

@@ -87,11 +87,15 @@ out:
 ca_status ca_metric_open(const ca_config *config, const char *path, const ca_dataset *dataset,
                          const ca_tokenizer *tokenizer, int64_t vocab, ca_metric *out) {
     ca_status st = CA_OK;
+    ca_row_problems problems = {0};
     *out = (ca_metric){.kind = ca_metric_find(ca_config_text(config, path))};
     for (int64_t i = 0; i < dataset->count; i++)
-        CA_TRY(check_columns(out->kind, dataset, &dataset->examples[i]));
+        CA_TRY(ca_row_problems_take(&problems,
+                                    check_columns(out->kind, dataset, &dataset->examples[i])));
+    CA_TRY(ca_row_problems_report(&problems));
     if (out->kind->needs & CA_METRIC_LABEL)
         CA_TRY(find_numbers(config, path, tokenizer, vocab, out->numbers));
 out:
+    ca_row_problems_free(&problems);
     return st;
 }

@@ -307,6 +307,10 @@ out:
     return st;
 }
 
+void ca_checkpoint_forget(const ca_checkpoint *c) {
+    for (int64_t i = 0; i < c->map_count; i++) ca_file_map_forget(c->maps + i);
+}
+
 void ca_checkpoint_close(ca_checkpoint *c) {
     if (c == NULL) return;
     for (int64_t i = 0; i < c->map_count; i++) ca_file_map_close(c->maps + i);

@@ -43,6 +43,8 @@ typedef struct ca_checkpoint {
 
 ca_status ca_checkpoint_open(const char *path, ca_checkpoint **out) CA_MUST_USE;
 void ca_checkpoint_close(ca_checkpoint *c);
+/* Gives back the memory of what was read of the files. */
+void ca_checkpoint_forget(const ca_checkpoint *c);
 ca_weight *ca_checkpoint_find(const ca_checkpoint *c, const char *name); /* NULL when absent */
 
 /* Maps `path`; the map lives as long as the checkpoint. */

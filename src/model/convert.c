@@ -39,8 +39,13 @@ static int64_t first_bad(const float *x, int64_t start, int64_t count) {
     return start + i;
 }
 
-static void widen(double *out, const float *in, int64_t count) {
-    for (int64_t i = 0; i < count; i++) out[i] = (double)in[i];
+static inline void put(void *out, ca_dtype dtype, int64_t at, float value) {
+    if (dtype == CA_F32)
+        ((float *)out)[at] = value;
+    else if (dtype == CA_F64)
+        ((double *)out)[at] = (double)value;
+    else
+        ((uint16_t *)out)[at] = ca_bf16_round(value);
 }
 
 /* The stored row that becomes row `r`. */
@@ -60,7 +65,8 @@ static int64_t convert_row(void *out, ca_dtype dtype, const ca_weight *w, int64_
         decode(values, w, start, n);
         int64_t here = first_bad(values, start, n);
         if (here < bad) bad = here;
-        if (dtype == CA_F64) widen((double *)out + c, values, n);
+        if (dtype == CA_F32) continue;
+        for (int64_t i = 0; i < n; i++) put(out, dtype, c + i, values[i]);
     }
     return bad;
 }
@@ -79,13 +85,8 @@ static int64_t convert_panel(void *out, ca_dtype dtype, const ca_weight *w, int6
             if (here < bad) bad = here;
         }
         for (int64_t j = 0; j < n; j++)
-            for (int64_t i = 0; i < height; i++) {
-                int64_t at = (r + j) * columns + column + i;
-                if (dtype == CA_F32)
-                    ((float *)out)[at] = tile[i][j];
-                else
-                    ((double *)out)[at] = (double)tile[i][j];
-            }
+            for (int64_t i = 0; i < height; i++)
+                put(out, dtype, (r + j) * columns + column + i, tile[i][j]);
     }
     return bad;
 }
@@ -102,7 +103,7 @@ ca_status ca_convert_rows(void *out, ca_dtype dtype, const ca_part *part, int64_
                           int64_t head_dim, int64_t first, int64_t count, int threads) {
     const ca_weight *w = part->weight;
     int64_t bad = INT64_MAX;
-    assert(dtype == CA_F32 || dtype == CA_F64);
+    assert(dtype == CA_F32 || dtype == CA_F64 || dtype == CA_BF16);
     if (count * columns < THREAD_VALUES) threads = 1;
     if (part->layout == CA_LAYOUT_TRANSPOSED) {
         assert(w->encoding->block_values == 1);

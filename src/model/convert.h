@@ -15,7 +15,7 @@ typedef struct ca_part {
     int64_t rows;
 } ca_part;
 
-/* Writes rows [first, first + count) of the part as f32 or f64.
+/* Writes rows [first, first + count) of the part as f32, f64 or bf16 (to nearest even).
  *
  * out       [count, columns]
  * head_dim  rows that rotate together under CA_LAYOUT_NEIGHBOURS

@@ -28,21 +28,19 @@ static int64_t piece_rows(const loader *ld, size_t row_bytes) {
     return (int64_t)(ld->staging_bytes / row_bytes);
 }
 
-static ca_tensor take(loader *ld, int64_t rows, int64_t columns) {
-    ca_tensor t =
-        ca_tensor_2d((char *)ld->model->memory + ld->used, ld->model->dtype, rows, columns);
-    ld->used += ca_model_tensor_bytes(rows * columns, ld->model->dtype);
+static ca_tensor take(loader *ld, ca_dtype dtype, int64_t rows, int64_t columns) {
+    ca_tensor t = ca_tensor_2d((char *)ld->model->memory + ld->used, dtype, rows, columns);
+    ld->used += ca_model_tensor_bytes(rows * columns, dtype);
     return t;
 }
 
 /* t [rows, columns] from row `start` on */
 static ca_status load_part(loader *ld, ca_tensor t, const ca_part *part, int64_t start) {
     ca_status st = CA_OK;
-    ca_dtype dtype = ld->model->dtype;
-    int64_t columns = t.shape[1], step = piece_rows(ld, (size_t)columns * ca_dtype_size(dtype));
+    int64_t columns = t.shape[1], step = piece_rows(ld, (size_t)columns * ca_dtype_size(t.dtype));
     for (int64_t r = 0; r < part->rows; r += step) {
         int64_t n = part->rows - r < step ? part->rows - r : step;
-        CA_TRY(ca_convert_rows(ld->staging, dtype, part, columns, ld->model->arch.head_dim, r, n,
+        CA_TRY(ca_convert_rows(ld->staging, t.dtype, part, columns, ld->model->arch.head_dim, r, n,
                                ld->threads));
         CA_TRY(ca_upload(ld->model->backend, ca_tensor_slice(t, 0, start + r, n), ld->staging));
     }
@@ -54,8 +52,9 @@ static ca_status load_binding(loader *ld, const ca_binding *b) {
     ca_status st = CA_OK;
     ca_model *m = ld->model;
     void *owner = b->layer < 0 ? (void *)m : (void *)(m->layers + b->layer);
-    ca_tensor t = take(ld, b->rows, b->columns), *field = (ca_tensor *)((char *)owner + b->field);
-    *field = b->is_vector ? ca_tensor_1d(t.data, m->dtype, b->rows) : t;
+    ca_tensor t = take(ld, ca_binding_dtype(b, m->precision), b->rows, b->columns);
+    *(ca_tensor *)((char *)owner + b->field) =
+        b->is_vector ? ca_tensor_1d(t.data, t.dtype, b->rows) : t;
     int64_t start = 0;
     for (int i = 0; i < b->part_count; i++) {
         CA_TRY(load_part(ld, t, b->parts + i, start));
@@ -72,8 +71,8 @@ static ca_status load_rope(loader *ld, int index, int64_t rows) {
     int64_t pairs = m->arch.rope[index].dim / 2;
     size_t row_bytes = (size_t)pairs * ca_dtype_size(m->dtype);
     int64_t step = piece_rows(ld, 2 * row_bytes);
-    m->cosine[index] = take(ld, rows, pairs);
-    m->sine[index] = take(ld, rows, pairs);
+    m->cosine[index] = take(ld, m->dtype, rows, pairs);
+    m->sine[index] = take(ld, m->dtype, rows, pairs);
     CA_TRY(ca_calloc((size_t)pairs, sizeof *frequency, &frequency));
     ca_rope_frequencies(frequency, m->arch.rope + index, ld->file->spec.rope_divisors);
     for (int64_t r = 0; r < rows; r += step) {
@@ -115,18 +114,17 @@ static void set_layers(ca_model *m, const ca_spec *spec) {
 /* Bytes of all tensors, and the longest row, which a piece must hold. */
 static void measure(loader *ld, int64_t rope_rows, size_t *total) {
     const ca_arch *a = &ld->model->arch;
-    ca_dtype dtype = ld->model->dtype;
-    size_t size = ca_dtype_size(dtype);
     *total = 0;
     ld->staging_bytes = STAGING_BYTES;
     for (int64_t i = 0; i < ld->file->binding_count; i++) {
         const ca_binding *b = ld->file->bindings + i;
+        ca_dtype dtype = ca_binding_dtype(b, ld->model->precision);
+        size_t row_bytes = (size_t)b->columns * ca_dtype_size(dtype);
         *total += ca_model_tensor_bytes(b->rows * b->columns, dtype);
-        if ((size_t)b->columns * size > ld->staging_bytes)
-            ld->staging_bytes = (size_t)b->columns * size;
+        if (row_bytes > ld->staging_bytes) ld->staging_bytes = row_bytes;
     }
     for (int r = 0; r < a->rope_count; r++)
-        *total += 2 * ca_model_tensor_bytes(rope_rows * (a->rope[r].dim / 2), dtype);
+        *total += 2 * ca_model_tensor_bytes(rope_rows * (a->rope[r].dim / 2), ld->model->dtype);
 }
 
 static ca_status load_all(loader *ld, int64_t rope_rows) {
@@ -143,22 +141,31 @@ static ca_status load_all(loader *ld, int64_t rope_rows) {
     for (int r = 0; r < m->arch.rope_count; r++) CA_TRY(load_rope(ld, r, rope_rows));
     if (m->arch.tied) m->head = m->embed;
     set_layers(m, &ld->file->spec);
+    ca_checkpoint_forget(ld->file->checkpoint); /* the weights are copies */
 out:
     return st;
 }
 
-ca_status ca_model_load(const ca_model_file *file, ca_backend *backend, ca_dtype dtype,
+static ca_status check_precision(const ca_backend *be, ca_dtype precision) {
+    if (precision == CA_F32 || (precision == CA_F64 && be->float64) ||
+        (precision == CA_BF16 && be->bfloat16))
+        return CA_OK;
+    return ca_fail(CA_E_BACKEND, "backend %s: expected weights as f32%s%s, got %s", be->name,
+                   be->bfloat16 ? " or bf16" : "", be->float64 ? " or f64" : "",
+                   ca_dtype_name(precision));
+}
+
+ca_status ca_model_load(const ca_model_file *file, ca_backend *backend, ca_dtype precision,
                         int64_t max_rows, ca_model **out) {
     ca_status st = CA_OK;
     loader ld = {.file = file, .threads = backend->threads > 0 ? backend->threads : 1};
-    if (dtype != CA_F32 && !(dtype == CA_F64 && backend->float64))
-        return ca_fail(CA_E_BACKEND, "backend %s: expected weights as %s, got %s", backend->name,
-                       backend->float64 ? "f32 or f64" : "f32", ca_dtype_name(dtype));
+    CA_TRY(check_precision(backend, precision));
     CA_TRY(check_tied_head(file));
     CA_TRY(ca_calloc(1, sizeof *ld.model, &ld.model));
     ld.model->arch = file->spec.arch;
     ld.model->backend = backend;
-    ld.model->dtype = dtype;
+    ld.model->precision = precision;
+    ld.model->dtype = ca_precision_values(precision);
     CA_TRY(load_all(&ld, ca_model_rope_rows(&file->spec.arch, max_rows)));
     *out = ld.model;
     ld.model = NULL;

@@ -231,13 +231,24 @@ int64_t ca_model_rope_rows(const ca_arch *arch, int64_t max_rows) {
     return max_rows > 0 && max_rows < arch->max_positions ? max_rows : arch->max_positions;
 }
 
-int64_t ca_model_file_bytes(const ca_model_file *file, ca_dtype dtype) {
+ca_dtype ca_precision_values(ca_dtype precision) {
+    return precision == CA_BF16 ? CA_F32 : precision;
+}
+
+ca_dtype ca_binding_dtype(const ca_binding *binding, ca_dtype precision) {
+    return binding->is_vector ? ca_precision_values(precision) : precision;
+}
+
+int64_t ca_model_file_bytes(const ca_model_file *file, ca_dtype precision) {
     const ca_arch *a = &file->spec.arch;
     size_t bytes = 0;
-    for (int64_t i = 0; i < file->binding_count; i++)
-        bytes += ca_model_tensor_bytes(file->bindings[i].rows * file->bindings[i].columns, dtype);
+    for (int64_t i = 0; i < file->binding_count; i++) {
+        const ca_binding *b = file->bindings + i;
+        bytes += ca_model_tensor_bytes(b->rows * b->columns, ca_binding_dtype(b, precision));
+    }
     for (int r = 0; r < a->rope_count; r++)
-        bytes += 2 * ca_model_tensor_bytes(a->max_positions * (a->rope[r].dim / 2), dtype);
+        bytes += 2 * ca_model_tensor_bytes(a->max_positions * (a->rope[r].dim / 2),
+                                           ca_precision_values(precision));
     return (int64_t)bytes;
 }
 

@@ -25,6 +25,8 @@ struct ca_model_file {
     int64_t binding_count, binding_capacity;
 };
 
+/* Dtype of a tensor of the model: matrices have that of the precision, vectors that of values. */
+ca_dtype ca_binding_dtype(const ca_binding *binding, ca_dtype precision);
 /* Bytes of one tensor in the model's memory, where every tensor begins 64-aligned. */
 size_t ca_model_tensor_bytes(int64_t count, ca_dtype dtype);
 /* Rows of the rotary tables: all positions, or max_rows when that is fewer and not 0. */

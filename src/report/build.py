@@ -8,6 +8,7 @@ list of page.Section.
 import os
 
 import capture
+import eap
 import jacobian
 import overview
 import page
@@ -18,6 +19,7 @@ METHODS = {
     "jacobian": jacobian.sections,
     "capture": capture.sections,
     "patch": patch.sections,
+    "eap": eap.sections,
 }
 
 

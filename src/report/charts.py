@@ -126,7 +126,11 @@ def ablation(figures, name, fractions, curves, differences, baseline):
         1, 2, figsize=(10.5, 3.7), gridspec_kw={"width_ratios": [1.35, 1]})
     ablation_curves(left, fractions, curves)
     ablation_differences(right, differences, list(curves), baseline)
-    figure.tight_layout(w_pad=2.5)
+    # below both panels: inside one it would cover curves, wherever they lie
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncol=min(len(names), 7), frameon=False,
+                  fontsize=8.5)
+    figure.tight_layout(w_pad=2.5, rect=(0, 0.08, 1, 1))
     return figures.save(name, figure)
 
 
@@ -146,7 +150,6 @@ def ablation_curves(axes, fractions, curves):
     axes.set_ylabel("Δ log-probability")
     axes.set_title("Effect of ablating the most influential tokens", size=10, loc="left")
     soft_grid(axes, "y")
-    axes.legend(edgecolor="none", framealpha=1, fontsize=8.5)
 
 
 def ablation_differences(axes, differences, names, baseline):

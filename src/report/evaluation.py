@@ -12,6 +12,7 @@ NORMAL_95 = 1.96  # standard errors of an interval
 BASELINES = ("input_x_gradient", "random")  # the first that was evaluated is the paired one
 LOO_COLUMNS = {
     "spearman": "Spearman ρ", "kendall": "Kendall τ", "top1_percentile": "top token's percentile",
+    "top10_jaccard": "overlap of the top tenth",
 }
 
 

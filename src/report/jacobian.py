@@ -19,6 +19,7 @@ from page import Section
 MAX_PROMPTS = 50  # on the page
 MAX_FIGURES = 4  # prompts that are also drawn as PNG files
 MAX_BARS = 7
+LARGE_RESIDUAL = 0.1  # of the change that the signed scores of a path divide up
 
 # Scopes that explain the whole predicted distribution and have no single target token.
 LEAVE_ONE_OUT = "leave-one-out"
@@ -56,7 +57,7 @@ def score_maps(result):
         if result.has_in(folder, "score"):
             about = result.attributes(folder)
             about = [str(about[name]) for name in ("target", "units") if about.get(name, "") != ""]
-            about += probes(result, folder)
+            about += probes(result, folder) + completeness(result, folder)
             maps.append(Map(scope, result.array(f"{folder}/score"),
                             result.array(f"{folder}/word_score"), about))
     reference = result.array("/evaluation/loo/kl")
@@ -72,6 +73,15 @@ def probes(result, folder):
         return []
     count, share = result.attributes(folder).get("probes"), np.nansum(error) / np.nansum(score)
     return [f"{count} probes, standard error {100 * share:.0f} % of the scores"]
+
+
+def completeness(result, folder):
+    """How far the signed scores of a path miss what they divide up, for the caption."""
+    share = result.attributes(folder).get("residual_share")
+    if share is None or not np.isfinite(share):
+        return []
+    warning = ": more steps needed" if share > LARGE_RESIDUAL else ""
+    return [f"residual {100 * share:.2g} % of the change (median){warning}"]
 
 
 class Prompts:
@@ -91,9 +101,11 @@ class Prompts:
         self._position = result.array("/data/position")
         self._target = result.array("/data/target")
         self._target_piece = result.texts("/data/target_piece")
+        self._contrast_piece = result.texts("/data/contrast_piece")
         self._predicted = result.texts("/predictions/pieces")
         self._predicted_id = result.array("/predictions/token_ids")
         self._probability = result.array("/predictions/probability")
+        self._entropy = result.array("/predictions/entropy")
 
     def pieces(self, index):
         return self._pieces[self.offsets[index] : self.offsets[index + 1]]
@@ -126,11 +138,23 @@ class Prompts:
             return None
         return self._target_piece[read]
 
+    @property
+    def contrasts(self):
+        return self._contrast_piece is not None
+
+    def contrast(self, read):
+        """Text of the token that the target is compared with."""
+        return self._contrast_piece[read]
+
     def predictions(self, read):
         """[(piece, probability)], the most probable first."""
         if self._predicted is None or self._probability is None:
             return []
         return list(zip(self._predicted[read], self._probability[read].astype(float)))
+
+    def entropy(self, read):
+        """In nats, None when the file does not say."""
+        return float(self._entropy[read]) if self._entropy is not None else None
 
     def probability_of(self, read, token):
         """Probability of a token id when it is among the predictions, else None."""
@@ -144,8 +168,11 @@ def targets(prompts):
     rows = []
     for index in range(min(prompts.count, MAX_PROMPTS)):
         rows += [target_row(prompts, index, read) for read in prompts.reads(index)]
-    header = ["prompt", "position", "target", "id", "p(target)", "predicted", "p(predicted)"]
-    markup = page.table(header, rows, numbers={1, 3, 4, 6}) + left_out(prompts)
+    header = ["prompt", "position", "target", "id", "p(target)", "predicted", "p(predicted)",
+              "entropy"]
+    if prompts.contrasts:
+        header.append("rather than")
+    markup = page.table(header, rows, numbers={1, 3, 4, 6, 7}) + left_out(prompts)
     return markup if len(rows) <= 12 else page.fold(f"{len(rows)} targets", markup)
 
 
@@ -160,7 +187,8 @@ def target_row(prompts, index, read):
         f"{probability:.4f}" if probability is not None else "–",
         page.piece(predicted[0][0]) if predicted else "–",
         f"{predicted[0][1]:.4f}" if predicted else "–",
-    ]
+        f"{prompts.entropy(read):.3f}" if prompts.entropy(read) is not None else "–",
+    ] + ([page.piece(prompts.contrast(read))] if prompts.contrasts else [])
 
 
 def left_out(prompts):

@@ -18,17 +18,18 @@ def sections(result, figures):
     if not result.has_in("/patch", "mean_effect"):
         return [Section("Patching", page.note("The file holds no finished map."))]
     maps = Maps(result)
-    parts = [Section("Strongest effects", strongest(maps))]
-    roles = Roles(result, maps)
-    if roles.found:
+    roles = Roles(result, maps) if result.has_in("/patch", "mean_effect_by_role") else None
+    aligned = roles if roles is not None and maps.attributes.get("aligned_by") == "role" else maps
+    parts = [Section("Strongest effects", strongest(maps, aligned))]
+    if roles is not None:
         parts.append(Section("Where in the prompt", role_maps(figures, maps, roles)))
     for kind, members in maps.kinds().items():
-        parts.append(Section(f"Patching {kind}", kind_maps(figures, maps, kind, members)))
+        parts.append(Section(f"Patching {kind}", kind_maps(figures, maps, aligned, kind, members)))
     return parts
 
 
 class Maps:
-    """The means of a file, and names for its axes."""
+    """The means of a file by position, and names for its axes."""
 
     def __init__(self, result):
         self.names = result.texts("/patch/site")
@@ -51,39 +52,18 @@ class Maps:
 
 
 class Roles:
-    """Effects by what a token is to the subject, for prompts of different length.
+    """The means of a file by what a token is to the change, for prompts that are built differently.
 
-    effect [sites, roles]: the mean over prompts of each prompt's mean over its tokens of a role. A
-    subject of one token has a last token only. After Meng et al. 2022, figure 2.
+    A subject of one token has a last token only. After Meng et al. 2022, figure 2.
     """
 
-    NAMES = ["before the subject", "first subject token", "middle subject tokens",
-             "last subject token", "first token after", "further tokens", "last token"]
-
     def __init__(self, result, maps):
-        self.found = maps.attributes.get("positions") == "all" and result.has_in("/data", "subject")
-        if not self.found:
-            return
-        effects = result.array("/patch/effect")  # [prompts, sites, tokens]
-        lengths = np.diff(result.array("/data/offsets"))
-        means = np.full((len(effects), len(maps.names), len(self.NAMES)), np.nan)
-        for prompt, (first, end) in enumerate(result.array("/data/subject")):
-            length = lengths[prompt]
-            for role, places in enumerate(self.places(first, end, length)):
-                if len(places):
-                    means[prompt, :, role] = effects[prompt][:, places].mean(axis=1)
-        defined = np.isfinite(means)
-        self.effect = np.where(defined, means, 0).sum(axis=0)
-        self.effect /= np.where(defined.any(axis=0), defined.sum(axis=0), np.nan)
-
-    @staticmethod
-    def places(first, end, length):
-        """The tokens of each role, none twice."""
-        last = length - 1
-        kept = [range(first), range(first, min(first + 1, end - 1)), range(first + 1, end - 1),
-                range(end - 1, end), range(end, min(end + 1, last)), range(end + 1, last),
-                range(max(last, end), length)]
-        return [np.array(role, dtype=int) for role in kept]
+        self.labels = result.texts("/patch/role")
+        self.effect = result.array("/patch/mean_effect_by_role")
+        self.interval = result.array("/patch/mean_effect_interval_by_role")
+        self.prompts = result.array("/patch/prompts_by_role")
+        shared = 2 * self.prompts >= len(result.array("/baseline/clean"))
+        self.common = np.tile(shared, (len(maps.names), 1))
 
 
 class Site:
@@ -117,17 +97,17 @@ def number(value):
     return f"{value:.3f}" if np.isfinite(value) else "–"
 
 
-def strongest(maps):
+def strongest(maps, aligned):
     """The cells whose patch moves the run most towards the run that it came from."""
     toward_clean = maps.attributes.get("direction") != "noise"
-    ranked = np.isfinite(maps.effect) & maps.common
-    score = np.where(ranked, maps.effect if toward_clean else -maps.effect, -np.inf)
+    ranked = np.isfinite(aligned.effect) & aligned.common
+    score = np.where(ranked, aligned.effect if toward_clean else -aligned.effect, -np.inf)
     rows = []
     for cell in np.argsort(-score, axis=None, kind="stable")[:STRONGEST]:
-        site, position = np.unravel_index(cell, score.shape)
-        if np.isfinite(score[site, position]):
-            rows.append([page.code(maps.names[site]), maps.labels[position],
-                         number(maps.effect[site, position]), number(maps.interval[site, position])])
+        site, place = np.unravel_index(cell, score.shape)
+        if np.isfinite(score[site, place]):
+            rows.append([page.code(maps.names[site]), aligned.labels[place],
+                         number(aligned.effect[site, place]), number(aligned.interval[site, place])])
     header = ["site", "token", "mean effect", "± 95 %"]
     about = page.note(f"Effect on {maps.attributes.get('metric', 'the metric')}: 0 = the corrupted run, "
                       "1 = the clean run. ±: half the 95 % interval over prompts. "
@@ -135,10 +115,19 @@ def strongest(maps):
     return about + page.table(header, rows, numbers={2, 3})
 
 
-def kind_maps(figures, maps, kind, sites):
+def kind_maps(figures, maps, aligned, kind, sites):
     name = re.sub(r"[^A-Za-z0-9]+", "-", kind).strip("-")
     if sites[0].head is not None:
-        return head_maps(figures, maps, name, kind, sites)
+        return head_maps(figures, maps, aligned, name, kind, sites)
+    markup = position_maps(figures, maps, name, kind, sites)
+    if aligned is maps:
+        return markup
+    return page.note("The prompts are built differently: the map by role is above.") + page.fold(
+        "by token number, where tokens of different roles come together", markup)
+
+
+def position_maps(figures, maps, name, kind, sites):
+    """Layer × token, or a line where either is one."""
     sites = sorted(sites, key=lambda site: site.layer)
     index = [site.index for site in sites]
     layers = ["" if site.layer == OUTSIDE else str(site.layer) for site in sites]
@@ -160,34 +149,35 @@ def kind_maps(figures, maps, kind, sites):
 
 def role_maps(figures, maps, roles):
     """One map for each kind of site: layers by role, as tables of causal tracing have it."""
-    markup = page.note("Means by what a token is to the subject, so that prompts of different length "
+    markup = page.note("Means by what a token is to the change, so that prompts of different length "
                        "come together. A subject of one token counts as a last subject token.")
     for kind, sites in maps.kinds().items():
         if sites[0].head is not None or len(sites) < 2:
             continue
         sites = sorted(sites, key=lambda site: site.layer)
         layers = ["" if site.layer == OUTSIDE else str(site.layer) for site in sites]
-        grid = roles.effect[[site.index for site in sites]].T[::-1]
+        held = [role for role in range(len(roles.labels)) if roles.prompts[role]][::-1]
+        grid = roles.effect[[site.index for site in sites]].T[held]
         name = "patch-roles-" + re.sub(r"[^A-Za-z0-9]+", "-", kind).strip("-")
-        png = charts.effect_map(figures, name, grid, Roles.NAMES[::-1], layers, "layer", kind,
+        png = charts.effect_map(figures, name, grid, [roles.labels[role] for role in held], layers, "layer", kind,
                                 rows_label="")
         markup += page.picture(png, f"{kind}: mean effect by layer and role of the token")
     return markup
 
 
-def head_maps(figures, maps, name, kind, sites):
-    """Layer × head: at the only position, or each head's strongest token."""
+def head_maps(figures, maps, aligned, name, kind, sites):
+    """Layer × head: at the only place, or each head's strongest one."""
     layers = sorted({site.layer for site in sites})
     heads = sorted({site.head for site in sites})
     grid = np.full((len(layers), len(heads)), np.nan)
     for site in sites:
-        effects = maps.effect[site.index]
+        effects = np.where(aligned.common[site.index], aligned.effect[site.index], np.nan)
         if np.isfinite(effects).any():
             # where the patch does most: furthest from the run that is patched
             still = 0 if maps.attributes.get("direction") != "noise" else 1
             best = np.nanargmax(np.abs(effects - still))
             grid[layers.index(site.layer), heads.index(site.head)] = effects[best]
-    where = f"at {maps.labels[0]}" if len(maps.labels) == 1 else "at the token where it does most"
+    where = f"at {aligned.labels[0]}" if len(aligned.labels) == 1 else "at the token where it does most"
     png = charts.effect_map(figures, f"patch-{name}", grid, [str(layer) for layer in layers],
                             [str(head) for head in heads], "head", f"{kind}: {where}")
     return page.picture(png, f"{kind}: mean effect by layer and head")

@@ -51,10 +51,14 @@ class Figures:
         figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", facecolor="white",
                        pad_inches=0.12)
         pyplot.close(figure)
+        return self.write(name, buffer.getvalue())
+
+    def write(self, name, png):
+        """Writes a picture that is one already; gives its bytes."""
         os.makedirs(self.folder, exist_ok=True)
         with open(os.path.join(self.folder, name + ".png"), "wb") as out:
-            out.write(buffer.getvalue())
-        return buffer.getvalue()
+            out.write(png)
+        return png
 
     def heat_map(self, name, pieces, scores, target, at):
         """Token heat map with a colour bar; target, at: as of tokens.heat_map."""

@@ -159,7 +159,11 @@ static ca_status open_case(bench *b, int64_t tokens, int64_t copies) {
     for (int64_t t = 0; t < tokens; t++)
         b->cells[t] = (patch_cell){0, tokens, tokens, t, t + 1, -1};
     CA_TRY(ca_patch_engine_create(b->model, b->places, a->layers,
-                                  (patch_sizes){2 * tokens, 2, rows, MOST_WAIT}, &b->engine));
+                                  (patch_sizes){.base_rows = 2 * tokens,
+                                                .base_sequences = 2,
+                                                .cell_rows = rows,
+                                                .cell_sequences = MOST_WAIT},
+                                  &b->engine));
     CA_TRY(ca_batch_create(b->be, copies, copies * tokens, copies, &b->batch));
     for (int64_t i = 0; i < copies; i++) {
         ca_batch_add(b->batch, b->ids, tokens, 0, 0);

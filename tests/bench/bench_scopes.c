@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * bench_scopes [MODEL [THREADS]]: time per prompt of the scopes of the method `jacobian` on the
- * backend `cpu`, alone and packed, in multiples of the semantic scope, beside a matrix product that
- * the same run measures. The method is run as `causa run` does, its result file included; loading
- * is not timed.
+ * bench_scopes [MODEL [THREADS [SECONDS]]]: time per prompt of the scopes of the method `jacobian`
+ * on the backend `cpu`, alone and packed 64 at a time, in multiples of the semantic scope, beside a
+ * matrix product that the same run measures. The method is run as `causa run` does, its result file
+ * included; loading is not timed.
+ *
+ * SECONDS (20) bounds one case at one size: what takes less than a sixth is repeated, and what
+ * would take more with 64 prompts packs fewer, of which the table tells how many.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,27 +20,33 @@ typedef struct bench {
     ca_model_file *file;
     ca_model *model;
     const char *path;
-    double peak; /* FLOP/s */
+    double peak;         /* FLOP/s */
+    double most_seconds; /* of one case at one size */
 } bench;
 
 typedef struct scope_case {
     const char *name, *method; /* YAML of `method` beyond kind and target */
-    bool packed;               /* also with many prompts in a micro-batch */
 } scope_case;
 
 static const scope_case cases[] = {
-    {"semantic", "scopes: [semantic]", true},
-    {"temperature", "scopes: [temperature]", false},
-    {"input x gradient", "scopes: [input_x_gradient]", false},
-    {"Fisher, 1 eigenpair", "scopes: [fisher]", false},
-    {"semantic, temperature, Fisher 1", "scopes: [semantic, temperature, fisher]", true},
-    {"Fisher, 16 eigenpairs", "scopes: [fisher], rank: 16", false},
+    {"semantic", "scopes: [semantic]"},
+    {"temperature", "scopes: [temperature]"},
+    {"input x gradient", "scopes: [input_x_gradient]"},
+    {"Fisher, 1 eigenpair", "scopes: [fisher]"},
+    {"semantic, temperature, Fisher 1", "scopes: [semantic, temperature, fisher]"},
+    {"Fisher, 16 eigenpairs", "scopes: [fisher], rank: 16"},
+    {"Fisher, 16 random probes", "scopes: [fisher], fisher: {estimator: hutchinson, probes: 16}"},
+    {"integrated gradients, 10 nodes", "scopes: [integrated_gradients]"},
+    {"semantic along a path, 10 nodes", "scopes: [path_semantic]"},
 };
+enum { CASES = sizeof cases / sizeof *cases, MOST_TURNS = 7, MOST_PACKED = 64 };
 
-/* Cases take turns, so that a disturbance of the machine meets all of them; the best turn counts.
- */
-enum { LEAST_TURNS = 3, MOST_TURNS = 7 };
-static const double ENOUGH_SECONDS = 5; /* for further turns */
+/* One case at one size. */
+typedef struct measured {
+    int64_t prompts, packed; /* in the file; in a micro-batch */
+    double best, spent, flops;
+} measured;
+
 static const int64_t MOST_MEMORY = (int64_t)2 << 30;
 static const char *const DATA = "build/bench_scopes.json", *const RESULT = "build/bench_scopes.h5";
 
@@ -135,16 +144,17 @@ out:
     return st;
 }
 
-/* One more run of a case; *best is the shortest so far, 0 before the first. */
-static ca_status take_turn(bench *b, const scope_case *c, int64_t rows, double *best,
-                           double *flops) {
+/* One more run of a case. */
+static ca_status take_turn(bench *b, const scope_case *c, int64_t tokens, measured *m) {
     ca_status st = CA_OK;
     ca_document *document = NULL;
     ca_config *config = NULL;
     double seconds;
+    CA_TRY(write_prompts(m->prompts, tokens, ca_model_file_arch(b->file)->vocab));
     CA_TRY(resolve(b, c, &document, &config));
-    CA_TRY(run_once(b, config, rows, &seconds, flops));
-    if (*best == 0 || seconds < *best) *best = seconds;
+    CA_TRY(run_once(b, config, tokens * m->packed, &seconds, &m->flops));
+    if (m->best == 0 || seconds < m->best) m->best = seconds;
+    m->spent += seconds;
 out:
     ca_config_free(config);
     ca_document_free(document);
@@ -153,26 +163,49 @@ out:
 
 /* ---- all scopes at one size ---- */
 
-static ca_status bench_size(bench *b, int64_t tokens, int64_t prompts, int64_t packed) {
-    enum { CASES = sizeof cases / sizeof *cases };
+static double seconds_a_prompt(const measured *m) { return m->best / (double)m->prompts; }
+
+/* Cases take turns, so that a disturbance of the machine meets all of them; the best turn counts.
+ */
+static ca_status measure(bench *b, int64_t tokens, measured *m) {
     ca_status st = CA_OK;
-    double best[CASES] = {0}, flops[CASES] = {0}, start = ca_seconds();
-    printf("%" PRId64 " tokens, %" PRId64 " %s a micro-batch\n", tokens, packed,
-           packed == 1 ? "prompt" : "prompts");
-    CA_TRY(write_prompts(prompts, tokens, ca_model_file_arch(b->file)->vocab));
-    for (int turn = 0; turn < MOST_TURNS; turn++) {
-        if (turn >= LEAST_TURNS && ca_seconds() - start > ENOUGH_SECONDS) break;
-        for (size_t i = 0; i < CASES; i++)
-            if (packed == 1 || cases[i].packed)
-                CA_TRY(take_turn(b, &cases[i], tokens * packed, &best[i], &flops[i]));
-    }
-    for (size_t i = 0; i < CASES; i++)
-        if (best[i] > 0)
-            printf("  %-34s %9.1f ms a prompt  %5.2f x semantic  %3.0f %% of sgemm\n",
-                   cases[i].name, 1e3 * best[i] / (double)prompts, best[i] / best[0],
-                   100 * flops[i] / best[i] / b->peak);
+    for (int turn = 0; turn < MOST_TURNS; turn++)
+        for (int i = 0; i < CASES; i++)
+            if (turn == 0 || 3 * (m[i].spent + m[i].best) <= b->most_seconds)
+                CA_TRY(take_turn(b, &cases[i], tokens, &m[i]));
+out:
+    return st;
+}
+
+static void print(const bench *b, const measured *m) {
+    for (int i = 0; i < CASES; i++)
+        printf("  %-33s %3" PRId64
+               " packed %9.1f ms a prompt  %5.2f x semantic  %3.0f %% of sgemm\n",
+               cases[i].name, m[i].packed, 1e3 * seconds_a_prompt(&m[i]),
+               seconds_a_prompt(&m[i]) / seconds_a_prompt(&m[0]),
+               100 * m[i].flops / m[i].best / b->peak);
     printf("\n");
     fflush(stdout);
+}
+
+static ca_status bench_size(bench *b, int64_t tokens, int64_t prompts) {
+    ca_status st = CA_OK;
+    measured alone[CASES] = {0}, packed[CASES] = {0};
+    for (int i = 0; i < CASES; i++) alone[i] = (measured){.prompts = prompts, .packed = 1};
+    printf("%" PRId64 " tokens\n", tokens);
+    if (tokens > ca_model_file_arch(b->file)->max_positions) {
+        printf("  more than the model takes\n\n");
+        return CA_OK;
+    }
+    CA_TRY(measure(b, tokens, alone));
+    print(b, alone);
+    for (int i = 0; i < CASES; i++) {
+        int64_t most = MOST_PACKED;
+        while (most > 2 && (double)most * seconds_a_prompt(&alone[i]) > b->most_seconds) most /= 2;
+        packed[i] = (measured){.prompts = most, .packed = most};
+    }
+    CA_TRY(measure(b, tokens, packed));
+    print(b, packed);
 out:
     return st;
 }
@@ -185,10 +218,9 @@ static ca_status run(bench *b, int threads) {
     CA_TRY(ca_model_load(b->file, b->be, CA_F32, 0, &b->model));
     printf("%s; goals: three scopes together 2.1, Fisher with 16 eigenpairs 9 times semantic\n\n",
            b->path);
-    CA_TRY(bench_size(b, 32, 2, 1));
-    CA_TRY(bench_size(b, 128, 1, 1));
-    CA_TRY(bench_size(b, 512, 1, 1));
-    CA_TRY(bench_size(b, 32, 64, 64));
+    CA_TRY(bench_size(b, 32, 2));
+    CA_TRY(bench_size(b, 128, 1));
+    CA_TRY(bench_size(b, 512, 1));
 out:
     ca_model_free(b->model);
     ca_model_file_close(b->file);
@@ -198,11 +230,12 @@ out:
 }
 
 int main(int argc, char **argv) {
-    bench b = {.path = argc > 1 ? argv[1] : "build/models/smollm2.gguf"};
+    bench b = {.path = argc > 1 ? argv[1] : "build/models/smollm2.gguf", .most_seconds = 20};
     if (argc == 1 && !ca_file_exists(b.path)) {
         printf("%s is not there (make smollm2 fetches it): the bundled model instead\n", b.path);
         b.path = "experiments/demo-model";
     }
+    if (argc > 3) b.most_seconds = atof(argv[3]);
     ca_log_set_level(CA_LOG_ERROR);
     ca_status st = run(&b, argc > 2 ? atoi(argv[2]) : 0);
     if (st != CA_OK) fprintf(stderr, "bench: %s\n", ca_error_text());

@@ -125,6 +125,15 @@ def patch_results(causa, results):
 
 
 @pytest.fixture(scope="session")
+def eap_results(causa, results):
+    """The configurations of edge attribution, as they are."""
+    names = ["ioi-eap-ig", "greater-than-exact"]
+    for name in names:
+        causa("run", f"configs/{name}.yaml", f"output={results / name}.h5")
+    return [results / f"{name}.h5" for name in names]
+
+
+@pytest.fixture(scope="session")
 def text_model(tmp_path_factory):
     """A small Llama that reads text: weights of a fixture, a vocabulary that fits a tokenizer."""
     return files.write_text_model(tmp_path_factory.mktemp("models") / "text")

@@ -92,7 +92,7 @@ method:
     ("name: x", "name: x\nseed: many", ["bad.yaml:2:7: seed: expected an integer", "'many'"]),
     ("name: x", "name: x\nbatch: 0", ["bad.yaml:2:8: batch:", "at least 1", "'0'"]),
     ("name: x", "name: x\nmemory: 2XB", ["bad.yaml:2:9: memory: expected a size", "'2XB'"]),
-    ("name: x", "name: x\nprecision: f16", ["bad.yaml:2:12: precision:", "f32, f64"]),
+    ("name: x", "name: x\nprecision: f16", ["bad.yaml:2:12: precision:", "f32, bf16, f64"]),
     ("name: x", "name: x\nprecision: f64\nbackend: cpu", ["bad.yaml:2:12: precision:", "backend=ref"]),
     ("name: x", "name: x\nbackend: gpu", ["bad.yaml:2:10: backend:", "'gpu'"]),
     ("name: x", "name: x\nsweep: {method.stpes: [1]}", ["method.stpes"]),

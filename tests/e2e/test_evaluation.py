@@ -28,11 +28,11 @@ def prompts_of(count=4, seed=1):
     return [rng.integers(0, BLANK, rng.integers(5, 14)).tolist() for _ in range(count)]
 
 
-def method(aopc=None, loo=False, **more):
+def method(aopc=None, loo=False, scopes=SCOPES, **more):
     evaluate = {"loo": loo}
     if aopc is not None:
         evaluate["aopc"] = {"fractions": FRACTIONS, **aopc}
-    return {"kind": "jacobian", "scopes": SCOPES, "target": "argmax", "evaluate": evaluate, **more}
+    return {"kind": "jacobian", "scopes": scopes, "target": "argmax", "evaluate": evaluate, **more}
 
 
 def write_blank_model(folder, model, mean=False):
@@ -102,13 +102,20 @@ def test_delta_is_the_run_of_the_changed_prompt(run_ids, log_p, blank_models, mo
     clean = log_p(prompts, blank_models[model])
     with h5py.File(path) as file:
         for scope in SCOPES + ["random"]:
-            delta = file[f"evaluation/aopc/{scope}/delta_logprob"][:]
+            delta, kls, flipped = (file[f"evaluation/aopc/{scope}/{name}"][:]
+                                   for name in ("delta_logprob", "kl", "flipped"))
             sets = list(sets_of(file, scope))
             runs = [changed(p, s, ablation) for p, row in zip(prompts, sets) for s in row]
             got = log_p(runs, blank_models[model]).reshape(len(prompts), len(FRACTIONS), -1)
             best = clean.argmax(axis=1)
             for i, c in enumerate(best):
                 assert delta[i] == pytest.approx(got[i, :, c] - clean[i, c], abs=1e-5), (scope, i)
+                kl = (np.exp(clean[i]) * (clean[i] - got[i])).sum(axis=1)
+                assert kls[i] == pytest.approx(kl, abs=1e-5), (scope, i)
+                assert flipped[i].tolist() == (got[i].argmax(axis=1) != c).tolist(), (scope, i)
+            group = file[f"evaluation/aopc/{scope}"]
+            assert group["kl_mean"][:] == pytest.approx(kls.mean(axis=0))
+            assert group["flip_rate"][:] == pytest.approx(flipped.mean(axis=0))
 
 
 def test_mean_is_a_token_with_the_mean_embedding(run_ids, tmp_path):
@@ -163,8 +170,22 @@ def test_sets_and_summary(run_ids, target):
                 assert "paired_difference" not in group.attrs
             else:
                 paired = area - product
+                assert group.attrs["paired_with"] == "input_x_gradient"
                 assert group.attrs["paired_difference"] == pytest.approx(paired.mean())
                 assert group.attrs["paired_sem"] == pytest.approx(paired.std(ddof=1) / n ** 0.5)
+
+
+def test_pairs_with_random_without_a_gradient_baseline(run_ids):
+    path = run_ids(prompts_of(6), method({}, scopes=["semantic", "temperature"]), *F64)
+    with h5py.File(path) as file:
+        aopc = file["evaluation/aopc"]
+        drawn = aopc["random/aopc_per_example"][:]
+        assert "paired_difference" not in aopc["random"].attrs
+        for scope in ("semantic", "temperature"):
+            paired, group = aopc[f"{scope}/aopc_per_example"][:] - drawn, aopc[scope].attrs
+            assert group["paired_with"] == "random"
+            assert group["paired_difference"] == pytest.approx(paired.mean())
+            assert group["paired_sem"] == pytest.approx(paired.std(ddof=1) / 6 ** 0.5)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -185,9 +206,12 @@ def test_leave_one_out_is_independent_runs(run_ids, log_p, blank_models, model):
                 rank = (stored > stored[score.argmax()]).sum()
                 assert loo[f"{scope}/top1_percentile"][i] == pytest.approx(100 * rank / len(prompt))
                 order = [np.argsort(np.argsort(x)) for x in (score, stored)]  # no ties here
+                tenth = -(-len(prompt) // 10)
+                sets = [set(np.argsort(-x, kind="stable")[:tenth]) for x in (score, stored)]
+                assert loo[f"{scope}/top10_jaccard"][i] == len(sets[0] & sets[1]) / len(sets[0] | sets[1])
                 assert loo[f"{scope}/spearman"][i] == pytest.approx(np.corrcoef(*order)[0, 1])
         for scope in SCOPES:
-            for name in ("spearman", "kendall", "top1_percentile"):
+            for name in ("spearman", "kendall", "top1_percentile", "top10_jaccard"):
                 assert loo[scope].attrs[name] == pytest.approx(loo[f"{scope}/{name}"][:].mean())
 
 
@@ -206,6 +230,22 @@ def test_micro_batches_do_not_matter(run_ids, ablation):
     again = run_ids(prompts, evaluation, *F64, name="again")
     files.same_bytes(whole, parts)
     files.same_bytes(whole, again)
+
+
+def test_rows_in_another_order_are_the_same(run_ids):
+    """The tokens drawn at random are of the prompt, not of its row."""
+    prompts = prompts_of(6)
+    rows = [run_ids(order, method({}, loo=True), *F64, name=name)
+            for name, order in (("one", prompts), ("other", [[5, 7, 9]] + prompts[::-1]))]
+    with h5py.File(rows[0]) as one, h5py.File(rows[1]) as other:
+        for scope in SCOPES + ["random"]:
+            assert list(sets_of(one, scope)) == list(sets_of(other, scope))[:0:-1], scope
+            name = f"evaluation/aopc/{scope}/delta_logprob"
+            assert np.array_equal(one[name][:], other[name][:][:0:-1]), scope
+        starts = one["data/offsets"][:], other["data/offsets"][:][::-1]
+        for i in range(len(prompts)):
+            mine = one["evaluation/loo/kl"][starts[0][i]:starts[0][i + 1]]
+            assert np.array_equal(mine, other["evaluation/loo/kl"][starts[1][i + 1]:starts[1][i]])
 
 
 def test_stopped_evaluation_goes_on(causa, tmp_path):
@@ -232,6 +272,29 @@ def test_stopped_evaluation_goes_on(causa, tmp_path):
     assert resumed == expected and "evaluation/aopc/semantic@aopc" in resumed
 
 
+@pytest.mark.parametrize("aopc", [{}, {"ablation": "mean"}], ids=["empty", "mean"])
+def test_a_given_section_is_evaluated(causa, run_ids, tmp_path, aopc):
+    """With the default fractions; the stored config says so and repeats it."""
+    path = run_ids(prompts_of(), {"kind": "jacobian", "target": "argmax",
+                                  "evaluate": {"aopc": aopc, "randomise": {}}}, *F64)
+    with h5py.File(path) as file:
+        assert file["evaluation/aopc/fraction"][:].tolist() == [0.05, 0.1, 0.2]
+        assert file["evaluation/aopc"].attrs["ablation"] == aopc.get("ablation", "zero")
+        assert file["evaluation/randomise/fraction"][:].tolist() == [0.25, 0.5, 1]
+        (tmp_path / "again.yaml").write_text(file.attrs["config"])
+    causa("run", tmp_path / "again.yaml", f"output={tmp_path / 'again.h5'}")
+    files.same_bytes(path, tmp_path / "again.h5")
+
+
+def test_no_section_is_no_evaluation(causa, run_ids, tmp_path):
+    path = run_ids(prompts_of(), {"kind": "jacobian", "target": "argmax"}, *F64)
+    with h5py.File(path) as file:
+        (tmp_path / "again.yaml").write_text(file.attrs["config"])
+        assert "aopc" not in file.attrs["config"] and "evaluation" not in file
+    causa("run", tmp_path / "again.yaml", f"output={tmp_path / 'again.h5'}")
+    files.same_bytes(path, tmp_path / "again.h5")
+
+
 def test_random_depends_on_the_seed(run_ids):
     results = [run_ids(prompts_of(), method({}), *F64, f"seed={seed}", name=f"seed{seed}")
                for seed in (1, 2)]
@@ -250,7 +313,8 @@ def test_random_depends_on_the_seed(run_ids):
     ({"aopc": {"fractions": [0.1, 0.2], "pad": "#3"}}, {}, 2, "expected ablation: pad beside it"),
     ({"aopc": {"fractions": [0.1, 0.2], "ablation": "pad", "pad": "#9999"}}, {}, 2,
      "method.evaluate.aopc.pad"),
-    ({"aopc": {"pad": "#3"}}, {}, 2, "expected method.evaluate.aopc.fractions beside it"),
+    ({"aopc": {"pad": "#3"}}, {}, 2, "expected ablation: pad beside it"),
+    ({"aopc": {"fractions": None}}, {}, 2, "method.evaluate.aopc.fractions: expected"),
 ])
 def test_bad_options(run_ids, evaluate, more, code, message):
     method = {"kind": "jacobian", "target": "argmax", "evaluate": evaluate, **more}

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import sys
 
 import h5py
 import numpy as np
@@ -99,6 +100,19 @@ def test_facts():
             assert re.fullmatch(r" \w+", row["answer"]) and row["answer"] not in row["clean"], row["id"]
 
 
+def test_repeated_names():
+    """The clean prompt repeats one of its two names, the corrupted one has a third in that place."""
+    with (EXPERIMENTS / "patch-ioi" / "names.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20 and len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        clean, corrupted = row["clean"].split(), row["corrupted"].split()
+        (place,) = [t for t, (a, b) in enumerate(zip(clean, corrupted)) if a != b]
+        assert len(clean) == len(corrupted) and corrupted[place] not in clean, row["id"]
+        assert clean.count(clean[place]) == 2 and row["wrong"] == " " + clean[place], row["id"]
+        assert row["clean"].count(row["answer"].strip()) == 1, row["id"]
+
+
 def test_causal_tracing(patch_results):
     """What experiments/causal-tracing/README.md says of the bundled model."""
     with h5py.File(patch_results[0], "r") as file:
@@ -121,3 +135,61 @@ def test_patching_of_names(patch_results):
         assert max(heads, key=heads.get) == "blocks.0.attn.z[4]"
         assert best[site.index("blocks.0.resid_pre")] > 0.3
         assert best[site.index("blocks.3.resid_pre")] > 0.95
+
+
+def test_pairs_of_names(tmp_path, monkeypatch):
+    """One length, one place that differs, either name repeated equally often; as generated."""
+    folder = EXPERIMENTS / "eap"
+    with (folder / "ioi.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 64 and len({row["clean"] for row in rows}) == len(rows)
+    for row in rows:
+        clean, corrupted = row["clean"].split(), row["corrupted"].split()
+        assert len(clean) == len(corrupted) == 13
+        place, = [i for i, (a, b) in enumerate(zip(clean, corrupted)) if a != b]
+        names = [clean[1], clean[3]]
+        assert clean[place] in names and corrupted[place] not in names, row["id"]
+        assert row["wrong"] == " " + clean[place]
+        assert {row["answer"], row["wrong"]} == {" " + name for name in names}
+        assert row["id"].split("-")[0] == ("first" if clean[place] == names[0] else "second")
+    assert sum(row["id"].startswith("first") for row in rows) == 32
+    monkeypatch.setattr("sys.argv", ["generate.py", str(tmp_path / "again.csv")])
+    monkeypatch.setattr("sys.path", sys.path[:])
+    load(folder / "generate.py").main()
+    assert (tmp_path / "again.csv").read_bytes() == (folder / "ioi.csv").read_bytes()
+
+
+def test_circuits_of_names(eap_results):
+    """What experiments/eap/README.md says of the bundled model."""
+    with h5py.File(eap_results[0], "r") as file:
+        assert file["baseline"].attrs["accuracy"] == 1
+        source = file["edges/source"].asstr()[:].tolist()
+        destination = file["edges/destination"].asstr()[:].tolist()
+        size = np.nan_to_num(np.abs(file["edges/score"][:]))
+        best = [np.unravel_index(edge, size.shape) for edge in np.argsort(-size, axis=None)[:4]]
+        assert {f"{source[u]} -> {destination[v]}" for u, v in best} == {
+            "input -> a0.h4<v>", "a0.h4 -> m0", "a0.h4 -> logits", "m0 -> logits"}
+        faithful = dict(zip(file["circuits/requested"][:].tolist(), file["faithfulness/normalized"][:]))
+        assert list(faithful) == [1, 3, 7, 15, 30, 75, 151, 303, 759, 1519]
+        assert abs(faithful[1]) < 1e-6 and 0.45 < faithful[7] < 0.6 and faithful[75] > 0.9
+        assert abs(faithful[1519] - 1) < 1e-5
+        at = file["faithfulness"].attrs
+        assert at["cpr"] == pytest.approx(0.990, abs=0.01) and at["cmd"] == pytest.approx(0.016, abs=0.005)
+
+
+def test_exact_patching_and_its_approximations(eap_results):
+    """What experiments/eap/README.md says of years: for this model and task EAP is nearer."""
+    with h5py.File(eap_results[1], "r") as file:
+        assert set(file["compare"]) == {"eap", "ig-inputs"}
+        r = {name: group.attrs["pearson_absolute"] for name, group in file["compare"].items()}
+    assert r["eap"] == pytest.approx(0.963, abs=0.01)
+    assert r["ig-inputs"] == pytest.approx(0.845, abs=0.01)
+
+
+def test_sweep_over_steps(causa, tmp_path):
+    causa("run", "configs/ioi-steps.yaml", "data.limit=4", f"output={tmp_path / 'steps'}")
+    with h5py.File(tmp_path / "steps" / "index.h5", "r") as file:
+        assert file["method.steps"][:].tolist() == 2 * [1, 2, 5, 10, 20]
+        assert file["method.variant"].asstr()[:].tolist() == 5 * ["ig-inputs"] + 5 * ["ig-activations"]
+        assert (file["status"].asstr()[:] == "complete").all()
+        assert ((file["cpr"][:] > 0.5) & (file["cpr"][:] < 1.5)).all() and (file["cmd"][:] < 0.5).all()

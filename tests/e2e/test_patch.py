@@ -5,6 +5,7 @@ tests/method/test_patch.c compares every kind of cell with a whole forward.
 """
 
 import json
+import re
 import signal
 import time
 
@@ -21,7 +22,8 @@ RESTORE = {**SWAP, "style": "restore", "noise": {"draws": 3}}
 EVERY_SITE = ["embed", "blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.resid_post",
               "blocks.*.attn_out", "blocks.*.mlp_out", "blocks.*.mlp.pre", "blocks.*.mlp.post",
               "blocks.*.attn.q", "blocks.*.attn.q[*]", "blocks.*.attn.k[*]", "blocks.*.attn.v[*]",
-              "blocks.*.attn.z[*]", "blocks.*.attn.result[*]"]
+              "blocks.*.attn.pattern", "blocks.*.attn.pattern[*]", "blocks.*.attn.z[*]",
+              "blocks.*.attn.result[*]"]
 # Student's t, 97.5 %, for two and three values
 T2, T3 = 12.7062, 4.3027
 
@@ -139,6 +141,17 @@ def test_backends_agree(patch):
                        equal_nan=True)
 
 
+def test_patterns_and_what_they_read(patch):
+    """A head's pattern changes its z where it reads, but not what it reads: neither nothing nor z."""
+    rows = id_pairs(2)
+    sites = [f"blocks.0.attn.{part}[1]" for part in ("pattern", "z")]
+    got = patch({**SWAP, "sites": sites}, rows, model=files.MODELS / "smollm2")
+    for i, row in enumerate(rows):
+        first = int(np.flatnonzero(np.array(row["clean_ids"]) != row["corrupted_ids"])[0])
+        pattern, z = got["patch/value"][i][:, first]
+        assert pattern != z and pattern != got["baseline/corrupted"][i]
+
+
 # ---- what the file says
 
 
@@ -157,16 +170,96 @@ def test_effects_and_means(patch):
     assert got["data/position"].tolist() == [7, 7, 7]
 
 
-def test_subjects_and_cells_that_few_prompts_have(patch, tmp_path):
+def test_subjects(patch):
     got = patch(RESTORE, rows_with_subjects())
     for i, (first, end) in enumerate(got["data/subject"]):
         pieces = got["data/pieces"][got["data/offsets"][i]:got["data/offsets"][i + 1]]
         assert b"".join(pieces[first:end]).strip() == b"John"
-    common = np.isfinite(got["patch/value"]).sum(axis=0) * 2 >= len(got["patch/value"])
-    assert not common.all()
-    effects = got["patch/mean_effect"][common & np.isfinite(got["patch/mean_effect"])]
+
+
+def subject_roles(first, end, length):
+    return [0] * first + ([1] + [2] * (end - first - 2) if end > first + 1 else []) + [3] + \
+        tail_roles(length - end)
+
+
+def tail_roles(count):
+    return ([4] + [5] * (count - 2) if count > 1 else []) + [6] * (count > 0)
+
+
+def pair_roles(clean, corrupted):
+    differs = np.flatnonzero(np.array(clean) != corrupted)
+    first, end = int(differs[0]), int(differs[-1]) + 1
+    inside = [2 if t in differs else 3 for t in range(first + 1, end)]
+    return [0] * first + [1] + inside + tail_roles(len(clean) - end)
+
+
+def several_differences(count=5):
+    rng, rows = np.random.default_rng(4), id_pairs(count, least=4, most=15)
+    for row in rows:
+        clean = row["clean_ids"]
+        places = rng.choice(np.arange(1, len(clean)), rng.integers(1, 4), replace=False)
+        row["corrupted_ids"] = [i + 1 if t in places else i for t, i in enumerate(clean)]
+    rows[0]["corrupted_ids"] = rows[0]["clean_ids"][:-1] + [7]  # the last token alone
+    return rows
+
+
+def assert_means_by_role(got, roles):
+    """roles: per prompt, one a token. Means over the tokens of a role, then over prompts."""
+    for name, mean in (("effect", "mean_effect"), ("value", "mean_value")):
+        per_prompt = np.full((len(roles), got["patch/value"].shape[1], 7), np.nan)
+        for i, mine in enumerate(roles):
+            for role in set(mine):
+                at = np.flatnonzero(np.array(mine) == role)
+                per_prompt[i, :, role] = got[f"patch/{name}"][i][:, at].mean(axis=1)
+        held = np.isfinite(per_prompt[:, 0]).sum(axis=0)
+        assert got["patch/prompts_by_role"].tolist() == held.tolist()
+        for role in range(7):
+            stored, mine = got[f"patch/{mean}_by_role"][:, role], per_prompt[:, :, role]
+            assert np.isnan(stored).all() if held[role] == 0 else \
+                np.allclose(stored, np.nanmean(mine, axis=0), rtol=1e-12, atol=1e-14), role
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_pairs_come_together_by_role(patch, tmp_path, direction):
+    rows = several_differences()
+    got = patch({**SWAP, "direction": direction}, rows, model=files.MODELS / "smollm2")
+    assert_means_by_role(got, [pair_roles(r["clean_ids"], r["corrupted_ids"]) for r in rows])
+    assert got["patch/role"][1] == b"first differing token"
     with h5py.File(tmp_path / "p.h5") as file:
-        assert file["patch"].attrs["strongest_effect"] == effects[np.argmax(np.abs(effects))]
+        shared = np.tile(2 * got["patch/prompts_by_role"] >= len(rows), (len(got["patch/site"]), 1))
+        effects = got["patch/mean_effect_by_role"][shared]
+        far = effects[np.argmax(np.abs(effects - (direction == "noise")))]
+        assert file["patch"].attrs["aligned_by"] == "role"
+        assert file["patch"].attrs["strongest_effect"] == far
+
+
+def test_subjects_come_together_by_role(patch):
+    got = patch({**RESTORE, "sites": ["blocks.*.resid_post", "blocks.0.attn_out"]},
+                rows_with_subjects())
+    lengths = np.diff(got["data/offsets"])
+    assert_means_by_role(got, [subject_roles(*map(int, (*span, n)))
+                               for span, n in zip(got["data/subject"], lengths)])
+    assert got["patch/role"][3] == b"last subject token"
+
+
+def test_prompts_built_alike_keep_their_positions(patch, tmp_path):
+    rows = id_pairs(3, least=8, most=9)
+    for row in rows:
+        row["corrupted_ids"] = [*row["clean_ids"][:3], 7, *row["clean_ids"][4:]]
+    got = patch(SWAP, rows, model=files.MODELS / "smollm2")
+    assert_means_by_role(got, [pair_roles(r["clean_ids"], r["corrupted_ids"]) for r in rows])
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert file["patch"].attrs["aligned_by"] == "position"
+    assert "patch/role" not in patch({**SWAP, "positions": "last"}, rows,
+                                     model=files.MODELS / "smollm2", name="last")
+
+
+def test_terminal_names_roles(causa, tmp_path):
+    """The last token of the last layer is everything, wherever it stands in its prompt."""
+    config = files.write_config(tmp_path / "c.yaml", {**SWAP, "sites": ["blocks.1.resid_post"]},
+                                several_differences(), model=files.MODELS / "smollm2")
+    done = causa("run", config, f"output={tmp_path / 'c.h5'}", "backend=ref")
+    assert "1.000  blocks.1.resid_post    at last token" in done.stdout, done.stdout
 
 
 def test_interval_over_draws(patch):
@@ -337,12 +430,32 @@ def test_bad_rows(causa, tmp_path, text_model, method, row, more, words):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json", "bad.yaml"]
 
 
+@pytest.mark.parametrize("method, bad", [
+    (SWAP, {**PAIR, "corrupted": PAIR["clean"]}),
+    (RESTORE, without(PAIR, "subject")),
+    ({**SWAP, "positions": {"after": "John"}}, {**without(PAIR, "subject"), "clean": "When Bob and Mary went"}),
+    (SWAP, without(PAIR, "wrong")),
+    ({"kind": "jacobian", "target": "gold", "position": 4}, {"clean": "When John"}),
+    ({"kind": "jacobian", "target": "gold", "position": [-1]}, {"clean": "When John"}),
+    ({"kind": "jacobian", "target": "answer_text"}, PAIR),
+    ({"kind": "jacobian", "target": "argmax", "evaluate": {"loo": True}}, {"clean": "W"}),
+], ids=["pair", "subject", "positions", "metric", "position", "target", "answer", "evaluation"])
+def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
+    """Twenty of them, and how many more there are."""
+    good = {**PAIR, "answer_text": " the end"}
+    config = files.write_config(tmp_path / "bad.yaml", method, [bad, good] * 23, model=text_model)
+    done = causa("run", config, f"output={tmp_path / 'bad.h5'}", check=False)
+    assert done.returncode == 3, done.stderr
+    rows = [int(n) for n in re.findall(r"bad\.json: row (\d+)", done.stderr)]
+    assert rows == list(range(1, 41, 2)) and "... and 3 more rows" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("change, words", [
     ({"sites": ["blocks.*.resid_pree"]}, ["method.sites", "did you mean 'resid_pre'"]),
     ({"sites": ["blocks.7.resid_pre"]}, ["method.sites", "expected a layer below 2, got 7"]),
     ({"sites": ["blocks.0.attn.v[3]"]}, ["method.sites", "got 3"]),
-    ({"sites": ["blocks.0.attn.pattern"]}, ["method.sites", "vector per token", "attn.pattern"]),
-    ({"sites": ["logits"]}, ["method.sites", "vector per token", "logits"]),
+    ({"sites": ["logits"]}, ["method.sites", "part of attention or MLP, got logits"]),
+    ({"sites": ["final_norm"]}, ["method.sites", "part of attention or MLP, got final_norm"]),
     ({"sites": ["embed", "embed"]}, ["method.sites", "got embed twice"]),
     ({"sites": []}, ["method.sites", "at least one site"]),
     ({"positions": "first"}, ["method.positions", "expected all, last, subject"]),

@@ -20,7 +20,7 @@ def test_there_are_snippets():
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippet(number, results, demo_result, capture_result, sweep_result, matrix_result,
-                 evaluation_result, patch_results):
+                 evaluation_result, patch_results, eap_results):
     done = subprocess.run([sys.executable, "-c", SNIPPETS[number]], cwd=results.parent,
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -36,12 +36,22 @@ def datasets(path):
 
 
 def test_every_dataset_is_documented(demo_result, capture_result, matrix_result, evaluation_result,
-                                     patch_results):
+                                     patch_results, eap_results, tmp_path, causa):
     """Paths of the first column of the tables; <name> stands for any one name."""
     rows = re.findall(r"^\| (`/[^|]+) \|", README, re.MULTILINE)
     documented = [re.escape(path) for row in rows for path in re.findall(r"`(/[^`]+)`", row)]
     patterns = [re.compile(re.sub(r"<\w+>", "[^/]+", path)) for path in documented]
-    for path in (demo_result, capture_result, matrix_result, evaluation_result, *patch_results):
+    more = tmp_path / "more.h5"
+    causa("run", "configs/ioi-eap-ig.yaml", f"output={more}", "data.limit=4", "method.per_example=true",
+          "method.by_position=true", "method.bootstrap=10",
+          "method.circuit={select: threshold, thresholds: [0.1]}")
+    units = []
+    for level in ("neuron", "hidden"):
+        units.append(tmp_path / f"{level}.h5")
+        causa("run", "configs/demo.yaml", "data.file=experiments/eap/ioi.csv", "data.limit=2",
+              f"output={units[-1]}", f"method={{kind: eap, level: {level}}}")
+    for path in (demo_result, capture_result, matrix_result, evaluation_result, *patch_results,
+                 *eap_results, more, *units):
         for dataset in datasets(path):
             assert any(pattern.fullmatch(dataset) for pattern in patterns), dataset
 

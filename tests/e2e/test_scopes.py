@@ -117,6 +117,111 @@ def test_paths_are_complete(run_ids):
         assert np.all(ratio > 3.6) and np.all(ratio < 4.4), (scope, ratio)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_log_probabilities_of_a_contrast_differ_as_logits(run_ids, model):
+    """log p_a - log p_b = z_a - z_b: both path scopes integrate one function, and it adds up."""
+    ids, a, b, *_ = next(iter(reference(model)))
+    scopes = ["integrated_gradients", "path_semantic"]
+    path = run_ids([ids, ids[:4]], dict(ARGMAX, scopes=scopes, target=f"#{a}:#{b}", steps=7), *files.EXACT,
+                   model=model)
+    with h5py.File(path) as file:
+        one, other = (file[f"attribution/{scope}"] for scope in scopes)
+        for name in ("score", "signed", "residual"):
+            assert np.array_equal(one[name][:], other[name][:]), name
+        assert np.abs(one["signed"][:]).max() > 0
+
+
+@pytest.mark.parametrize("span", [{}, {"position": [1, -1], "span": True}], ids=["one", "span"])
+def test_published_gradient_times_input_is_of_the_log_probability(run_ids, span):
+    """One published node stands at the input itself. Without compat it is the logit's gradient."""
+    prompts = [ids for ids, *_ in reference("gpt2")][:2]
+    scopes = ["input_x_gradient", "integrated_gradients"]
+    method = dict(ARGMAX, scopes=scopes, steps=1, **span)
+    for compat in ("none", "jacobian-scopes"):
+        path = run_ids(prompts, dict(method, compat=compat), *files.EXACT, name=compat)
+        with h5py.File(path) as file:
+            one, other = (file[f"attribution/{scope}"] for scope in scopes)
+            for name in ("score", "signed"):
+                assert np.array_equal(one[name][:], other[name][:]) == (compat != "none"), name
+            assert ("log-probability" in one.attrs["target"]) == (compat != "none")
+
+
+def test_published_number_of_steps(run_ids):
+    def steps(**more):
+        path = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], **more), *files.EXACT,
+                       name="-".join(map(str, more.values())) or "default")
+        with h5py.File(path) as file:
+            return file["attribution/path_semantic"].attrs["steps"]
+
+    assert steps() == 10
+    assert steps(compat="jacobian-scopes") == 5
+    assert steps(compat="jacobian-scopes", steps=3) == 3
+
+
+def test_contrasts_name_both_tokens(causa, run_ids, text_model, tmp_path):
+    config = files.write_config(tmp_path / "c.yaml", dict(ARGMAX, target=" the: a"),
+                                [{"clean": "When John and Mary went"}], model=text_model)
+    done = causa("run", config, f"output={tmp_path / 'c.h5'}")
+    assert "target ' the' rather than ' a'" in done.stdout, done.stdout
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert file["data/target_piece"].asstr()[:].tolist() == [" the"]
+        assert file["data/contrast_piece"].asstr()[:].tolist() == [" a"]
+    causa("report", tmp_path / "c.h5", "-o", tmp_path)
+    assert "rather than" in (tmp_path / "c.html").read_text()
+    with h5py.File(run_ids([[1, 2], [3, 4, 5]], dict(ARGMAX, target="#7:#9", position="all"))) as file:
+        assert file["data/contrast"][:].tolist() == [9] * 5
+    with h5py.File(run_ids([[1, 2]], ARGMAX, name="plain")) as file:
+        assert "contrast" not in file["data"]
+
+
+def test_a_token_with_its_space_gets_no_second_one(causa, text_model, tmp_path):
+    for text, hint in ((" winter-time", False), ("winter-time", True)):
+        config = files.write_config(tmp_path / "c.yaml", dict(ARGMAX, target=text),
+                                    [{"clean": "When John"}], model=text_model)
+        done = causa("run", config, f"output={tmp_path / 'c.h5'}", check=False)
+        assert done.returncode == 2 and "exactly one token" in done.stderr
+        assert ('begins with a space: " winter-time"' in done.stderr) == hint, done.stderr
+
+
+def test_residuals_are_told(causa, tmp_path):
+    """On the terminal, in the file and on the page, with a warning where they are large."""
+    prompts = [ids for ids, *_ in reference("gpt2")]
+    for steps, large in ((1, True), (512, False)):
+        config = files.write_config(tmp_path / "c.yaml",
+                                    dict(ARGMAX, scopes=["path_semantic"], steps=steps),
+                                    [{"clean_ids": ids} for ids in prompts], backend="ref")
+        done = causa("run", config, f"output={tmp_path / 'c.h5'}", "--overwrite")
+        with h5py.File(tmp_path / "c.h5") as file:
+            group, start = file["attribution/path_semantic"], file["data/offsets"][:-1]
+            residual = group["residual"][:]
+            change = residual + np.add.reduceat(group["signed"][:].astype(float), start)
+            share = np.abs(residual / change)
+            assert group.attrs["residual_share"] == pytest.approx(np.median(share), rel=1e-5)
+        missed = (share > 0.1).sum()
+        assert (missed > 0) == large
+        assert (f"in {missed} of {len(prompts)} prompts" in done.stderr) == large, done.stderr
+        assert f"residual {residual[0]:.3g}\n" in done.stdout
+        causa("report", tmp_path / "c.h5", "-o", tmp_path)
+        assert f"residual {100 * np.median(share):.2g} %" in (tmp_path / "c.html").read_text()
+
+
+@pytest.mark.parametrize("position", ["last", "all"])
+def test_entropy_and_inverse_temperature(run_ids, position):
+    """More reads than the entropy takes at once; captured values are float32."""
+    prompts = [ids for ids, *_ in reference("llama3-gqa-new")] * 3
+    path = run_ids(prompts, dict(ARGMAX, position=position), *files.EXACT, model="llama3-gqa-new")
+    captured = run_ids(prompts, {"kind": "capture", "sites": ["final_norm", "logits"],
+                                 "positions": position}, *files.EXACT, model="llama3-gqa-new", name="values")
+    with h5py.File(path) as file, h5py.File(captured) as values:
+        z = values["activations/logits"][:].astype(float)
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        assert len(p) > 16 or position == "last"
+        assert file["predictions/entropy"][:] == pytest.approx(-(p * np.log(p)).sum(axis=1), rel=1e-5)
+        norms = np.linalg.norm(values["activations/final_norm"][:].astype(float), axis=1)
+        assert file["predictions/norm"][:] == pytest.approx(norms, rel=1e-6)
+
+
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
     assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr
@@ -179,7 +284,7 @@ def test_hutchinson_is_unbiased(run_ids, model):
     and none is beyond 5, which a normal deviate is once in two million. The standard error falls
     as 1 / sqrt(probes): 16 times the probes, a quarter, within 15 %, three times the error of a
     standard deviation from 32 probes, averaged over prompts."""
-    prompts = [ids for ids, *_ in reference(model)] * 4  # signs differ: they are of the example
+    prompts = [ids[k:] + ids[:k] for k in range(4) for ids, *_ in reference(model)]
     exact, = scores_of(run_ids(prompts, dict(ARGMAX, scopes=["fisher"], rank="full"), *files.EXACT,
                                model=model, name="full"), "score")
     errors = {}
@@ -190,15 +295,19 @@ def test_hutchinson_is_unbiased(run_ids, model):
         deviation = (score - exact) / error
         if probes == 512:
             assert np.abs(deviation).max() < 5 and 0.2 < (deviation ** 2).mean() < 3
-            assert not np.array_equal(score[:len(prompts[0])],
-                                      score[len(score) // 4:][:len(prompts[0])])
     assert (errors[32] / errors[512]).mean() == pytest.approx(4, rel=0.15)
 
 
 def test_hutchinson_depends_on_nothing_beside_the_read(run_ids):
-    """The signs of a read are of seed, example and position: not of batch, positions or probes."""
+    """The signs of a read are of seed, prompt and position: not of row, batch, positions or probes."""
     prompts = [ids for ids, *_ in reference("gpt2")] * 3
     whole = run_ids(prompts, hutchinson(5), *files.EXACT, name="whole")
+    turned = run_ids(prompts[::-1] + [[4, 2]], hutchinson(5), *files.EXACT, name="turned")
+    for name in ("score", "standard_error"):
+        mine, = scores_of(whole, name)
+        ends = np.cumsum([len(p) for p in prompts[::-1]])
+        other = np.split(scores_of(turned, name)[0], ends)[:-1]
+        assert np.array_equal(mine, np.concatenate(other[::-1])), name
     files.same_bytes(whole, run_ids(prompts, hutchinson(5), *files.EXACT, "batch=13", name="parts"))
     other, = scores_of(run_ids(prompts, hutchinson(5), *files.EXACT, "seed=7", name="other"), "score")
     assert not np.array_equal(scores_of(whole, "score")[0], other)

@@ -7,6 +7,7 @@ The references lie in tests/fixtures/smollm2, whose README says how they were ma
 import json
 import os
 import pathlib
+import re
 import time
 
 import h5py
@@ -74,6 +75,60 @@ def test_scopes_equal_the_published_implementation(causa, tmp_path):
                 assert got[-1] == 0
 
 
+@pytest.mark.parametrize("variant", ["eap", "ig-inputs"])
+def test_edge_scores_equal_the_published_implementation(causa, tmp_path, variant):
+    """Within 1e-5 of the largest of all 123,211 edges: what float32 leaves of float64 after thirty
+    layers; the strongest thousand are the same but where two scores are that near."""
+    rows = [json.loads(line) for line in (REFERENCE / "ioi-pairs.jsonl").open()]
+    result = run(causa, tmp_path, rows, "{kind: eap, variant: %s, steps: 5, rule: left}" % variant)
+    with h5py.File(result) as file, h5py.File(REFERENCE / "eap-ig.h5") as reference:
+        edges = reference["valid"][:].astype(bool)
+        assert (file["edges/valid"][:].astype(bool) == edges).all() and edges.sum() == 123211
+        got, expected = file["edges/score"][:], reference[f"score/{variant}"][:]
+        assert np.isnan(got[~edges]).all()
+        got, expected = got[edges], expected[edges]
+        assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+        strongest = [set(np.argsort(-np.abs(score))[:1000]) for score in (got, expected)]
+        assert len(strongest[0] & strongest[1]) >= 990
+        for end in ("clean", "corrupted"):
+            expected = reference[f"baseline/{end}"][:]
+            got = file[f"baseline/{end}"][:]
+            assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max(), end
+
+
+def test_configured_scopes_share_one_backward(causa, tmp_path):
+    """configs/scopes-smollm2.yaml: three scopes of all prompts, and what its README says of them."""
+    plan = json.loads(causa("plan", "configs/scopes-smollm2.yaml", "--json").stdout)
+    assert (plan["batches"], plan["lanes"]) == (1, 3), plan
+    causa("run", "configs/scopes-smollm2.yaml", f"output={tmp_path / 'scopes.h5'}")
+    with h5py.File(tmp_path / "scopes.h5") as file:
+        assert sorted(file["attribution"]) == ["fisher", "semantic", "temperature"]
+        assert file["baseline"].attrs["accuracy"] == 0.5
+        row = file["data/id"].asstr()[:].tolist().index("capital-cue")
+        first, last = file["data/offsets"][row:row + 2]
+        pieces = file["data/pieces"].asstr()[first:last]
+        scores = file["attribution/semantic/score"][first:last]
+        assert pieces[np.argsort(-scores)[:2]].tolist() == [" Madrid", " Italy"]
+
+
+def test_commented_configuration_of_names(causa, tmp_path):
+    """configs/patch-ioi.yaml with the lines for this model in place of those for the bundled one."""
+    text = (ROOT / "configs" / "patch-ioi.yaml").read_text()
+    ours = dict(re.findall(r"^#   (model|data): (.*)$", text, flags=re.MULTILINE))
+    assert ours.keys() == {"model", "data"}
+    text = re.sub(r"^model:.*$", f"model: {ours['model']}", text, flags=re.MULTILINE)
+    text = re.sub(r"^data:\n(  .*\n)+", f"data: {ours['data']}\n", text, flags=re.MULTILINE)
+    (tmp_path / "names.yaml").write_text(text)
+    plan = json.loads(causa("plan", tmp_path / "names.yaml", "--json").stdout)
+    assert (plan["examples"], plan["excluded"]) == (20, 0)
+    result = tmp_path / "names.h5"
+    causa("run", tmp_path / "names.yaml", f"output={result}", "data.limit=2",
+          "method.sites=[blocks.29.resid_post]")
+    with h5py.File(result) as file:
+        assert file["baseline"].attrs["accuracy"] == 1
+        assert file["patch"].attrs["strongest_effect"] == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize("delay", [2.0, 2.3, 2.6, 2.9])
 def test_stop_signal_within_large_products(causa, tmp_path, delay):
     """A stop request while a library computes ends in a checkpoint: its kernels and a signal handler
@@ -108,3 +163,10 @@ def test_evaluation_leaves_bos_alone(causa, tmp_path):
             delta = aopc[f"{scope}/delta_logprob"][0]
             assert 0 not in aopc[f"{scope}/ablated"][:] and delta[-1] < -1
         assert aopc["semantic/delta_logprob"][0, 1] < -1
+
+
+def test_pairs_of_names_have_one_length_here_too(causa):
+    """configs/ioi-eap-ig.yaml with the model of its comment: answers are one token, nothing is left out."""
+    plan = json.loads(causa("plan", "configs/ioi-eap-ig.yaml", f"model={MODEL}",
+                            "method.ablation=mean-positional", "--json").stdout)
+    assert (plan["examples"], plan["excluded"]) == (64, 0)

@@ -277,19 +277,7 @@ void eap_golden_open(eap_golden *g, const char *name, const char *backend) {
     g->root = json_load_file(path, 0, &error);
     if (!g->root) fail_msg("%s: %s", path, error.text);
     build_model(&g->f, g->root);
-    const ca_arch *a = &g->f.model->arch;
-    int64_t h = a->heads, l = a->layers;
-    g->graph = (ca_circuit_graph){
-        .layers = l,
-        .heads = h,
-        .width = a->width,
-        .kv_columns = h,
-        .parallel = a->parallel,
-        .sources = 1 + l * (h + 1),
-        .destinations = l * (3 * h + 1) + 1,
-        .edges = (3 * h + 1) * (l + (h + 1) * l * (l - 1) / 2) + (a->parallel ? 0 : l * h) + 1 +
-                 l * (h + 1),
-    };
+    g->graph = ca_circuit_graph_of(&g->f.model->arch, 0);
     read_pairs(g);
     const json_t *circuits = member(g->root, "circuits");
     assert_int_equal(json_array_size(circuits), GOLDEN_CIRCUITS);

@@ -39,9 +39,9 @@ static void add_places(setting *s, ca_site_kind kind) {
 }
 
 static void open_setting(setting *s, fixture *f) {
-    static const ca_site_kind kinds[] = {CA_SITE_Q,       CA_SITE_K,        CA_SITE_V,
-                                         CA_SITE_Z,       CA_SITE_ATTN_OUT, CA_SITE_RESID_MID,
-                                         CA_SITE_MLP_PRE, CA_SITE_MLP_POST, CA_SITE_MLP_OUT};
+    static const ca_site_kind kinds[] = {
+        CA_SITE_Q,        CA_SITE_K,         CA_SITE_V,       CA_SITE_PATTERN,  CA_SITE_Z,
+        CA_SITE_ATTN_OUT, CA_SITE_RESID_MID, CA_SITE_MLP_PRE, CA_SITE_MLP_POST, CA_SITE_MLP_OUT};
     ca_tensor logits;
     const double *values;
     *s = (setting){.f = f, .row = {5, 5 + LENGTH}};
@@ -53,7 +53,12 @@ static void open_setting(setting *s, fixture *f) {
         s->ids[1][t] = f->prompts[2].ids[t];
         s->ids[0][t] = t < FIRST_DIFFERENCE ? s->ids[1][t] : f->prompts[2].ids[t + LENGTH];
     }
-    patch_sizes sizes = {5 + 2 * LENGTH, 3, MOST_CELLS * LENGTH, MOST_CELLS};
+    patch_sizes sizes = {5 + 2 * LENGTH,
+                         3,
+                         25 + 2 * LENGTH * LENGTH,
+                         MOST_CELLS * LENGTH,
+                         MOST_CELLS * LENGTH * LENGTH,
+                         MOST_CELLS};
     ok(ca_patch_engine_create(f->model, s->places, s->place_count, sizes, &s->engine));
     ca_batch *base = ca_patch_engine_base(s->engine);
     ca_batch_clear(base);
@@ -103,8 +108,13 @@ static ca_status swap_rows(void *context, const ca_hook_call *call, ca_tensor va
         *kept = tensor_of(w->f, value.rank, value.shape, values_of(w->f, value));
         return CA_OK;
     }
-    ca_tensor to = ca_tensor_slice(value, 0, w->from, w->to - w->from);
-    ca_tensor from = ca_tensor_slice(*kept, 0, w->from, w->to - w->from);
+    int64_t pattern[] = {value.shape[0] / (LENGTH * LENGTH), LENGTH, LENGTH};
+    bool flat = call->site == CA_SITE_PATTERN; /* [heads, row, key] to [row, heads, key] */
+    ca_tensor all = flat ? ca_tensor_swap_axes(ca_tensor_reshape(value, 3, pattern), 0, 1) : value;
+    ca_tensor source =
+        flat ? ca_tensor_swap_axes(ca_tensor_reshape(*kept, 3, pattern), 0, 1) : *kept;
+    ca_tensor to = ca_tensor_slice(all, 0, w->from, w->to - w->from);
+    ca_tensor from = ca_tensor_slice(source, 0, w->from, w->to - w->from);
     if (w->head >= 0) {
         to = ca_tensor_slice(to, 1, w->head, 1);
         from = ca_tensor_slice(from, 1, w->head, 1);

@@ -85,6 +85,8 @@ static void draw_values(parity *p, buffer *b, fill f) {
         float value = (float)draw(f, key, (uint64_t)i);
         if (b->dtype == CA_F32)
             ((float *)(void *)(b->before + GUARD))[i] = value;
+        else if (b->dtype == CA_BF16)
+            ((uint16_t *)(void *)(b->before + GUARD))[i] = ca_bf16_round(value);
         else
             ((double *)(void *)(b->before + GUARD))[i] = value;
     }
@@ -92,6 +94,12 @@ static void draw_values(parity *p, buffer *b, fill f) {
 
 ca_tensor parity_input(parity *p, const char *name, fill f, int rank, const int64_t *shape) {
     buffer *b = new_buffer(p, name, p->dtype, rank, shape);
+    draw_values(p, b, f);
+    return finish_buffer(p, b, rank, shape);
+}
+
+ca_tensor parity_input_bf16(parity *p, const char *name, fill f, int rank, const int64_t *shape) {
+    buffer *b = new_buffer(p, name, CA_BF16, rank, shape);
     draw_values(p, b, f);
     return finish_buffer(p, b, rank, shape);
 }

@@ -67,6 +67,8 @@ typedef struct parity {
 
 /* Contiguous; take views of it as needed. */
 ca_tensor parity_input(parity *p, const char *name, fill f, int rank, const int64_t *shape);
+/* The same in bf16 whatever the storage of the backend: the same bits on both sides. */
+ca_tensor parity_input_bf16(parity *p, const char *name, fill f, int rank, const int64_t *shape);
 /* As an input, but may change and is compared; `scale` as above. */
 ca_tensor parity_inout(parity *p, const char *name, fill f, double scale, int rank,
                        const int64_t *shape);

@@ -67,11 +67,11 @@ static void test_shapes(void **state) {
     assert_shape(ca_row_distances(be, vec(0, 3), absent, mat(2, 3, 9)),
                  "row_distances: x: expected [3, D] f32, got nothing");
     assert_shape(ca_matmul(be, mat(0, 2, 3), mat(1, 2, 4), mat(2, 5, 3), absent, plain),
-                 "matmul: b: expected [4, 3] f32, got [5, 3] f32");
+                 "matmul: b: expected [4, 3] f32 or bf16, got [5, 3] f32");
     assert_shape(ca_matmul(be, vec(0, 2), mat(1, 2, 4), mat(2, 4, 3), absent, plain),
                  "matmul: c: expected [M, N] f32 or f64, got [2] f32");
     assert_shape(ca_linear_fwd(be, mat(0, 2, 3), mat(1, 2, 4), mat(2, 3, 5), absent),
-                 "linear_fwd: matmul: b: expected [3, 4] f32, got [3, 5] f32");
+                 "linear_fwd: matmul: b: expected [3, 4] f32 or bf16, got [3, 5] f32");
     assert_shape(ca_act_fwd(be, mat(0, 2, 3), mat(1, 2, 3), CA_SILU, true),
                  "act_fwd: x: expected [2, 6] f32, got [2, 3] f32");
     assert_shape(ca_top_k(be, mat(0, 2, 4), ca_tensor_2d(part(1), CA_I32, 2, 4), mat(2, 2, 3)),

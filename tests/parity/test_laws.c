@@ -67,6 +67,71 @@ static void assert_near(double got, double expected, double limit, const char *w
                  limit, got);
 }
 
+/* ---- bf16 */
+
+/* 1 + 2^-8 lies halfway between two bf16 numbers, as 1 + 3 2^-8 does: the even ones are 1 and
+ * 1 + 2^-6. The weight 1 + 2^-7 is one. */
+static void bf16_rounds_to_even(ca_backend *be, ca_backend *ref, const void *context) {
+    (void)ref, (void)context;
+    if (!be->bfloat16) return;
+    static const float a[2] = {1 + 0x1p-8f, 1 + 0x3p-8f};
+    static const float rounded[2] = {1 + 0x1p-7f, (1 + 0x1p-6f) * (1 + 0x1p-7f)};
+    static const float whole[2] = {(1 + 0x1p-8f) * (1 + 0x1p-7f), (1 + 0x3p-8f) * (1 + 0x1p-7f)};
+    const uint16_t weight = ca_bf16_round(1 + 0x1p-7f);
+    float y[2];
+    device d = {.be = be};
+    ca_tensor to = floats(&d, NULL, 2, 1), from = floats(&d, a, 2, 1);
+    ca_tensor w = place(&d, CA_BF16, &weight, 1, 1);
+    for (int wide = 0; wide <= 1; wide++) {
+        ca_matmul_options o = {.alpha = 1, .wide = wide};
+        parity_ok(ca_matmul(be, to, from, w, absent, o));
+        fetch(&d, y, to);
+        assert_bits(y, wide ? whole : rounded, 2, be->name);
+    }
+    release(&d);
+}
+
+/* Of the product of the f32 matrices: rounding both to bf16 moves each term by at most 2^-8 of
+ * itself (2^-9 a factor), and the sum by that share of the sum of magnitudes S, half of what 2 bf16
+ * ulps of S are at least; sums in f32 add k 2^-24 at most. When only b is rounded the limit halves
+ * but for the sums. Large enough to be cut on a small device (tests/simt/check-simt.sh). */
+enum { BATCH = 2, LINES = 100, COLUMNS = 29, TERMS = 300 };
+
+static void near_product(const float *y, const float *a, const float *b, double share) {
+    for (int i = 0; i < BATCH * LINES; i++)
+        for (int j = 0; j < COLUMNS; j++) {
+            double sum = 0, magnitude = 0;
+            for (int k = 0; k < TERMS; k++) {
+                double term = (double)a[i * TERMS + k] * (double)b[j * TERMS + k];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            assert_near((double)y[i * COLUMNS + j], sum, share * magnitude, "c", i * COLUMNS + j);
+        }
+}
+
+static void bf16_products_are_near(ca_backend *be, ca_backend *ref, const void *context) {
+    (void)ref, (void)context;
+    if (!be->bfloat16) return;
+    static float a[BATCH * LINES * TERMS], b[COLUMNS * TERMS], y[BATCH * LINES * COLUMNS];
+    draw(a, BATCH * LINES * TERMS, "bf16 a");
+    draw(b, COLUMNS * TERMS, "bf16 b");
+    device d = {.be = be};
+    ca_tensor from = floats(&d, a, BATCH * LINES, TERMS), f32 = floats(&d, b, COLUMNS, TERMS);
+    ca_tensor w = place(&d, CA_BF16, NULL, COLUMNS, TERMS);
+    ca_tensor to = floats(&d, NULL, BATCH * LINES, COLUMNS);
+    ca_tensor x = ca_tensor_reshape(from, 3, (int64_t[]){BATCH, LINES, TERMS});
+    ca_tensor batch = ca_tensor_reshape(to, 3, (int64_t[]){BATCH, LINES, COLUMNS});
+    parity_ok(ca_copy(be, w, f32));
+    for (int wide = 0; wide <= 1; wide++) {
+        ca_matmul_options o = {.transpose_b = true, .alpha = 1, .wide = wide};
+        parity_ok(ca_matmul(be, batch, x, ca_tensor_repeat(w, BATCH), absent, o));
+        fetch(&d, y, to);
+        near_product(y, a, b, (wide ? 1 : 2) * 0x1p-9 + 0x1p-18 + TERMS * 0x1p-24);
+    }
+    release(&d);
+}
+
 /* ---- interventions */
 
 static void mix_keeps_bits(ca_backend *be, ca_backend *ref, const void *context) {
@@ -420,6 +485,8 @@ static void test_threads(void **state) {
         (void)state;                                                                               \
         parity_each_backend(function, NULL);                                                       \
     }
+LAW(bf16_rounds_to_even)
+LAW(bf16_products_are_near)
 LAW(mix_keeps_bits)
 LAW(pattern_mix_reads_visible)
 LAW(column_sums_of_chunks)
@@ -432,6 +499,8 @@ LAW(adam_twenty_steps)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bf16_rounds_to_even),
+        cmocka_unit_test(test_bf16_products_are_near),
         cmocka_unit_test(test_mix_keeps_bits),
         cmocka_unit_test(test_pattern_mix_reads_visible),
         cmocka_unit_test(test_column_sums_of_chunks),

@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 /* One case. `variant` counts the forms of an operation (transposes, kinds, layouts). */
 typedef struct row_case {
@@ -72,21 +73,24 @@ static double sum_scale(fill f, int64_t terms) {
     return fill_amplitude(f) * fill_amplitude(f) * sqrt((double)terms);
 }
 
-/* bits 0, 1: transposes; 2: bias and beta; 3: strided rows; 4: a batch that shares b */
-static void matmul_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
+/* bits 0, 1: transposes; 2: bias and beta; 3: strided rows, at no multiple of 16 bytes; 4: a batch
+ * that shares b */
+static void multiply_as(parity *p, const row_case *c, bool narrow, bool wide) {
+    ca_tensor (*b_input)(parity *, const char *, fill, int, const int64_t *) =
+        narrow ? parity_input_bf16 : parity_input;
     int64_t m = c->rows, n = 1 + c->width % 71, k = c->width, batch = bit(c, 4) ? 3 : 1;
     int64_t pad = bit(c, 3) ? 5 : 0;
-    ca_matmul_options o = {.transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1};
+    ca_matmul_options o = {
+        .transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1, .wide = wide};
     ca_tensor a = o.transpose_a ? parity_input(p, "a", c->f, SHAPE(batch, k, m + pad))
                                 : parity_input(p, "a", c->f, SHAPE(batch, m, k + pad));
-    ca_tensor b = o.transpose_b ? parity_input(p, "b", c->f, SHAPE(n, k + pad))
-                                : parity_input(p, "b", c->f, SHAPE(k, n + pad));
+    ca_tensor b = o.transpose_b ? b_input(p, "b", c->f, SHAPE(n, k + pad))
+                                : b_input(p, "b", c->f, SHAPE(k, n + pad));
     ca_tensor y = parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(batch, m, n + pad));
     ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(n)) : absent;
-    a = ca_tensor_slice(a, 2, 0, a.shape[2] - pad);
-    b = ca_tensor_slice(b, 1, 0, b.shape[1] - pad);
-    y = ca_tensor_slice(y, 2, 0, n);
+    a = ca_tensor_slice(a, 2, pad > 0, a.shape[2] - pad);
+    b = ca_tensor_slice(b, 1, pad > 0, b.shape[1] - pad);
+    y = ca_tensor_slice(y, 2, pad > 0, n);
     if (bit(c, 2)) o.alpha = -0.5, o.beta = 2;
     if (bit(c, 4)) {
         b = ca_tensor_repeat(b, batch);
@@ -97,6 +101,17 @@ static void matmul_case(parity *p, const void *parameters) {
         y.stride[0] += pad;
     }
     parity_ok(ca_matmul(p->be, y, a, b, bias, o));
+}
+
+static void matmul_case(parity *p, const void *parameters) {
+    multiply_as(p, parameters, false, false);
+}
+
+/* b in bf16; bit 5: a is not rounded. Both sides multiply the same bf16 values exactly, so that the
+ * limit is that of f32 sums. */
+static void matmul_bf16_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    multiply_as(p, c, true, bit(c, 5));
 }
 
 static void linear_case(parity *p, const void *parameters) {
@@ -118,11 +133,11 @@ static void linear_case(parity *p, const void *parameters) {
 enum { TABLE_ROWS = 41 };
 
 /* bit 0: lanes; 1: i64 index and accumulate */
-static void gather_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
+static void gather_as(parity *p, const row_case *c, bool narrow) {
     int64_t values[200];
     for (int64_t i = 0; i < c->rows; i++) values[i] = i * 17 % TABLE_ROWS;
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(TABLE_ROWS, c->width));
+    ca_tensor x = narrow ? parity_input_bf16(p, "x", c->f, SHAPE(TABLE_ROWS, c->width))
+                         : parity_input(p, "x", c->f, SHAPE(TABLE_ROWS, c->width));
     ca_tensor y = parity_inout(p, "y", c->f, 0, SHAPE(c->lanes, c->rows, c->width + 1));
     y = ca_tensor_slice(y, 2, 1, c->width);
     ca_tensor index = parity_input_i64(p, "index", bit(c, 1) ? CA_I64 : CA_I32, c->rows, values);
@@ -135,6 +150,9 @@ static void gather_case(parity *p, const void *parameters) {
     }
     parity_ok(ca_gather(p->be, y, x, index, 24.25, bit(c, 1)));
 }
+
+static void gather_case(parity *p, const void *parameters) { gather_as(p, parameters, false); }
+static void gather_bf16_case(parity *p, const void *parameters) { gather_as(p, parameters, true); }
 
 static void scatter_add_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
@@ -462,8 +480,16 @@ static const operation operations[] = {
      {0, 1, 17, 130, END},
      ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
     {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
+    {"matmul bf16",
+     matmul_bf16_case,
+     64,
+     {0, 5, 66, END},
+     {0, 1, 130, END},
+     ONE(NORMAL) | ONE(MIXED)},
+    {"matmul bf16", matmul_bf16_case, 4, {1, 70, END}, {2000, 4500, END}, ONE(NORMAL)},
     {"linear", linear_case, 2, {0, 1, 19, END}, {1, 33, 576, END}, ANY | LANED},
     {"gather", gather_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY | LANED},
+    {"gather bf16", gather_bf16_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
     {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY | LANED},
     {"multiply", multiply_case, 1, {0, 1, 50, END}, {1, 13, 577, END}, ANY | LANED},
     {"add", add_case, 2, {0, 1, 50, END}, {1, 13, 577, END}, ANY | LANED},
@@ -519,6 +545,10 @@ static void run_row_case(ca_backend *be, ca_backend *ref, const operation *o, ro
 /* Three lanes at every size; one and many at the largest number of rows. */
 static void run_operation(ca_backend *be, ca_backend *ref, const void *context) {
     const operation *o = context;
+    if (strstr(o->name, "bf16") && !be->bfloat16) {
+        print_message("%s: %s: this device has no bf16\n", be->name, o->name);
+        return;
+    }
     parity_summary summary = {0};
     for (const int64_t *rows = o->rows; *rows != END; rows++)
         for (const int64_t *width = o->widths; *width != END; width++)

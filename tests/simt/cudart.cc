@@ -28,7 +28,7 @@ static struct {
     cudaError_t failure;
     cudaError_t last, lost; /* lost: what every call returns once the device is */
     int device;
-    int resources[4];
+    int resources[RESOURCES];
 } runtime;
 
 size_t setting(const char *variable, size_t standard) {
@@ -44,16 +44,17 @@ static int driver_version() { return (int)setting("CA_SIMT_DRIVER", CUDART_VERSI
 
 void count_resource(resource what, int change) { runtime.resources[(int)what] += change; }
 
-/* Called at exit. A program whose device is lost releases what the host knows of it all the same. */
+/* Called at exit. A program whose device is lost releases what the host knows of it all the same.
+ */
 static void report_at_exit() {
     static const char *const names[] = {"page-locked allocations", "streams", "events",
-                                        "cuBLAS handles"};
+                                        "cuBLAS handles", "NCCL communicators"};
     bool leaks = false;
     if (getenv("CA_SIMT_FAIL") && runtime.failing_call == 0)
         fprintf(stderr, "simt: %zu calls\n", runtime.calls);
     if (getenv("CA_SIMT_FULL") && setting("CA_SIMT_FULL", 0) == 0)
         fprintf(stderr, "simt: %zu allocations\n", runtime.allocations);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < RESOURCES; i++) {
         if (runtime.resources[i] == 0) continue;
         fprintf(stderr, "simt: leak: %d %s\n", runtime.resources[i], names[i]);
         leaks = true;

@@ -206,6 +206,40 @@ static void test_resolved_text_repeats(void **state) {
 
 /* ---- files and help ---------------------------------------------------------------------- */
 
+/* "?TEXT" is a default where the map around the option is given; what is resolved repeats. */
+static void test_defaults_of_a_section(void **state) {
+    (void)state;
+    static const ca_option options[] = {
+        {"a.b.sizes", CA_OPTION_INTS, "?[1, 2]", "1..", NULL, "Sizes"},
+        {"a.b.kind", CA_OPTION_CHOICE, "?small", NULL, "small|large", "Kind"},
+        {"a.c", CA_OPTION_INT, "5", NULL, NULL, "Number"},
+        {NULL, CA_OPTION_ANY, NULL, NULL, NULL, NULL}};
+    static const ca_option *const own[] = {options, NULL};
+    static const struct {
+        const char *text, *resolved;
+    } cases[] = {
+        {"{}", "a:\n  c: 5\n"},
+        {"a: {c: 1}", "a:\n  c: 1\n"},
+        {"a: {b: null}", "a:\n  c: 5\n"},
+        {"a: {b: {}}", "a:\n  b:\n    sizes: [1, 2]\n    kind: small\n  c: 5\n"},
+        {"a: {b: {kind: large}}", "a:\n  b:\n    sizes: [1, 2]\n    kind: large\n  c: 5\n"},
+        {"sweep: {a.b.kind: [large]}", "a:\n  b:\n    sizes: [1, 2]\n    kind: large\n  c: 5\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *texts[] = {cases[i].text, cases[i].resolved};
+        for (int k = 0; k < 2; k++) {
+            ca_document *document;
+            ca_config *config;
+            assert_int_equal(
+                ca_document_parse(texts[k], strlen(texts[k]), "f.yaml", NULL, 0, &document), CA_OK);
+            assert_int_equal(ca_config_resolve(document, 0, own, &config), CA_OK);
+            assert_string_equal(ca_config_yaml(config), cases[i].resolved);
+            ca_config_free(config);
+            ca_document_free(document);
+        }
+    }
+}
+
 static void test_path_beside_the_config(void **state) {
     (void)state;
     char folder[] = "/tmp/causa-config-XXXXXX";
@@ -267,11 +301,17 @@ static void test_help(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scalar_forms),           cmocka_unit_test(test_refused_scalars),
-        cmocka_unit_test(test_lists_and_words),        cmocka_unit_test(test_anchors_and_merges),
-        cmocka_unit_test(test_fail_names_the_place),   cmocka_unit_test(test_first_row_counts),
-        cmocka_unit_test(test_resolved_text),          cmocka_unit_test(test_resolved_text_repeats),
-        cmocka_unit_test(test_path_beside_the_config), cmocka_unit_test(test_help),
+        cmocka_unit_test(test_scalar_forms),
+        cmocka_unit_test(test_refused_scalars),
+        cmocka_unit_test(test_lists_and_words),
+        cmocka_unit_test(test_anchors_and_merges),
+        cmocka_unit_test(test_fail_names_the_place),
+        cmocka_unit_test(test_first_row_counts),
+        cmocka_unit_test(test_resolved_text),
+        cmocka_unit_test(test_resolved_text_repeats),
+        cmocka_unit_test(test_defaults_of_a_section),
+        cmocka_unit_test(test_path_beside_the_config),
+        cmocka_unit_test(test_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -222,6 +222,47 @@ static void check_values(ca_backend *be, ca_dtype dtype) {
 static void test_values_f32(void **state) { check_values(*state, CA_F32); }
 static void test_values_f64(void **state) { check_values(*state, CA_F64); }
 
+/* Every matrix is the f32 one rounded once; the rest has the same bits. */
+static void same_but_rounded(ca_tensor narrow, ca_tensor f32, bool is_matrix) {
+    assert_int_equal(narrow.rank, f32.rank);
+    if (!f32.data) return;
+    assert_int_equal(narrow.dtype, is_matrix ? CA_BF16 : CA_F32);
+    for (int64_t i = 0; i < ca_tensor_count(&f32); i++) {
+        float x = ((const float *)f32.data)[i];
+        if (is_matrix)
+            assert_int_equal(((const uint16_t *)narrow.data)[i], ca_bf16_round(x));
+        else
+            assert_true(((const float *)narrow.data)[i] == x);
+    }
+}
+
+static void test_values_bf16(void **state) {
+    static const char *const names[] = {"gpt2", "llama3-gqa", "qwen2", "gguf/llama-q8_0.gguf"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, MODELS "%s", names[i]);
+        ca_model *f32 = load(path, *state, CA_F32, 0), *narrow = load(path, *state, CA_BF16, 0);
+        assert_int_equal(narrow->dtype, CA_F32);
+        assert_int_equal(narrow->precision, CA_BF16);
+        same_but_rounded(narrow->embed, f32->embed, true);
+        same_but_rounded(narrow->head, f32->head, true);
+        same_but_rounded(narrow->positions, f32->positions, true);
+        same_but_rounded(narrow->final_gain, f32->final_gain, false);
+        same_but_rounded(narrow->cosine[0], f32->cosine[0], false);
+        for (int64_t l = 0; l < f32->arch.layers; l++) {
+            const ca_layer *a = narrow->layers + l, *b = f32->layers + l;
+            same_but_rounded(a->qkv_weight, b->qkv_weight, true);
+            same_but_rounded(a->out_weight, b->out_weight, true);
+            same_but_rounded(a->up_weight, b->up_weight, true);
+            same_but_rounded(a->down_weight, b->down_weight, true);
+            same_but_rounded(a->qkv_bias, b->qkv_bias, false);
+            same_but_rounded(a->norm1_gain, b->norm1_gain, false);
+        }
+        ca_model_free(f32);
+        ca_model_free(narrow);
+    }
+}
+
 static void test_layers(void **state) {
     ca_model *m = load(MODELS "gpt2-inner", *state, CA_F32, 0);
     /* 1 / sqrt(10), divided by layer + 1: the same two roundings as in the loader */
@@ -253,6 +294,10 @@ static void test_bytes(void **state) {
         check(ca_model_load(file, *state, CA_F64, 0, &m));
         assert_int_equal(m->bytes, ca_model_file_bytes(file, CA_F64));
         assert_true(m->bytes >= 8 * ca_model_file_parameters(file));
+        ca_model_free(m);
+        check(ca_model_load(file, *state, CA_BF16, 0, &m));
+        assert_int_equal(m->bytes, ca_model_file_bytes(file, CA_BF16));
+        assert_true(m->bytes < ca_model_file_bytes(file, CA_F32) - ca_model_file_parameters(file));
         ca_model_free(m);
         ca_model_file_close(file);
     }
@@ -469,10 +514,12 @@ static void test_dtype(void **state) {
     ca_backend narrow = *(ca_backend *)*state;
     ca_model_file *file = NULL;
     ca_model *m = NULL;
-    narrow.float64 = false;
+    narrow.float64 = narrow.bfloat16 = false;
     check(ca_model_file_open(MODELS "smollm2", &file));
     assert_int_equal(ca_model_load(file, &narrow, CA_F64, 0, &m), CA_E_BACKEND);
-    assert_int_equal(ca_model_load(file, *state, CA_BF16, 0, &m), CA_E_BACKEND);
+    assert_int_equal(ca_model_load(file, &narrow, CA_BF16, 0, &m), CA_E_BACKEND);
+    assert_string_equal(ca_error_text(), "backend ref: expected weights as f32, got bf16");
+    assert_int_equal(ca_model_load(file, *state, CA_F16, 0, &m), CA_E_BACKEND);
     ca_model_file_close(file);
 }
 
@@ -482,6 +529,7 @@ int main(void) {
         cmocka_unit_test(test_llama_architecture),
         cmocka_unit_test(test_values_f32),
         cmocka_unit_test(test_values_f64),
+        cmocka_unit_test(test_values_bf16),
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_rope),

@@ -151,6 +151,38 @@ static void test_datasets_round_trip(void **state) {
     ca_result_reader_close(reader);
 }
 
+static void test_texts_and_truths_are_read(void **state) {
+    (void)state;
+    static const char *const names[] = {"m0", "", "é"};
+    const int8_t flags[6] = {1, 0, 1, 0, 0, 1};
+    ca_result *r = create();
+    ok(ca_result_put(r, "/names", CA_RESULT_TEXT, (ca_result_shape){1, {3}, {0}}, names));
+    ok(ca_result_put(r, "/mask", CA_RESULT_BOOL, (ca_result_shape){2, {2, 3}, {0}}, flags));
+    ok(ca_result_finish(r));
+
+    ca_result_reader *reader = open_reader(path);
+    const char *const *texts;
+    bool *truths;
+    int64_t count;
+    ca_result_shape shape;
+    ok(ca_result_reader_shape(reader, "/mask", &shape));
+    assert_true(shape.rank == 2 && shape.size[0] == 2 && shape.size[1] == 3);
+    ok(ca_result_reader_texts(reader, "/names", &texts, &count));
+    assert_int_equal(count, 3);
+    for (int i = 0; i < 3; i++) assert_string_equal(texts[i], names[i]);
+    ok(ca_result_reader_bools(reader, "/mask", 1, &truths, &count));
+    assert_true(count == 3 && !truths[0] && !truths[1] && truths[2]);
+    free(truths);
+    assert_int_equal(ca_result_reader_bools(reader, "/mask", 2, &truths, &count), CA_E_DATA);
+    assert_non_null(strstr(ca_error_text(), "/mask: expected an entry from 0 to 1, got 2"));
+    assert_int_equal(ca_result_reader_bools(reader, "/names", 0, &truths, &count), CA_E_DATA);
+    assert_non_null(strstr(ca_error_text(), "/names: expected true or false"));
+    assert_int_equal(ca_result_reader_texts(reader, "/mask", &texts, &count), CA_E_DATA);
+    assert_non_null(strstr(ca_error_text(), "/mask: expected texts"));
+    assert_true(ca_result_reader_has(reader, "/mask") && !ca_result_reader_has(reader, "/none"));
+    ca_result_reader_close(reader);
+}
+
 /* Large enough for chunks and compression; written over, and once with another shape. */
 static void test_large_and_replaced_datasets(void **state) {
     (void)state;
@@ -513,6 +545,7 @@ int main(void) {
         TEST(test_attributes_round_trip),
         TEST(test_ill_formed_text_is_replaced),
         TEST(test_datasets_round_trip),
+        TEST(test_texts_and_truths_are_read),
         TEST(test_large_and_replaced_datasets),
         TEST(test_reserved_rows),
         TEST(test_impossible_shapes),

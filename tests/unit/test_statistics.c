@@ -9,8 +9,10 @@
 #include <cmocka.h>
 
 #include "method/jacobian/statistics.h"
+#include "published_aopc.h"
 
 #include <math.h>
+#include <string.h>
 
 /* A few roundings of numbers of the size of 1. */
 #define NEAR(got, expected) assert_true(fabs((got) - (expected)) <= 1e-14)
@@ -42,6 +44,36 @@ static void areas(void **state) {
     NEAR(ca_statistics_published_sem(x, y, 3), sqrt(0.025 * 0.025 * 5 + 0.05 * 0.05 * 20));
 }
 
+/* The row of input_x_gradient of the same model and data set. */
+static const published_aopc *baseline_of(const published_aopc *row) {
+    static const char method[] = "input_x_gradient";
+    size_t pair = (size_t)(strrchr(row->name, ' ') + 1 - row->name);
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++)
+        if (strncmp(published[i].name, row->name, pair) == 0 &&
+            strcmp(published[i].name + pair, method) == 0)
+            return &published[i];
+    return NULL;
+}
+
+/* The area is linear in the changes, so that of their means is the mean of areas. Each of them is
+ * rounded to 5e-5, and the weights add up to 0.15. */
+static void published_areas(void **state) {
+    (void)state;
+    const double x[] = {0.05, 0.1, 0.2};
+    int differences = 0;
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        const published_aopc *row = &published[i], *baseline = baseline_of(row);
+        double area = ca_statistics_area(x, row->delta, 3);
+        if (!(fabs(area - row->aopc) <= 1.15 * 5e-5)) fail_msg("%s: %.6f", row->name, area);
+        if (isnan(row->difference)) continue;
+        double difference = area - ca_statistics_area(x, baseline->delta, 3);
+        if (!(fabs(difference - row->difference) <= 1.3 * 5e-5))
+            fail_msg("%s: difference %.6f", row->name, difference);
+        differences++;
+    }
+    assert_true(differences > 60);
+}
+
 static void correlations(void **state) {
     (void)state;
     ranked_value items[5];
@@ -69,13 +101,27 @@ static void correlations_with_ties(void **state) {
     NEAR(ca_statistics_kendall(a, b, 4), 5 / sqrt(5 * 6.0));
 }
 
+/* Both put 5 and 4 first; behind them are 3 and a tie, of which the lower index counts. */
+static void overlaps(void **state) {
+    (void)state;
+    ranked_value items[5];
+    double marks[5];
+    const double a[] = {1, 5, 4, 3, 0}, b[] = {2, 8, 9, 2, 1};
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 1, items, marks), 0);
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 2, items, marks), 1);
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 3, items, marks), 0.5);
+    NEAR(ca_statistics_top_jaccard(a, b, 5, 5, items, marks), 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(largest_first_ties_by_index),
         cmocka_unit_test(means_leave_nan_out),
         cmocka_unit_test(areas),
+        cmocka_unit_test(published_areas),
         cmocka_unit_test(correlations),
         cmocka_unit_test(correlations_with_ties),
+        cmocka_unit_test(overlaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,12 +49,14 @@ enum {
     CPU_KEY_BLOCK = 256,                  /* keys of one attention tile */
     CPU_TILE_STRIDE = CPU_KEY_BLOCK + 16, /* no power of two: rows spread over the cache */
     CPU_TILE_SIZE = CPU_QUERY_TILE * CPU_TILE_STRIDE,
-    CPU_TILES = 3,        /* tiles that one thread needs at most */
-    CPU_SERIAL = 1 << 14, /* an operation on fewer elements is not worth waking threads */
+    CPU_TILES = 3,           /* tiles that one thread needs at most */
+    CPU_GEMM_TILE = 1 << 20, /* values of one tile of a product with bf16 */
+    CPU_SERIAL = 1 << 14,    /* an operation on fewer elements is not worth waking threads */
 };
 
 typedef struct ca_cpu_context {
     float *tiles;          /* [threads, CPU_TILES, CPU_TILE_SIZE] attention scores */
+    float *gemm_tiles;     /* [2, CPU_GEMM_TILE] of a and b; not touched without bf16 */
     int64_t *tile_start;   /* [tile_capacity] see ca_cpu_tiles */
     int64_t tile_capacity; /* grows to the largest number of sequences seen, plus 1 */
 } ca_cpu_context;
@@ -194,10 +196,26 @@ bool ca_cpu_sgemm(int threads, bool transpose_a, bool transpose_b, int64_t m, in
                   float *c, int64_t ldc);
 extern const char ca_cpu_libraries[];
 
-/* c [m, n] = alpha a [m, k] (b [n, k])^T + beta c for few rows of a: reads b once, unpacked. */
-void ca_cpu_gemm_few_rows(int threads, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                          int64_t lda, const float *b, int64_t ldb, float beta, float *c,
-                          int64_t ldc);
+/* One product of a batch: c [m, n] = alpha op(a) op(b) + beta c. */
+typedef struct ca_cpu_product {
+    const float *a;
+    const void *b; /* f32, or bf16 when `narrow` */
+    float *c;
+    int64_t m, n, k, lda, ldb, ldc;
+    bool transpose_a, transpose_b, narrow;
+    bool wide; /* narrow: a is not rounded to bf16 */
+    float alpha, beta;
+} ca_cpu_product;
+
+/* Measured on two AVX-512 cores: up to here reading b unpacked wins (tests/bench/bench_ops.c). */
+static inline bool ca_cpu_has_few_rows(const ca_cpu_product *p) {
+    enum { FEW_ROWS = 32 };
+    return !p->transpose_a && p->transpose_b && p->m <= FEW_ROWS;
+}
+/* For few rows of a: reads b once, unpacked. a is taken as it is. */
+void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p);
+/* b is bf16. Uses the backend's scratch: one product at a time. false: the library refused. */
+bool ca_cpu_gemm_bf16(const ca_backend *be, const ca_cpu_product *p);
 
 /* ---- attention --------------------------------------------------------------------------- */
 

@@ -1,23 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * The matmul of the cpu backend: chooses between the library, the kernel for few rows and, for
- * inputs with repeated rows, a plain loop; runs batches.
+ * The matmul of the cpu backend: chooses between the library, the kernel for few rows, tiles for b
+ * in bf16 and, for inputs with repeated rows, a plain loop; runs batches.
  */
 #include "cpu.h"
 
-/* Measured on two AVX-512 cores: up to here reading b unpacked wins (tests/bench/bench_ops.c). */
-enum { FEW_ROWS = 32 };
 /* Multiplications of a product that is not worth waking threads. */
 enum { SMALL_PRODUCT = 1 << 17 };
-
-/* One product of a batch. */
-typedef struct cpu_product {
-    const float *a, *b;
-    float *c;
-    int64_t m, n, k, lda, ldb, ldc;
-    bool transpose_a, transpose_b;
-    float alpha, beta;
-} cpu_product;
 
 /* A library wants distinct rows: a leading dimension of at least the width. One row has any. */
 static bool fit_stride(int64_t rows, int64_t width, int64_t *stride) {
@@ -25,14 +14,15 @@ static bool fit_stride(int64_t rows, int64_t width, int64_t *stride) {
     return *stride >= width;
 }
 
-static void multiply_plainly(int threads, const cpu_product *p) {
+static void multiply_plainly(int threads, const ca_cpu_product *p) {
+    const float *b = p->b;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < p->m; i++)
         for (int64_t j = 0; j < p->n; j++) {
             double sum = 0;
             for (int64_t l = 0; l < p->k; l++) {
                 float x = p->transpose_a ? p->a[l * p->lda + i] : p->a[i * p->lda + l];
-                float y = p->transpose_b ? p->b[j * p->ldb + l] : p->b[l * p->ldb + j];
+                float y = p->transpose_b ? b[j * p->ldb + l] : b[l * p->ldb + j];
                 sum += (double)x * (double)y;
             }
             float *to = &p->c[i * p->ldc + j];
@@ -40,13 +30,12 @@ static void multiply_plainly(int threads, const cpu_product *p) {
         }
 }
 
-static bool multiply(int threads, cpu_product p) {
+static bool multiply(int threads, ca_cpu_product p) {
     bool fits = fit_stride(p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, &p.lda);
     fits = fit_stride(p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, &p.ldb) && fits;
     fits = fit_stride(p.m, p.n, &p.ldc) && fits;
-    if (!p.transpose_a && p.transpose_b && p.m <= FEW_ROWS) {
-        ca_cpu_gemm_few_rows(threads, p.m, p.n, p.k, p.alpha, p.a, p.lda, p.b, p.ldb, p.beta, p.c,
-                             p.ldc);
+    if (ca_cpu_has_few_rows(&p)) {
+        ca_cpu_gemm_few_rows(threads, &p);
         return true;
     }
     if (!fits) {
@@ -81,28 +70,28 @@ static ca_status scale_only(ca_backend *be, ca_tensor c, float beta) {
     return CA_OK;
 }
 
-/* All products of the batch; product i reads and writes i steps further. */
-static bool multiply_batch(int threads, cpu_product p, int64_t batch, const int64_t step[3]) {
+/* The product that reads and writes i steps further. */
+static ca_cpu_product product_at(ca_cpu_product p, int64_t i, const int64_t step[3]) {
+    p.c += i * step[0];
+    p.a += i * step[1];
+    p.b = (const char *)p.b + i * step[2] * (int64_t)(p.narrow ? sizeof(uint16_t) : sizeof(float));
+    return p;
+}
+
+static bool multiply_batch(ca_backend *be, ca_cpu_product p, int64_t batch, const int64_t step[3]) {
+    int threads = be->threads;
     bool done = true;
-    /* many or small products: one thread for each */
-    if (batch >= 4 * threads || p.m * p.n * p.k < SMALL_PRODUCT) {
+    /* many or small products: one thread for each, unless they share scratch memory */
+    if (!p.narrow && (batch >= 4 * threads || p.m * p.n * p.k < SMALL_PRODUCT)) {
 #pragma omp parallel for num_threads((int)cpu_min(threads, batch)) reduction(&& : done)
-        for (int64_t i = 0; i < batch; i++) {
-            cpu_product one = p;
-            one.c += i * step[0];
-            one.a += i * step[1];
-            one.b += i * step[2];
-            done = multiply(1, one) && done;
-        }
+        for (int64_t i = 0; i < batch; i++) done = multiply(1, product_at(p, i, step)) && done;
         return done;
     }
     /* outside of any parallel region, even one of a single thread: inside, OpenMP would start new
      * threads for every product */
     for (int64_t i = 0; i < batch && done; i++) {
-        done = multiply(threads, p);
-        p.c += step[0];
-        p.a += step[1];
-        p.b += step[2];
+        ca_cpu_product one = product_at(p, i, step);
+        done = p.narrow ? ca_cpu_gemm_bf16(be, &one) : multiply(threads, one);
     }
     return done;
 }
@@ -112,26 +101,28 @@ ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
     int axis = c.rank - 2; /* of the rows; a batch has one axis before it */
     int64_t batch = axis == 1 ? c.shape[0] : 1;
     const int64_t step[3] = {c.stride[0], a.stride[0], b.stride[0]}; /* when there is a batch */
-    cpu_product p = {.a = a.data,
-                     .b = b.data,
-                     .c = c.data,
-                     .m = c.shape[axis],
-                     .n = c.shape[axis + 1],
-                     .k = options.transpose_a ? a.shape[axis] : a.shape[axis + 1],
-                     .lda = a.stride[axis],
-                     .ldb = b.stride[axis],
-                     .ldc = c.stride[axis],
-                     .transpose_a = options.transpose_a,
-                     .transpose_b = options.transpose_b,
-                     .alpha = (float)options.alpha,
-                     .beta = (float)options.beta};
+    ca_cpu_product p = {.a = a.data,
+                        .b = b.data,
+                        .c = c.data,
+                        .m = c.shape[axis],
+                        .n = c.shape[axis + 1],
+                        .k = options.transpose_a ? a.shape[axis] : a.shape[axis + 1],
+                        .lda = a.stride[axis],
+                        .ldb = b.stride[axis],
+                        .ldc = c.stride[axis],
+                        .transpose_a = options.transpose_a,
+                        .transpose_b = options.transpose_b,
+                        .narrow = b.dtype == CA_BF16,
+                        .wide = options.wide,
+                        .alpha = (float)options.alpha,
+                        .beta = (float)options.beta};
     if (batch == 0 || p.m == 0 || p.n == 0) return CA_OK;
     if (bias.data != NULL) {
         add_bias(be, &c, bias.data, p.beta);
         p.beta = 1.0f;
     }
     if (p.k == 0) return scale_only(be, c, p.beta);
-    if (!multiply_batch(be->threads, p, batch, step))
+    if (!multiply_batch(be, p, batch, step))
         return ca_fail(CA_E_BACKEND, "cpu: matmul: %s refused c %s", ca_cpu_libraries,
                        ca_tensor_text(&c));
     return CA_OK;

@@ -14,12 +14,20 @@ enum {
     ROWS = 32,                             /* rows of a that go through a strip together */
 };
 
-typedef struct cpu_few {
-    const float *a, *b;
-    float *c;
-    int64_t k, lda, ldb, ldc;
-    float alpha, beta;
-} cpu_few;
+/* CPU_LANES values of bf16 as they lie. */
+typedef uint16_t narrow_vec __attribute__((vector_size(2 * CPU_LANES), aligned(2)));
+typedef uint32_t bits_vec __attribute__((vector_size(4 * CPU_LANES)));
+
+/* A row of b, in f32 or bf16. */
+typedef struct b_row {
+    const float *f32;
+    const uint16_t *bf16;
+} b_row;
+
+static inline cpu_vec load_b(bool narrow, b_row b, int64_t at) {
+    if (!narrow) return *(const cpu_vec *)(b.f32 + at);
+    return (cpu_vec)(__builtin_convertvector(*(const narrow_vec *)(b.bf16 + at), bits_vec) << 16);
+}
 
 /* The first `count` < CPU_LANES values, zeros behind them. */
 static cpu_vec load_part(const float *from, int64_t count) {
@@ -28,16 +36,24 @@ static cpu_vec load_part(const float *from, int64_t count) {
     return *(const cpu_vec *)lanes;
 }
 
-/* sums [rows, BLOCK] = dot products of `rows` rows of a with BLOCK rows of b. `rows` is a constant
- * at every call, so that the accumulators stay in registers. */
-static inline __attribute__((always_inline)) void dot_block(int rows, float (*sums)[STRIP],
-                                                            int64_t k, const float *a, int64_t lda,
-                                                            const float *const b[BLOCK]) {
+static cpu_vec load_b_part(bool narrow, b_row b, int64_t at, int64_t count) {
+    float lanes[CPU_LANES] = {0};
+    if (!narrow) return load_part(b.f32 + at, count);
+    for (int64_t i = 0; i < count; i++) lanes[i] = ca_bf16_widen(b.bf16[at + i]);
+    return *(const cpu_vec *)lanes;
+}
+
+/* sums [rows, BLOCK] = dot products of `rows` rows of a with BLOCK rows of b. `narrow` and `rows`
+ * are constants at every call, so that the accumulators stay in registers. */
+static inline __attribute__((always_inline)) void dot_block(bool narrow, int rows,
+                                                            float (*sums)[STRIP], int64_t k,
+                                                            const float *a, int64_t lda,
+                                                            const b_row b[BLOCK]) {
     cpu_vec acc[BLOCK][BLOCK] = {0};
     int64_t whole = k / CPU_LANES * CPU_LANES;
     for (int64_t at = 0; at < whole; at += CPU_LANES) {
         cpu_vec y[BLOCK];
-        for (int j = 0; j < BLOCK; j++) y[j] = *(const cpu_vec *)(b[j] + at);
+        for (int j = 0; j < BLOCK; j++) y[j] = load_b(narrow, b[j], at);
         for (int i = 0; i < rows; i++) {
             cpu_vec x = *(const cpu_vec *)(a + i * lda + at);
             for (int j = 0; j < BLOCK; j++) acc[i][j] += x * y[j];
@@ -46,8 +62,8 @@ static inline __attribute__((always_inline)) void dot_block(int rows, float (*su
     if (whole < k)
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < BLOCK; j++)
-                acc[i][j] +=
-                    load_part(a + i * lda + whole, k - whole) * load_part(b[j] + whole, k - whole);
+                acc[i][j] += load_part(a + i * lda + whole, k - whole) *
+                             load_b_part(narrow, b[j], whole, k - whole);
     for (int i = 0; i < rows; i++) {
         cpu_vec4 s0 = CPU_FOLD(acc[i][0]), s1 = CPU_FOLD(acc[i][1]);
         cpu_vec4 s2 = CPU_FOLD(acc[i][2]), s3 = CPU_FOLD(acc[i][3]);
@@ -61,34 +77,47 @@ static inline __attribute__((always_inline)) void dot_block(int rows, float (*su
     }
 }
 
-static void dot_rows(int64_t rows, float (*sums)[STRIP], int64_t k, const float *a, int64_t lda,
-                     const float *const b[BLOCK]) {
+static inline __attribute__((always_inline)) void dot_rows(bool narrow, int64_t rows,
+                                                           float (*sums)[STRIP], int64_t k,
+                                                           const float *a, int64_t lda,
+                                                           const b_row b[BLOCK]) {
     switch (rows) {
     case 1:
-        dot_block(1, sums, k, a, lda, b);
+        dot_block(narrow, 1, sums, k, a, lda, b);
         break;
     case 2:
-        dot_block(2, sums, k, a, lda, b);
+        dot_block(narrow, 2, sums, k, a, lda, b);
         break;
     case 3:
-        dot_block(3, sums, k, a, lda, b);
+        dot_block(narrow, 3, sums, k, a, lda, b);
         break;
     default:
-        dot_block(BLOCK, sums, k, a, lda, b);
+        dot_block(narrow, BLOCK, sums, k, a, lda, b);
     }
+}
+
+static b_row row_of(const ca_cpu_product *p, int64_t row) {
+    if (p->narrow) return (b_row){.bf16 = (const uint16_t *)p->b + row * p->ldb};
+    return (b_row){.f32 = (const float *)p->b + row * p->ldb};
 }
 
 /* Columns [at, at + columns) of c for at most ROWS rows. They are gathered first and then written
  * line by line: rows of c may lie a power of two apart, where few of their lines fit the cache. */
-static void strip(const cpu_few *p, int64_t row0, int64_t rows, int64_t at, int64_t columns) {
+static void strip(const ca_cpu_product *p, int64_t row0, int64_t rows, int64_t at,
+                  int64_t columns) {
     float sums[ROWS][STRIP];
     for (int64_t j = 0; j < columns; j += BLOCK) {
-        const float *rows_of_b[BLOCK]; /* beyond the end: the last row again */
-        for (int64_t l = 0; l < BLOCK; l++)
-            rows_of_b[l] = p->b + (at + cpu_min(j + l, columns - 1)) * p->ldb;
-        for (int64_t i = 0; i < rows; i += A_BLOCK)
-            dot_rows(cpu_min(A_BLOCK, rows - i), (float(*)[STRIP]) & sums[i][j], p->k,
-                     p->a + (row0 + i) * p->lda, p->lda, rows_of_b);
+        b_row b[BLOCK]; /* beyond the end: the last row again */
+        for (int64_t l = 0; l < BLOCK; l++) b[l] = row_of(p, at + cpu_min(j + l, columns - 1));
+        for (int64_t i = 0; i < rows; i += A_BLOCK) {
+            int64_t count = cpu_min(A_BLOCK, rows - i);
+            float(*block)[STRIP] = (float(*)[STRIP]) & sums[i][j];
+            const float *a = p->a + (row0 + i) * p->lda;
+            if (p->narrow)
+                dot_rows(true, count, block, p->k, a, p->lda, b);
+            else
+                dot_rows(false, count, block, p->k, a, p->lda, b);
+        }
     }
     for (int64_t i = 0; i < rows; i++) {
         float *to = p->c + (row0 + i) * p->ldc + at;
@@ -97,12 +126,9 @@ static void strip(const cpu_few *p, int64_t row0, int64_t rows, int64_t at, int6
     }
 }
 
-void ca_cpu_gemm_few_rows(int threads, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                          int64_t lda, const float *b, int64_t ldb, float beta, float *c,
-                          int64_t ldc) {
-    const cpu_few p = {a, b, c, k, lda, ldb, ldc, alpha, beta};
+void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t at = 0; at < n; at += STRIP)
-        for (int64_t row = 0; row < m; row += ROWS)
-            strip(&p, row, cpu_min(ROWS, m - row), at, cpu_min(STRIP, n - at));
+    for (int64_t at = 0; at < p->n; at += STRIP)
+        for (int64_t row = 0; row < p->m; row += ROWS)
+            strip(p, row, cpu_min(ROWS, p->m - row), at, cpu_min(STRIP, p->n - at));
 }

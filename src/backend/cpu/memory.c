@@ -77,12 +77,6 @@ static uint16_t to_f16(float x) {
     return (uint16_t)(sign | (magnitude - 0x38000000 + 0xfff + even) >> 13);
 }
 
-static uint16_t to_bf16(float x) {
-    uint32_t bits = cpu_to_bits(x);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /* n values of one row, through float32. */
 static void read_row(float *to, const char *from, ca_dtype dtype, int64_t n) {
     switch (dtype) {
@@ -97,7 +91,7 @@ static void read_row(float *to, const char *from, ca_dtype dtype, int64_t n) {
         break;
     case CA_BF16:
         for (int64_t i = 0; i < n; i++)
-            to[i] = cpu_from_bits((uint32_t)((const uint16_t *)(const void *)from)[i] << 16);
+            to[i] = ca_bf16_widen(((const uint16_t *)(const void *)from)[i]);
         break;
     default:
         assert(!"copy converts between floating dtypes only");
@@ -116,7 +110,7 @@ static void write_row(char *to, const float *from, ca_dtype dtype, int64_t n) {
         for (int64_t i = 0; i < n; i++) ((uint16_t *)(void *)to)[i] = to_f16(from[i]);
         break;
     case CA_BF16:
-        for (int64_t i = 0; i < n; i++) ((uint16_t *)(void *)to)[i] = to_bf16(from[i]);
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)(void *)to)[i] = ca_bf16_round(from[i]);
         break;
     default:
         assert(!"copy converts between floating dtypes only");
@@ -166,7 +160,7 @@ ca_status ca_cpu_fill(ca_backend *be, ca_tensor dst, double value) {
         element.half = to_f16((float)value);
         break;
     case CA_BF16:
-        element.half = to_bf16((float)value);
+        element.half = ca_bf16_round((float)value);
         break;
     case CA_I32:
         element.i32 = (int32_t)value;

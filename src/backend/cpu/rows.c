@@ -16,10 +16,26 @@ ca_status ca_cpu_index_check(const char *operation, const char *name, const ca_t
     return CA_OK;
 }
 
-/* Row `row` of lane `lane`; a tensor [n, D] has one lane. */
+/* Offset of row `row` of lane `lane`; a tensor [n, D] has one lane. */
+static int64_t lane_offset(const ca_tensor *t, int64_t lane, int64_t row) {
+    return (t->rank == 3 ? lane * t->stride[0] : 0) + row * t->stride[t->rank - 2];
+}
+
 static float *lane_row(const ca_tensor *t, int64_t lane, int64_t row) {
-    int64_t offset = t->rank == 3 ? lane * t->stride[0] : 0;
-    return (float *)t->data + offset + row * t->stride[t->rank - 2];
+    return (float *)t->data + lane_offset(t, lane, row);
+}
+
+/* to (+)= factor from, for a row of f32 or bf16 */
+static void put_row(float *to, float factor, const float *from, const uint16_t *narrow,
+                    bool accumulate, int64_t width) {
+    if (narrow && accumulate)
+        for (int64_t d = 0; d < width; d++) to[d] += factor * ca_bf16_widen(narrow[d]);
+    else if (narrow)
+        for (int64_t d = 0; d < width; d++) to[d] = factor * ca_bf16_widen(narrow[d]);
+    else if (accumulate)
+        for (int64_t d = 0; d < width; d++) to[d] += factor * from[d];
+    else
+        for (int64_t d = 0; d < width; d++) to[d] = factor * from[d];
 }
 
 ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor index, double scale,
@@ -32,11 +48,11 @@ ca_status ca_cpu_gather(ca_backend *be, ca_tensor y, ca_tensor x, ca_tensor inde
 #pragma omp parallel for num_threads(cpu_threads(be, items, width)) schedule(static)
     for (int64_t item = 0; item < items; item++) {
         float *to = lane_row(&y, item / n, item % n);
-        const float *from = lane_row(&x, item / n, cpu_index(&index, item % n));
-        if (accumulate)
-            for (int64_t d = 0; d < width; d++) to[d] += factor * from[d];
+        int64_t at = lane_offset(&x, item / n, cpu_index(&index, item % n));
+        if (x.dtype == CA_BF16)
+            put_row(to, factor, NULL, (const uint16_t *)x.data + at, accumulate, width);
         else
-            for (int64_t d = 0; d < width; d++) to[d] = factor * from[d];
+            put_row(to, factor, (const float *)x.data + at, NULL, accumulate, width);
     }
     return CA_OK;
 }

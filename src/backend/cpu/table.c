@@ -58,6 +58,7 @@ static void cpu_close(ca_backend *be) {
     ca_cpu_context *context = be->context;
     if (context != NULL) {
         free(context->tiles);
+        free(context->gemm_tiles);
         free(context->tile_start);
     }
     free(context);
@@ -70,16 +71,20 @@ static ca_status cpu_open(int device, int threads, ca_backend **out) {
     ca_status st = CA_OK;
     ca_backend *be = NULL;
     ca_cpu_context *context = NULL;
-    void *tiles = NULL;
+    void *tiles = NULL, *gemm_tiles = NULL;
 
     CA_TRY(ca_calloc(1, sizeof *be, &be));
-    *be = (ca_backend){
-        .name = "cpu", .ops = &cpu_ops, .threads = threads > 0 ? threads : omp_get_max_threads()};
+    *be = (ca_backend){.name = "cpu",
+                       .ops = &cpu_ops,
+                       .threads = threads > 0 ? threads : omp_get_max_threads(),
+                       .bfloat16 = true};
     CA_TRY(ca_calloc(1, sizeof *context, &context));
     be->context = context;
     CA_TRY(
         ca_cpu_alloc(be, (size_t)be->threads * CPU_TILES * CPU_TILE_SIZE * sizeof(float), &tiles));
     context->tiles = tiles;
+    CA_TRY(ca_cpu_alloc(be, 2 * (size_t)CPU_GEMM_TILE * sizeof(float), &gemm_tiles));
+    context->gemm_tiles = gemm_tiles;
     *out = be;
     return CA_OK;
 out:

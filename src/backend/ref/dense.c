@@ -54,14 +54,15 @@ static void multiply_row(const double *a, const double *panel, int64_t inner, do
 static void multiply_matrix(const ca_tensor *c, const ca_tensor *a, const ca_tensor *b,
                             const ca_tensor *bias, ca_matmul_options options, int64_t inner,
                             double *scratch) {
-    double *row = scratch, *panel = scratch + inner, sum[PANEL];
+    double *row = scratch, *panel = row + inner, *lines = panel + inner * PANEL, sum[PANEL];
     int64_t m = c->shape[0], n = c->shape[1];
+    for (int64_t i = 0; i < m; i++) load_line(a, options.transpose_a, i, lines + i * inner);
+    if (b->dtype == CA_BF16 && !options.wide) ca_ref_round_bf16(lines, m * inner);
     for (int64_t first = 0; first < n; first += PANEL) {
         int64_t count = n - first < PANEL ? n - first : PANEL;
         load_panel(b, options.transpose_b, first, count, inner, row, panel);
         for (int64_t i = 0; i < m; i++) {
-            load_line(a, options.transpose_a, i, row);
-            multiply_row(row, panel, inner, sum);
+            multiply_row(lines + i * inner, panel, inner, sum);
             for (int64_t j = 0; j < count; j++) {
                 double value = options.alpha * sum[j];
                 if (options.beta != 0) value += options.beta * ca_ref_get(c, i * n + first + j);
@@ -77,9 +78,10 @@ ca_status ca_ref_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
     (void)be;
     int64_t batches = c.rank == 3 ? c.shape[0] : 1;
     int64_t inner = a.shape[a.rank - (options.transpose_a ? 2 : 1)];
-    double *scratch = NULL; /* one line of a or b, one panel */
+    double *scratch = NULL; /* one line of b, one panel, all lines of a */
     ca_status st = CA_OK;
-    CA_TRY(ca_ref_scratch(inner * (1 + PANEL), &scratch));
+    int64_t rows = c.shape[c.rank - 2];
+    CA_TRY(ca_ref_scratch(inner * (1 + PANEL + rows), &scratch));
     for (int64_t i = 0; i < batches; i++) {
         ca_tensor ci = matrix_at(c, i), ai = matrix_at(a, i), bi = matrix_at(b, i);
         multiply_matrix(&ci, &ai, &bi, &bias, options, inner, scratch);

@@ -22,6 +22,8 @@ void *ca_ref_row(const ca_tensor *t, int64_t row);
 /* One element, counted in row-major order of the shape. */
 double ca_ref_get(const ca_tensor *t, int64_t element);
 void ca_ref_set(const ca_tensor *t, int64_t element, double value);
+/* Rounds to bf16, to nearest even. */
+void ca_ref_round_bf16(double *values, int64_t count);
 /* Element i of an i32 or i64 vector. */
 int64_t ca_ref_index(const ca_tensor *t, int64_t i);
 

@@ -137,6 +137,11 @@ void ca_ref_set(const ca_tensor *t, int64_t element, double value) {
     store_run(t, offset_of(t, t->rank, element), 1, &value);
 }
 
+void ca_ref_round_bf16(double *values, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        values[i] = decode(encode(values[i], BF16_FRACTION), BF16_FRACTION);
+}
+
 int64_t ca_ref_index(const ca_tensor *t, int64_t i) {
     return t->dtype == CA_I32 ? ((const int32_t *)t->data)[i] : ((const int64_t *)t->data)[i];
 }

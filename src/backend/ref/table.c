@@ -59,7 +59,7 @@ static ca_status open_ref(int device, int threads, ca_backend **out) {
     ca_backend *be;
     ca_status st = ca_calloc(1, sizeof *be, &be);
     if (st != CA_OK) return st;
-    *be = (ca_backend){.name = "ref", .ops = &operations, .threads = 1, .float64 = true};
+    *be = (ca_backend){.name = "ref", .ops = &operations, .threads = 1, .float64 = true, .bfloat16 = true};
     *out = be;
     return CA_OK;
 }

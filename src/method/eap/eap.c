@@ -5,27 +5,45 @@
  */
 #include "eap.h"
 
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const ca_option options[] = {
     {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
      "what is measured at the last token"},
-    {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL,
-     "eap|ig-inputs|ig-activations|clean-corrupted",
-     "where gradients are taken: at the clean run, along a path of the input or of activations, at "
-     "both ends"},
+    {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL, EAP_VARIANTS,
+     "gradients at the clean run (eap), along a path of the input or of activations, at both ends; "
+     "or without gradients: exact patching of one edge a time, information flow routes"},
     {"method.steps", CA_OPTION_INT, "5", "1..1000", NULL, "points of a path"},
     {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
      "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
      "right for ig-activations"},
-    {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node", "what is scored"},
+    {"method.ablation", CA_OPTION_CHOICE, "patching", NULL, "patching|zero|mean|mean-positional",
+     "what an ablated edge carries: the source's output on the corrupted prompt, nothing, its mean "
+     "over clean prompts and tokens, its mean over clean prompts at that position"},
+    {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node|neuron|hidden",
+     "what is scored: edges (and with them nodes), nodes, coordinates of nodes' outputs, hidden "
+     "units of the MLPs"},
     {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL, "keep the scores of every pair"},
+    {"method.by_position", CA_OPTION_BOOL, "false", NULL, NULL,
+     "keep the scores of edges at every token position, of prompts of one length"},
+    {"method.bootstrap", CA_OPTION_INT, "0", "0..10000", NULL,
+     "resamples of the pairs for 95 % intervals of edge scores; 0 = none"},
+    {"method.kv_columns", CA_OPTION_CHOICE, "query", NULL, "query|native",
+     "k and v inputs of grouped-query attention: one per query head, or one per key/value head, "
+     "whose score is the sum over its query heads"},
+    {"method.compare", CA_OPTION_CHOICES, "[]", NULL, EAP_VARIANTS,
+     "other variants whose edge scores are set beside these"},
+    EAP_CIRCUIT_OPTIONS,
+    {"method.evaluate.truth", CA_OPTION_TEXT, "", NULL, NULL,
+     ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
      "with compat: pairs in a batch of the peer, by which it divides their scores"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
-     "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch "
-     "and "
-     "let every path of ig-activations score all edges"},
+     "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch, "
+     "let every path of ig-activations score all edges, and take one mean for all sources; mib "
+     "runs circuits with patching whatever found them"},
     {0},
 };
 
@@ -39,17 +57,31 @@ static const char *const conventions[] = {
     "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
     "ig-activations: a path scores the edges that leave its own site, with weights 1/m; compat "
     "eap-ig: all edges, with weights 1/(m (2 L + 1))",
-    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean",
+    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean; "
+    "ablation mean: all sources have the same mean, over sources and prompts, of the output at the "
+    "last token divided by the prompt's length",
     "a node's score is the sum of those of the edges that leave it",
+    "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
+    "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
+    "share "
+    "of edges asked for, by the trapezoid rule (MIB takes cpr with circuit.absolute false, cmd "
+    "with "
+    "true)",
     "residual: change of the loss between the ends minus what the input's node explains of it",
     NULL,
 };
-static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corrupted_mean",
-                                        "/baseline@accuracy", NULL};
+static const char *const headlines[] = {"/baseline@clean_mean",  "/baseline@corrupted_mean",
+                                        "/baseline@accuracy",    "/faithfulness@cpr",
+                                        "/faithfulness@cmd",     "/edges@auroc",
+                                        "/edges@auroc_absolute", NULL};
 
 static void release(void *state) {
     eap *e = state;
     if (!e) return;
+    for (int64_t i = 0; i < e->compared_count; i++) release(e->compared[i]);
+    free(e->compared);
+    ca_eap_faithfulness_free(e->faithfulness);
+    ca_circuit_file_free(&e->truth);
     ca_eap_attribute_free(e);
     ca_packing_free(&e->packing);
     free(e->sites);
@@ -57,11 +89,29 @@ static void release(void *state) {
     free(e);
 }
 
+/* Circuits are run with corrupted prompts. */
+static bool evaluates_patching(const eap *e) {
+    return e->faithfulness && e->faithfulness->evaluate && !e->faithfulness->whole;
+}
+
 /* Appends what is wrong with a pair. */
-static ca_status check_pair(const ca_job *job, const ca_example *e, ca_string *problems) {
+static ca_status check_pair(const ca_job *job, const eap *state, const ca_example *e,
+                            ca_string *problems) {
     ca_status st = CA_OK;
     const char *place = ca_example_place(job->data, e), *line = problems->length ? "\n" : "";
-    if (e->first_difference == e->clean.count)
+    bool patching = evaluates_patching(state) || !ca_eap_runs_whole(state);
+    if (patching && e->corrupted.count == 0)
+        CA_TRY(ca_string_printf(problems,
+                                "%s%s: column corrupted: ablation patching needs a prompt, got "
+                                "none",
+                                line, place));
+    else if (patching && e->corrupted.count != e->clean.count)
+        CA_TRY(ca_string_printf(problems,
+                                "%s%s: column corrupted: expected %lld tokens as in clean, got "
+                                "%lld (data.mismatch=skip leaves such pairs out)",
+                                line, place, (long long)e->clean.count,
+                                (long long)e->corrupted.count));
+    else if (patching && e->first_difference == e->clean.count)
         CA_TRY(ca_string_printf(problems,
                                 "%s%s: column corrupted: expected a prompt that differs from "
                                 "clean, got the same tokens",
@@ -79,25 +129,48 @@ out:
 }
 
 /* All pairs at once, up to some. */
-static ca_status check_pairs(const ca_job *job) {
+static ca_status check_pairs(const ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     ca_string problems = {0};
     enum { MOST_BYTES = 4000 };
     for (int64_t i = 0; i < job->data->count && problems.length < MOST_BYTES; i++)
-        CA_TRY(check_pair(job, &job->data->examples[i], &problems));
+        CA_TRY(check_pair(job, e, &job->data->examples[i], &problems));
     if (problems.length) st = ca_fail(CA_E_DATA, "%s", problems.text);
 out:
     ca_string_free(&problems);
     return st;
 }
 
+/* MIB measures circuits by patching whatever they were found by. */
+static bool evaluates_whole(const ca_job *job, const eap *e) {
+    bool mib = strcmp(ca_config_text(job->config, "method.compat"), "mib") == 0;
+    return e->ablation.kind != EAP_PATCHING && !mib;
+}
+
 static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     ca_status st = CA_OK;
     eap *e = NULL;
     CA_TRY(ca_calloc(1, sizeof *e, &e));
-    CA_TRY(check_pairs(job));
-    CA_TRY(ca_eap_read_options(job, e));
+    CA_TRY(ca_eap_read_options(job, NULL, e));
+    bool nodes = e->level == EAP_NODES;
     CA_TRY(ca_eap_plan(job, e, plan));
+    CA_TRY(ca_eap_faithfulness_prepare(job, &e->sums.graph, &e->metric, evaluates_whole(job, e),
+                                       nodes, plan, &e->faithfulness));
+    if (e->faithfulness && !nodes && e->level != EAP_EDGES) {
+        st = ca_config_fail(job->config, "method.level",
+                            "expected edge or node, of which circuits are made, got %s",
+                            ca_config_text(job->config, "method.level"));
+        goto out;
+    }
+    if (e->faithfulness && e->faithfulness->whole && e->ablation.kind == EAP_ONE_MEAN) {
+        st = ca_config_fail(job->config, "method.evaluate.faithfulness",
+                            "expected compat none or mib with ablation mean: circuits are run with "
+                            "a mean for each source");
+        goto out;
+    }
+    CA_TRY(ca_eap_truth_read(job, e));
+    CA_TRY(check_pairs(job, e));
+    CA_TRY(ca_eap_compare_prepare(job, e, plan));
     *state = e;
     return CA_OK;
 out:
@@ -105,24 +178,104 @@ out:
     return st;
 }
 
+/* ---- run ---- */
+
+/* The mean scores that circuits are made of: [F, R] with NaN where there is no edge, or [F]. */
+static ca_status mean_scores(const eap *e, double **out) {
+    ca_status st = CA_OK;
+    const eap_sums *s = &e->sums;
+    bool nodes = e->level == EAP_NODES;
+    int64_t count = s->graph.sources * (nodes ? 1 : s->graph.destinations);
+    CA_TRY(ca_calloc((size_t)count, sizeof **out, out));
+    for (int64_t i = 0; i < count; i++)
+        (*out)[i] = (nodes ? s->node : s->edge)[i] / (double)e->job->data->count;
+    for (int64_t i = 0; i < count && !nodes; i++)
+        if (!s->valid[i]) (*out)[i] = NAN;
+out:
+    return st;
+}
+
+/* Counts examples behind those of the attribution. */
+static ca_status evaluate(ca_job *job, eap *e, int64_t *done) {
+    ca_status st = CA_OK;
+    double *score = NULL;
+    int64_t count = job->data->count, ran = 0;
+    int64_t first = job->resume_at > count ? job->resume_at - count : 0;
+    if (!e->faithfulness || first == count) return CA_OK;
+    CA_TRY(mean_scores(e, &score));
+    st = ca_eap_faithfulness_run(e->faithfulness, job, e->faithfulness->whole ? &e->ablation : NULL,
+                                 score, first, &ran);
+    *done = count + ran;
+out:
+    free(score);
+    return st;
+}
+
+static ca_status compute(ca_job *job, eap *e, int64_t *done) {
+    ca_status st = CA_OK;
+    *done = job->resume_at;
+    CA_TRY(ca_eap_make_means(e));
+    if (job->resume_at < job->data->count)
+        CA_TRY(ca_method_run_batches(job, &e->packing, "eap", ca_eap_attribute, e, done));
+    ca_eap_attribute_release(e);
+    CA_TRY(evaluate(job, e, done));
+    CA_TRY(ca_eap_compare(job, e));
+out:
+    return st;
+}
+
+/* Circuits of a file are run without scores of our own. */
+static ca_status run_given(ca_job *job, eap *e, int64_t *done) {
+    ca_status st = CA_OK;
+    if (job->resume_at == 0) CA_TRY(ca_method_write_data(job));
+    if (e->ablation.positions) {
+        CA_TRY(ca_eap_attribute_create(e));
+        CA_TRY(ca_eap_make_means(e));
+        ca_eap_attribute_release(e);
+    }
+    CA_TRY(ca_eap_faithfulness_run(e->faithfulness, job,
+                                   e->faithfulness->whole ? &e->ablation : NULL, NULL,
+                                   job->resume_at, done));
+out:
+    return st;
+}
+
 static ca_status run(ca_job *job, void *state, int64_t *done) {
     ca_status st = CA_OK;
     eap *e = state;
     e->job = job;
+    if (e->faithfulness && !ca_eap_faithfulness_needs_score(e->faithfulness))
+        return run_given(job, e, done);
     CA_TRY(ca_eap_attribute_create(e));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_eap_reserve(job, e));
     } else {
-        CA_TRY(ca_eap_restore_sums(e));
+        CA_TRY(ca_eap_sums_restore(&e->sums, job->result));
     }
-    st = ca_method_run_batches(job, &e->packing, "eap", ca_eap_attribute, e, done);
+    st = compute(job, e, done);
     if (st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) {
-        ca_status saved = ca_eap_save_sums(e);
+        ca_status saved = ca_eap_sums_save(&e->sums, job->result);
         st = saved == CA_OK ? st : saved;
     }
     CA_TRY(st);
     CA_TRY(ca_eap_write_scores(job, e));
+    CA_TRY(ca_eap_write_comparison(job, e));
+    CA_TRY(ca_eap_write_truth(job, e));
+out:
+    return st;
+}
+
+static ca_status answer(ca_job *job, void *state, ca_string *text) {
+    ca_status st = CA_OK;
+    const eap *e = state;
+    if (!e->faithfulness || ca_eap_faithfulness_needs_score(e->faithfulness))
+        CA_TRY(ca_eap_answer(job, state, text));
+    if (e->truth.in)
+        CA_TRY(ca_string_printf(text, "the true circuit: AUROC %.3f, by |score| %.3f\n", e->auroc,
+                                e->auroc_absolute));
+    CA_TRY(ca_eap_compare_answer(e, text));
+    if (e->faithfulness) CA_TRY(ca_eap_faithfulness_answer(e->faithfulness, job, text));
 out:
     return st;
 }
@@ -131,10 +284,9 @@ const ca_method ca_method_eap = {
     .kind = "eap",
     .summary = "edge attribution: which edges of the computation graph carry the answer",
     .options = options,
-    .needs = {.pair = true},
     .prepare = prepare,
     .run = run,
-    .answer = ca_eap_answer,
+    .answer = answer,
     .release = release,
     .conventions = conventions,
     .headlines = headlines,

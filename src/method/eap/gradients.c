@@ -8,7 +8,6 @@
 #include "causa/ops.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 
 /* ---- memory ---- */
@@ -21,49 +20,45 @@ static bool has_rest(const ca_model *m) {
     return m->layers[0].qkv_bias.data || m->layers[0].norm1_bias.data;
 }
 
-static void set_limits(eap_gradients *g, const ca_arch *arch) {
-    const eap_sizes *s = &g->sizes;
-    const uint32_t taps =
+static ca_pass_limits pass_limits(eap_ends_sizes sizes, int64_t points, unsigned wants) {
+    const uint32_t outputs =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
-    g->prefix_limits = (ca_pass_limits){.rows = s->prefix_rows, .key_values = true};
-    g->end_limits =
-        (ca_pass_limits){.rows = 2 * s->rows, .reads = 2 * s->pairs, .logits = true, .sites = taps};
-    g->point_limits = (ca_pass_limits){
-        .rows = s->points * s->rows,
-        .reads = s->points * s->pairs,
+    uint32_t sites = outputs;
+    if (wants & EAP_WANTS_EDGES)
+        sites |= CA_SITE_BIT(CA_SITE_Q) | CA_SITE_BIT(CA_SITE_K) | CA_SITE_BIT(CA_SITE_V) |
+                 CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_RESID_POST);
+    if (wants & EAP_WANTS_OUTPUTS) sites |= CA_SITE_BIT(CA_SITE_ATTN_OUT);
+    if (wants & EAP_WANTS_HIDDEN) sites |= CA_SITE_BIT(CA_SITE_MLP_POST);
+    return (ca_pass_limits){
+        .rows = points * sizes.rows,
+        .reads = points * sizes.pairs,
         .lanes = 1,
         .keep = true,
         .logits = true,
-        .per_query_head = true,
-        .sites = taps | CA_SITE_BIT(CA_SITE_Q) | CA_SITE_BIT(CA_SITE_K) | CA_SITE_BIT(CA_SITE_V) |
-                 CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_RESID_POST),
-        .edited = taps,
+        .per_query_head = wants & EAP_WANTS_EDGES,
+        .sites = sites,
+        .edited = outputs,
     };
-    (void)arch;
 }
 
-/* Takes all tensors, or with g->buffers empty measures them. */
-static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, bool measure) {
-    int64_t rows = g->sizes.rows, all = g->sizes.points * rows, kv = qkv_width(a);
+/* Takes all tensors, or measures them. */
+static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_ends_sizes sizes,
+                    bool measure) {
+    int64_t rows = sizes.rows, all = g->most_points * rows, kv = qkv_width(a);
     bool edges = g->wants & EAP_WANTS_EDGES, nodes = g->wants & EAP_WANTS_NODES;
-    int64_t z = a->heads * a->head_dim, columns = edges ? head_columns(a) : 0;
-    int64_t width = edges ? a->width : 0, sources = 1 + a->layers * (a->heads + 1);
+    int64_t columns = edges ? head_columns(a) : 0, width = edges ? a->width : 0;
+    int64_t sources = 1 + a->layers * (a->heads + 1);
+    int64_t outputs = g->wants & EAP_WANTS_OUTPUTS ? 1 + 2 * a->layers : 0;
+    int64_t hidden = g->wants & EAP_WANTS_HIDDEN ? a->layers : 0;
     const method_tensor list[] = {
-        {&g->alphas, type, 1, {g->sizes.points}},
-        {&g->ids, CA_I32, 1, {rows}},
-        {&g->d_logits, type, 3, {1, g->point_limits.reads, a->vocab}},
-        {&g->all_clean.embed, type, 2, {rows, a->width}},
-        {&g->all_clean.z, type, 3, {a->layers, rows, z}},
-        {&g->all_clean.mlp, type, 3, {a->layers, rows, a->width}},
-        {&g->all_ablated.embed, type, 2, {rows, a->width}},
-        {&g->all_ablated.z, type, 3, {a->layers, rows, z}},
-        {&g->all_ablated.mlp, type, 3, {a->layers, rows, a->width}},
-        {&g->all_difference.embed, type, 2, {rows, a->width}},
-        {&g->all_difference.z, type, 3, {a->layers, rows, z}},
-        {&g->all_difference.mlp, type, 3, {a->layers, rows, a->width}},
+        {&g->alphas, type, 1, {g->most_points}},
+        {&g->start, type, 2, {g->from_site ? all : 0, a->width}},
+        {&g->d_logits, type, 3, {1, g->most_points * sizes.pairs, a->vocab}},
         {&g->all_heads, type, 3, {a->layers * columns, rows, a->head_dim}},
         {&g->all_coefficient, type, 2, {a->layers * columns, all}},
         {&g->all_branch, type, 3, {edges ? a->layers + 1 : 0, rows, a->width}},
+        {&g->all_output, type, 3, {outputs, rows, a->width}},
+        {&g->all_hidden, type, 3, {hidden, rows, a->mlp_width}},
         {&g->all_node, type, 2, {nodes ? sources : 0, all}},
         {&g->projections, type, 3, {edges ? a->layers : 0, all, kv}},
         {&g->rest, type, 2, {edges ? a->layers : 0, kv}},
@@ -74,41 +69,18 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, bool meas
     return ca_method_take_list(measure ? NULL : &g->buffers, list, sizeof list / sizeof *list);
 }
 
-ca_status ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_sizes sizes,
-                                 unsigned wants, int64_t *bytes) {
-    eap_gradients g = {.sizes = sizes, .wants = wants};
-    set_limits(&g, arch);
-    *bytes = take(&g, arch, dtype, true);
-    *bytes += ca_pass_bytes(arch, dtype, &g.end_limits) +
-              ca_batch_bytes(2 * sizes.pairs, g.end_limits.rows, g.end_limits.reads);
-    *bytes += ca_pass_bytes(arch, dtype, &g.point_limits) +
-              ca_batch_bytes(sizes.points * sizes.pairs, g.point_limits.rows, g.point_limits.reads);
-    if (sizes.prefix_rows)
-        *bytes += ca_pass_bytes(arch, dtype, &g.prefix_limits) +
-                  ca_batch_bytes(sizes.pairs, sizes.prefix_rows, 0);
-    return CA_OK;
-}
-
-static ca_status create_passes(eap_gradients *g) {
-    ca_status st = CA_OK;
-    ca_backend *be = g->model->backend;
-    int64_t pairs = g->sizes.pairs;
-    CA_TRY(ca_batch_create(be, 2 * pairs, g->end_limits.rows, g->end_limits.reads, &g->end_batch));
-    CA_TRY(ca_batch_create(be, g->sizes.points * pairs, g->point_limits.rows, g->point_limits.reads,
-                           &g->point_batch));
-    CA_TRY(ca_pass_create(g->model, &g->end_limits, &g->end_pass));
-    CA_TRY(ca_pass_create(g->model, &g->point_limits, &g->point_pass));
-    if (g->sizes.prefix_rows == 0) goto out;
-    CA_TRY(ca_batch_create(be, pairs, g->sizes.prefix_rows, 0, &g->prefix_batch));
-    CA_TRY(ca_pass_create(g->model, &g->prefix_limits, &g->prefix_pass));
-out:
-    return st;
+int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
+                               int64_t most_points, unsigned wants, bool from_site) {
+    eap_gradients g = {.most_points = most_points, .wants = wants, .from_site = from_site};
+    ca_pass_limits limits = pass_limits(sizes, most_points, wants);
+    return take(&g, arch, dtype, sizes, true) + ca_pass_bytes(arch, dtype, &limits) +
+           ca_batch_bytes(limits.reads, limits.rows, limits.reads);
 }
 
 /* q0 | k0 | v0 of every layer: what is projected of a row whose xhat is 0. */
 static ca_status set_rest(eap_gradients *g) {
     ca_status st = CA_OK;
-    const ca_model *m = g->model;
+    const ca_model *m = g->ends->model;
     ca_backend *be = m->backend;
     if (!has_rest(m) || !(g->wants & EAP_WANTS_EDGES)) {
         g->rest.data = NULL;
@@ -129,77 +101,32 @@ out:
 
 ca_status ca_eap_gradients_create(eap_gradients *g) {
     ca_status st = CA_OK;
-    const ca_model *m = g->model;
-    size_t pairs = (size_t)g->sizes.pairs;
-    set_limits(g, &m->arch);
-    CA_TRY(create_passes(g));
-    CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(g, &m->arch, m->dtype, true),
+    const ca_model *m = g->ends->model;
+    eap_ends_sizes sizes = g->ends->sizes;
+    ca_pass_limits limits = pass_limits(sizes, g->most_points, g->wants);
+    CA_TRY(ca_batch_create(m->backend, limits.reads, limits.rows, limits.reads, &g->batch));
+    CA_TRY(ca_pass_create(m, &limits, &g->pass));
+    CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(g, &m->arch, m->dtype, sizes, true),
                                     &g->buffers));
-    take(g, &m->arch, m->dtype, false);
+    take(g, &m->arch, m->dtype, sizes, false);
     CA_TRY(set_rest(g));
-    CA_TRY(ca_calloc(pairs, sizeof *g->clean_metric, &g->clean_metric));
-    CA_TRY(ca_calloc(pairs, sizeof *g->ablated_metric, &g->ablated_metric));
-    CA_TRY(ca_calloc(pairs, sizeof *g->predicted, &g->predicted));
-    CA_TRY(ca_calloc((size_t)g->sizes.rows + 1, sizeof *g->id_host, &g->id_host));
-    CA_TRY(ca_calloc((size_t)g->sizes.points * sizeof(double), 1, &g->staging));
+    CA_TRY(ca_calloc((size_t)g->most_points, sizeof(double), &g->staging));
 out:
     if (st != CA_OK) ca_eap_gradients_free(g);
     return st;
 }
 
 void ca_eap_gradients_free(eap_gradients *g) {
-    ca_pass_free(g->prefix_pass);
-    ca_pass_free(g->end_pass);
-    ca_pass_free(g->point_pass);
-    ca_batch_free(g->prefix_batch);
-    ca_batch_free(g->end_batch);
-    ca_batch_free(g->point_batch);
+    ca_pass_free(g->pass);
+    ca_batch_free(g->batch);
     ca_method_buffers_free(&g->buffers);
-    free(g->clean_metric);
-    free(g->ablated_metric);
-    free(g->predicted);
-    free(g->id_host);
     free(g->staging);
     *g = (eap_gradients){0};
 }
 
 /* ---- the two ends ---- */
 
-static const ca_pass *prefix_of(const eap_gradients *g) {
-    return g->group->prefix_rows ? g->prefix_pass : NULL;
-}
-
-static ca_status run_prefixes(eap_gradients *g) {
-    ca_status st = CA_OK;
-    if (!prefix_of(g)) return CA_OK;
-    ca_batch_clear(g->prefix_batch);
-    ca_eap_group_add_prefixes(g->group, g->prefix_batch);
-    CA_TRY(ca_batch_upload(g->prefix_batch));
-    ca_forward request = ca_forward_all(g->model, g->prefix_batch);
-    request.head = CA_HEAD_NONE;
-    CA_TRY(ca_pass_forward(g->prefix_pass, &request));
-out:
-    return st;
-}
-
-/* Token embeddings of the tails, without a run. */
-static ca_status embed_tails(eap_gradients *g, bool corrupted, ca_tensor embed) {
-    ca_status st = CA_OK;
-    const ca_model *m = g->model;
-    const eap_group *group = g->group;
-    int64_t rows = 0;
-    for (int64_t n = 0; n < group->count; n++) {
-        const ca_example *e = &group->data->examples[group->first + n];
-        const ca_prompt_text *prompt = corrupted ? &e->corrupted : &e->clean;
-        for (int64_t t = group->tail[n]; t < prompt->count; t++)
-            g->id_host[rows++] = prompt->ids[t];
-    }
-    ca_tensor ids = ca_tensor_slice(g->ids, 0, 0, rows);
-    CA_TRY(ca_upload(m->backend, ids, g->id_host));
-    CA_TRY(ca_gather(m->backend, embed, m->embed, ids, m->arch.embed_scale, false));
-out:
-    return st;
-}
+static bool is_patching(const eap_gradients *g) { return g->ends->ablation == NULL; }
 
 /* The first point with this alpha of a path of embeddings, which is a run of its own; -1: none. */
 static int64_t point_at(eap_site site, const eap_point *point, int64_t points, double alpha) {
@@ -208,72 +135,25 @@ static int64_t point_at(eap_site site, const eap_point *point, int64_t points, d
     return -1;
 }
 
-static ca_status score_end(eap_gradients *g, bool clean, ca_tensor logits, method_scorer *scorer) {
-    ca_status st = CA_OK;
-    double *metric = clean ? g->clean_metric : g->ablated_metric;
-    for (int64_t n = 0; n < g->group->count; n++) {
-        const ca_example *e = &g->group->data->examples[g->group->first + n];
-        ca_tensor row = ca_tensor_slice(logits, 0, n, 1);
-        if (clean) CA_TRY(ca_method_scorer_clean(scorer, n, row, &g->predicted[n]));
-        CA_TRY(ca_method_score(scorer, e, n, row, &metric[n]));
-    }
-out:
-    return st;
-}
-
-static ca_status run_ends(eap_gradients *g, bool clean, bool ablated, method_scorer *scorer) {
-    ca_status st = CA_OK;
-    int64_t rows = g->group->rows, pairs = g->group->count, count = 0;
-    ca_hook hooks[2 * EAP_TAP_HOOKS];
-    eap_tap clean_tap = {.from = 0, .to = g->clean},
-            ablated_tap = {.from = clean ? rows : 0, .to = g->ablated};
-    if (!clean && !ablated) return CA_OK;
-    ca_batch_clear(g->end_batch);
-    if (clean) {
-        ca_eap_group_add_run(g->group, g->end_batch, false);
-        ca_eap_tap_hooks(&clean_tap, &g->model->arch, hooks);
-        count = EAP_TAP_HOOKS;
-    }
-    if (ablated) {
-        ca_eap_group_add_run(g->group, g->end_batch, true);
-        ca_eap_tap_hooks(&ablated_tap, &g->model->arch, hooks + count);
-        count += EAP_TAP_HOOKS;
-    }
-    CA_TRY(ca_batch_upload(g->end_batch));
-    ca_forward request = ca_forward_all(g->model, g->end_batch);
-    request.prefix = prefix_of(g);
-    request.hooks = hooks;
-    request.hook_count = count;
-    CA_TRY(ca_pass_forward(g->end_pass, &request));
-    ca_tensor logits = ca_pass_logits(g->end_pass);
-    if (clean) CA_TRY(score_end(g, true, ca_tensor_slice(logits, 0, 0, pairs), scorer));
-    if (ablated)
-        CA_TRY(score_end(g, false, ca_tensor_slice(logits, 0, clean ? pairs : 0, pairs), scorer));
-out:
-    return st;
+static ca_tensor with_rows(ca_tensor t, int64_t rows) {
+    return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
 }
 
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points, method_scorer *scorer) {
     ca_status st = CA_OK;
-    const ca_arch *a = &g->model->arch;
-    int64_t rows = group->rows;
-    g->group = group;
-    g->differs = false;
-    g->clean = ca_eap_outputs_rows(&g->all_clean, rows);
-    g->ablated = ca_eap_outputs_rows(&g->all_ablated, rows);
-    g->difference = ca_eap_outputs_rows(&g->all_difference, rows);
-    if (g->wants & EAP_WANTS_EDGES) {
-        ca_tensor h = g->all_heads, b = g->all_branch;
-        g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), rows, a->head_dim);
-        g->branch = ca_tensor_3d(b.data, b.dtype, b.shape[0], rows, b.shape[2]);
-    }
-    for (int64_t n = 0; n < group->count; n++) g->clean_metric[n] = g->ablated_metric[n] = NAN;
-    CA_TRY(run_prefixes(g));
-    CA_TRY(embed_tails(g, false, g->clean.embed));
-    if (g->patching) CA_TRY(embed_tails(g, true, g->ablated.embed));
-    CA_TRY(run_ends(g, point_at(site, point, points, 1) < 0,
-                    g->patching && point_at(site, point, points, 0) < 0, scorer));
+    const ca_arch *a = &g->ends->model->arch;
+    CA_TRY(ca_eap_ends_begin(g->ends, group));
+    bool clean = g->from_site || point_at(site, point, points, 1) < 0;
+    bool ablated = g->from_site || !is_patching(g) || point_at(site, point, points, 0) < 0;
+    CA_TRY(ca_eap_ends_run(g->ends, clean, ablated, scorer));
+    if (g->from_site) CA_TRY(ca_eap_ends_subtract(g->ends));
+    g->differs = g->from_site;
+    ca_tensor h = g->all_heads;
+    g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), group->rows, a->head_dim);
+    g->branch = with_rows(g->all_branch, group->rows);
+    g->output = with_rows(g->all_output, group->rows);
+    g->hidden = with_rows(g->all_hidden, group->rows);
 out:
     return st;
 }
@@ -284,9 +164,9 @@ out:
 static ca_status put_point(void *context, const ca_hook_call *call, ca_tensor value) {
     ca_status st = CA_OK;
     const eap_gradients *g = context;
-    int64_t rows = g->group->rows;
-    ca_tensor clean = ca_eap_outputs_at(&g->clean, call->site, call->layer);
-    ca_tensor ablated = ca_eap_outputs_at(&g->ablated, call->site, call->layer);
+    int64_t rows = g->ends->group->rows;
+    ca_tensor clean = ca_eap_outputs_at(&g->ends->clean, call->site, call->layer);
+    ca_tensor ablated = ca_eap_outputs_at(&g->ends->ablated, call->site, call->layer);
     if (value.rank == 3)
         value = ca_tensor_2d(value.data, value.dtype, value.shape[0], clean.shape[1]);
     for (int64_t k = 0; k < g->points; k++) {
@@ -308,9 +188,10 @@ static ca_status cut_gradient(void *context, const ca_hook_call *call, ca_tensor
 
 /* The path's hook, and taps of the ends that this pass runs. */
 static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
-    int64_t count = 0, rows = g->group->rows;
+    int64_t count = 0, rows = g->ends->group->rows;
     int64_t clean = g->differs ? -1 : point_at(g->site, g->point, g->points, 1);
-    int64_t ablated = g->differs || !g->patching ? -1 : point_at(g->site, g->point, g->points, 0);
+    int64_t ablated =
+        g->differs || !is_patching(g) ? -1 : point_at(g->site, g->point, g->points, 0);
     hooks[count++] = (ca_hook){.site = g->site.kind,
                                .first_layer = g->site.layer,
                                .last_layer = g->site.layer,
@@ -319,63 +200,69 @@ static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
                                .backward = cut_gradient,
                                .context = g};
     if (clean >= 0) {
-        g->clean_tap = (eap_tap){.from = clean * rows, .to = g->clean};
-        ca_eap_tap_hooks(&g->clean_tap, &g->model->arch, hooks + count);
-        count += EAP_TAP_HOOKS;
+        g->clean_tap = (eap_tap){.from = clean * rows, .to = g->ends->clean};
+        count += ca_eap_tap_hooks(&g->clean_tap, &g->ends->model->arch, hooks + count);
     }
     if (ablated >= 0) {
-        g->ablated_tap = (eap_tap){.from = ablated * rows, .to = g->ablated};
-        ca_eap_tap_hooks(&g->ablated_tap, &g->model->arch, hooks + count);
-        count += EAP_TAP_HOOKS;
+        g->ablated_tap = (eap_tap){.from = ablated * rows, .to = g->ends->ablated};
+        count += ca_eap_tap_hooks(&g->ablated_tap, &g->ends->model->arch, hooks + count);
     }
     return count + ca_eap_pull_hooks(g, hooks + count);
-}
-
-static ca_status subtract(ca_backend *be, ca_tensor y, ca_tensor a, ca_tensor b) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_copy(be, y, a));
-    CA_TRY(ca_add(be, y, b, -1));
-out:
-    return st;
 }
 
 /* Metrics of the ends that this pass ran, and the difference of their outputs. */
 static ca_status finish_ends(eap_gradients *g, method_scorer *scorer) {
     ca_status st = CA_OK;
-    ca_backend *be = g->model->backend;
-    int64_t pairs = g->group->count;
-    ca_tensor logits = ca_pass_logits(g->point_pass);
+    int64_t pairs = g->ends->group->count;
+    ca_tensor logits = ca_pass_logits(g->pass);
     if (g->differs) return CA_OK;
     int64_t clean = point_at(g->site, g->point, g->points, 1);
-    int64_t ablated = g->patching ? point_at(g->site, g->point, g->points, 0) : -1;
+    int64_t ablated = is_patching(g) ? point_at(g->site, g->point, g->points, 0) : -1;
     if (clean >= 0)
-        CA_TRY(score_end(g, true, ca_tensor_slice(logits, 0, clean * pairs, pairs), scorer));
+        CA_TRY(ca_eap_ends_score(g->ends, true, ca_tensor_slice(logits, 0, clean * pairs, pairs),
+                                 scorer));
     if (ablated >= 0)
-        CA_TRY(score_end(g, false, ca_tensor_slice(logits, 0, ablated * pairs, pairs), scorer));
-    CA_TRY(subtract(be, g->difference.embed, g->ablated.embed, g->clean.embed));
-    CA_TRY(subtract(be, g->difference.z, g->ablated.z, g->clean.z));
-    CA_TRY(subtract(be, g->difference.mlp, g->ablated.mlp, g->clean.mlp));
+        CA_TRY(ca_eap_ends_score(g->ends, false, ca_tensor_slice(logits, 0, ablated * pairs, pairs),
+                                 scorer));
+    CA_TRY(ca_eap_ends_subtract(g->ends));
     g->differs = true;
+out:
+    return st;
+}
+
+/* The block of the site, and the clean residual stream that enters it, for every point. */
+static ca_status start_at_site(eap_gradients *g, ca_forward *request) {
+    ca_status st = CA_OK;
+    const ca_model *m = g->ends->model;
+    int64_t rows = g->ends->group->rows;
+    if (!g->from_site || g->site.layer < 0) return CA_OK;
+    ca_tensor start = ca_tensor_slice(g->start, 0, 0, g->points * rows);
+    request->first_layer = g->site.layer;
+    request->resid = start;
+    CA_TRY(ca_copy(m->backend,
+                   ca_tensor_3d(start.data, start.dtype, g->points, rows, m->arch.width),
+                   ca_tensor_repeat(ca_tensor_at(g->ends->stream, 0, g->site.layer), g->points)));
 out:
     return st;
 }
 
 static ca_status forward_points(eap_gradients *g, ca_hook *hooks) {
     ca_status st = CA_OK;
-    ca_backend *be = g->model->backend;
+    ca_backend *be = g->ends->model->backend;
     double alpha[EAP_MOST_POINTS];
-    ca_batch_clear(g->point_batch);
+    ca_batch_clear(g->batch);
     for (int64_t k = 0; k < g->points; k++) {
-        ca_eap_group_add_run(g->group, g->point_batch, false);
+        ca_eap_group_add_run(g->ends->group, g->batch, false);
         alpha[k] = g->point[k].alpha;
     }
-    CA_TRY(ca_batch_upload(g->point_batch));
+    CA_TRY(ca_batch_upload(g->batch));
     CA_TRY(ca_upload_f64(be, ca_tensor_slice(g->alphas, 0, 0, g->points), g->staging, alpha));
-    ca_forward request = ca_forward_all(g->model, g->point_batch);
-    request.prefix = prefix_of(g);
+    ca_forward request = ca_forward_all(g->ends->model, g->batch);
+    request.prefix = ca_eap_ends_prefix(g->ends);
+    CA_TRY(start_at_site(g, &request));
     request.hook_count = point_hooks(g, hooks);
     request.hooks = hooks;
-    CA_TRY(ca_pass_forward(g->point_pass, &request));
+    CA_TRY(ca_pass_forward(g->pass, &request));
 out:
     return st;
 }
@@ -383,19 +270,19 @@ out:
 ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,
                                int64_t points, double factor, method_scorer *scorer) {
     ca_status st = CA_OK;
-    int64_t pairs = g->group->count;
+    int64_t pairs = g->ends->group->count;
     ca_hook hooks[1 + 2 * EAP_TAP_HOOKS + EAP_PULL_HOOKS];
     ca_tensor gradient, d = g->d_logits;
-    assert(points <= g->sizes.points && points <= EAP_MOST_POINTS);
+    assert(points <= g->most_points && points <= EAP_MOST_POINTS);
     g->site = site;
     g->point = point;
     g->points = points;
     CA_TRY(forward_points(g, hooks));
     CA_TRY(finish_ends(g, scorer));
-    ca_tensor logits = ca_pass_logits(g->point_pass);
+    ca_tensor logits = ca_pass_logits(g->pass);
     d = ca_tensor_3d(d.data, d.dtype, 1, points * pairs, d.shape[2]);
     for (int64_t r = 0; r < points * pairs; r++) {
-        const ca_example *e = &g->group->data->examples[g->group->first + r % pairs];
+        const ca_example *e = &g->ends->group->data->examples[g->ends->group->first + r % pairs];
         double value;
         CA_TRY(ca_method_score_gradient(scorer, e, r % pairs, ca_tensor_slice(logits, 0, r, 1),
                                         factor, &value,
@@ -403,7 +290,8 @@ ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point 
     }
     CA_TRY(ca_eap_pull_begin(g));
     ca_backward request = {.lanes = 1, .d_logits = d};
-    CA_TRY(ca_pass_backward(g->point_pass, &request, &gradient));
+    if (g->from_site && site.layer > 0) request.stop_layer = site.layer;
+    CA_TRY(ca_pass_backward(g->pass, &request, &gradient));
 out:
     return st;
 }

@@ -20,9 +20,9 @@
 #ifndef CAUSA_METHOD_EAP_GRADIENTS_H
 #define CAUSA_METHOD_EAP_GRADIENTS_H
 
-#include "pairs.h"
+#include "ablation.h"
+#include "ends.h"
 #include "points.h"
-#include "scorer.h"
 
 /* A site whose value runs along the path: embed, attn.z or mlp_out of a layer. */
 typedef struct eap_site {
@@ -30,67 +30,59 @@ typedef struct eap_site {
     int64_t layer; /* -1 for embed */
 } eap_site;
 
-/* Upper bounds of a group and of what runs at a time. */
-typedef struct eap_sizes {
-    int64_t pairs, rows, prefix_rows; /* of a group: count, T, rows of all prefixes */
-    int64_t points;                   /* of one pass */
-} eap_sizes;
-
 enum { EAP_MOST_POINTS = 64 /* of one pass */ };
 
 /* What the sums are taken of. */
 typedef enum eap_wants {
-    EAP_WANTS_EDGES = 1, /* heads, coefficient, branch */
-    EAP_WANTS_NODES = 2, /* node */
+    EAP_WANTS_EDGES = 1,   /* heads, coefficient, branch */
+    EAP_WANTS_NODES = 2,   /* node */
+    EAP_WANTS_OUTPUTS = 4, /* output */
+    EAP_WANTS_HIDDEN = 8   /* hidden; of ends made with keep_hidden */
 } eap_wants;
 
 typedef struct eap_gradients {
-    const ca_model *model;
-    eap_sizes sizes;
+    eap_ends *ends;      /* of the same groups */
+    int64_t most_points; /* of one pass */
     unsigned wants;
-    bool patching; /* ablated = the corrupted run; else whoever owns this fills `ablated` */
-    ca_batch *prefix_batch, *end_batch, *point_batch;
-    ca_pass *prefix_pass, *end_pass, *point_pass; /* no prefix_pass when no pair has a prefix */
-    ca_pass_limits prefix_limits, end_limits, point_limits;
+    bool from_site; /* passes begin at the block of their site, on the clean residual stream, and
+                       give the gradients of that block and those above; of ends made with
+                       keep_stream */
+    ca_batch *batch;
+    ca_pass *pass;
     method_buffers buffers;
-    ca_tensor alphas; /* [points] */
-    /* of the running group, T rows */
-    const eap_group *group;
-    int64_t points;                        /* of the last pass */
-    eap_outputs clean, ablated;            /* outputs at the two ends */
-    eap_outputs difference;                /* ablated - clean */
-    double *clean_metric, *ablated_metric; /* [pairs]; NaN without a run */
-    int32_t *predicted;                    /* [pairs] by the clean run */
-    /* sums over the points of the last pass */
-    ca_tensor heads;  /* [L, 3 H, T, Dh] q | k | v */
-    ca_tensor branch; /* [L + 1, T, D] at the inputs of the MLPs, last at the logits */
-    /* while a pass runs */
+    /* of the last pass */
+    int64_t points;
     const eap_point *point; /* [points] */
     eap_site site;
-    eap_outputs all_clean, all_ablated, all_difference; /* the same memory for most rows */
-    ca_tensor all_heads, all_branch;
+    ca_tensor heads;  /* [L, 3 H, T, Dh] q | k | v: sums over its points */
+    ca_tensor branch; /* [L + 1, T, D] at the inputs of the MLPs, last at the logits: likewise */
+    ca_tensor output; /* [1 + 2 L, T, D] at the embeddings, attn_out and mlp_out of each layer */
+    ca_tensor hidden; /* [L, T, d_ff] at the hidden units */
+    bool differs;     /* the ends' `difference` is that of the group */
+    /* while it runs, and for most rows */
+    ca_tensor all_heads, all_branch, all_output, all_hidden;
     ca_tensor all_coefficient;     /* [L, 3 H, points T] */
     ca_tensor all_node;            /* [F, points T] difference . gradient at the sources' outputs */
     ca_tensor projections;         /* [L, points T, (H + 2 K) Dh] as projected */
     ca_tensor rest;                /* [L, (H + 2 K) Dh] q0 | k0 | v0; absent when all are 0 */
     ca_tensor xhat, inverse, dots; /* [points T, D], [points T], [H, points T] */
     ca_tensor d_logits;            /* [1, points pairs, V] */
-    ca_tensor ids;                 /* [T] i32 */
+    ca_tensor alphas;              /* [points] */
+    ca_tensor start;               /* [points T, D] with from_site */
     eap_tap clean_tap, ablated_tap;
-    bool differs;     /* `difference` is that of the group */
-    int32_t *id_host; /* [T] */
-    void *staging;    /* [points] */
+    void *staging; /* [points] */
 } eap_gradients;
 
-/* Bytes of backend memory. */
-ca_status ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_sizes sizes,
-                                 unsigned wants, int64_t *bytes) CA_MUST_USE;
-/* Fills `g`, whose model, sizes, wants and patching are set. Frees what it made on failure. */
+/* Bytes of backend memory, without those of the ends. */
+int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
+                               int64_t most_points, unsigned wants, bool from_site);
+/* Fills `g`, whose ends, most_points, wants and from_site are set. Frees what it made on failure.
+ */
 ca_status ca_eap_gradients_create(eap_gradients *g) CA_MUST_USE;
 void ca_eap_gradients_free(eap_gradients *g);
 
-/* Begins a group: runs the prefixes, and of the two ends those that `point` [points] at `site`, the
- * first pass that follows, will not run anyway. */
+/* Begins a group, with the ends; runs those of them that `point` [points] at `site`, the first pass
+ * that follows, will not run anyway. */
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points,
                                  method_scorer *scorer) CA_MUST_USE;

@@ -11,42 +11,34 @@ static bool is(const ca_job *job, const char *path, const char *word) {
     return strcmp(ca_config_text(job->config, path), word) == 0;
 }
 
-static eap_variant variant_of(const char *name) {
-    static const char *const names[] = {[EAP_PLAIN] = "eap",
-                                        [EAP_IG_INPUTS] = "ig-inputs",
-                                        [EAP_IG_ACTIVATIONS] = "ig-activations",
-                                        [EAP_CLEAN_CORRUPTED] = "clean-corrupted"};
-    size_t v = 0;
-    while (strcmp(names[v], name) != 0) v++;
-    return (eap_variant)v;
-}
-
 /* Left for inputs and right for activations, as in the code of the source. */
 static eap_rule rule_of(const ca_job *job, const eap *e) {
     if (is(job, "method.rule", "auto"))
-        return e->variant == EAP_IG_ACTIVATIONS ? EAP_RIGHT : EAP_LEFT;
+        return e->variant->path == EAP_OF_ACTIVATIONS ? EAP_RIGHT : EAP_LEFT;
     return ca_eap_rule_find(ca_config_text(job->config, "method.rule"));
 }
 
 static ca_status read_points(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
-    bool path = e->variant == EAP_IG_INPUTS || e->variant == EAP_IG_ACTIVATIONS;
-    e->point_count = path ? ca_config_int(job->config, "method.steps")
-                          : (e->variant == EAP_CLEAN_CORRUPTED ? 2 : 1);
+    eap_path path = e->variant->path;
+    bool line = path == EAP_OF_INPUTS || path == EAP_OF_ACTIVATIONS;
+    if (path == EAP_NO_PATH) return CA_OK;
+    e->point_count = path == EAP_AT_BOTH ? 2 : 1;
+    if (line) e->point_count = ca_config_int(job->config, "method.steps");
     CA_TRY(ca_calloc((size_t)e->point_count, sizeof *e->points, &e->points));
-    if (path) {
+    if (line)
         ca_eap_points(rule_of(job, e), e->point_count, e->points);
-    } else {
+    else
         for (int64_t k = 0; k < e->point_count; k++)
             e->points[k] = (eap_point){1 - (double)k, 1 / (double)e->point_count};
-    }
 out:
     return st;
 }
 
 static ca_status read_sites(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
-    bool all = e->variant == EAP_IG_ACTIVATIONS;
+    bool all = e->variant->path == EAP_OF_ACTIVATIONS;
+    if (e->variant->path == EAP_NO_PATH) return CA_OK;
     e->site_count = all ? 2 * job->arch->layers + 1 : 1;
     e->own_site = all && is(job, "method.compat", "none");
     CA_TRY(ca_calloc((size_t)e->site_count, sizeof *e->sites, &e->sites));
@@ -60,22 +52,120 @@ out:
     return st;
 }
 
-ca_status ca_eap_read_options(const ca_job *job, eap *e) {
+/* The length of all prompts, for what has positions. */
+static ca_status one_length(const ca_job *job, const char *what, int64_t *length) {
+    *length = job->data->count ? job->data->examples[0].clean.count : 1;
+    for (int64_t i = 1; i < job->data->count; i++)
+        if (job->data->examples[i].clean.count != *length)
+            return ca_fail(CA_E_DATA,
+                           "%s: column clean: %s needs prompts of one length, expected %lld tokens "
+                           "as in the first, got %lld",
+                           ca_example_place(job->data, &job->data->examples[i]), what,
+                           (long long)*length, (long long)job->data->examples[i].clean.count);
+    return CA_OK;
+}
+
+static ca_status read_ablation(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
-    e->variant = variant_of(ca_config_text(job->config, "method.variant"));
-    e->level = is(job, "method.level", "node") ? EAP_NODES : EAP_EDGES;
-    e->per_example = ca_config_bool(job->config, "method.per_example");
+    static const char *const names[] = {[EAP_PATCHING] = "patching",
+                                        [EAP_ZERO] = "zero",
+                                        [EAP_MEAN] = "mean",
+                                        [EAP_MEAN_POSITIONAL] = "mean-positional"};
+    while (!is(job, "method.ablation", names[e->ablation.kind])) e->ablation.kind++;
+    if (e->ablation.kind == EAP_MEAN) {
+        e->ablation.positions = 1;
+        if (!is(job, "method.compat", "none")) e->ablation.kind = EAP_ONE_MEAN;
+    }
+    if (e->ablation.kind == EAP_MEAN_POSITIONAL)
+        CA_TRY(one_length(job, "ablation mean-positional", &e->ablation.positions));
+    if (e->ablation.kind != EAP_PATCHING &&
+        (e->variant->path == EAP_AT_BOTH || e->variant->clean_only))
+        st = ca_config_fail(job->config, "method.ablation",
+                            "expected patching with the variant %s, got %s", e->variant->name,
+                            names[e->ablation.kind]);
+out:
+    return st;
+}
+
+static ca_status read_level(const ca_job *job, eap *e) {
+    static const char *const names[] = {[EAP_EDGES] = "edge",
+                                        [EAP_NODES] = "node",
+                                        [EAP_NEURONS] = "neuron",
+                                        [EAP_HIDDEN] = "hidden"};
+    const char *name = ca_config_text(job->config, "method.level");
+    while (strcmp(names[e->level], name) != 0) e->level++;
+    bool gradients = e->variant->path != EAP_NO_PATH;
+    if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients))
+        return ca_config_fail(job->config, "method.ablation",
+                              "with compat, expected mean only with edges that are scored by "
+                              "gradients");
+    if (e->level == EAP_EDGES || (e->level == EAP_NODES && !e->variant->edges_only)) return CA_OK;
+    if (!gradients || e->own_site)
+        return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss%s",
+                              e->variant->name, name, e->own_site ? " without compat" : "");
+    if (e->level == EAP_HIDDEN && e->ablation.kind != EAP_PATCHING)
+        return ca_config_fail(job->config, "method.level",
+                              "hidden units are scored with ablation patching only");
+    return CA_OK;
+}
+
+/* What is kept beside the scores. */
+static ca_status read_sums(const ca_job *job, eap *e) {
+    ca_status st = CA_OK;
+    eap_sums *s = &e->sums;
+    bool shared = is(job, "method.kv_columns", "native");
+    bool edges = e->level == EAP_EDGES, gradients = e->variant->path != EAP_NO_PATH;
+    s->edges = edges;
+    s->neurons = e->level == EAP_NEURONS;
+    s->hidden = e->level == EAP_HIDDEN ? job->arch->mlp_width : 0;
+    if (shared && !gradients)
+        return ca_config_fail(job->config, "method.kv_columns",
+                              "expected query with the variant %s, got native", e->variant->name);
+    s->query = ca_circuit_graph_of(job->arch, 0);
+    s->graph = ca_circuit_graph_of(job->arch, shared ? job->arch->kv_heads : 0);
+    if (e->is_compared) return CA_OK;
+    e->per_example = edges && ca_config_bool(job->config, "method.per_example");
+    s->per_pair = e->per_example;
+    s->resamples = edges ? ca_config_int(job->config, "method.bootstrap") : 0;
+    s->seed = (uint64_t)ca_config_int(job->config, "seed");
+    if (ca_config_bool(job->config, "method.by_position")) {
+        if (!gradients || !edges)
+            return ca_config_fail(job->config, "method.by_position",
+                                  "expected false: only edges scored by gradients have positions");
+        CA_TRY(one_length(job, "by_position", &s->positions));
+    }
+out:
+    return st;
+}
+
+/* The input of a head or an MLP must be the normed sum of outputs. */
+static ca_status check_family(const ca_arch *a) {
+    if (a->pre_norm && !a->post_norm && a->qk_norm != CA_QK_NORM_FULL) return CA_OK;
+    return ca_fail(
+        CA_E_MODEL,
+        "%s: edges are attributed in models that norm before attention and MLP only, and "
+        "queries and keys head by head, if at all",
+        a->family);
+}
+
+ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
+    ca_status st = CA_OK;
+    if (!variant) variant = ca_config_text(job->config, "method.variant");
+    e->variant = ca_eap_variant_find(variant);
     if (!is(job, "method.compat", "none"))
         e->batch_size = ca_config_int(job->config, "method.batch_size");
-    e->graph = ca_circuit_graph_of(job->arch, 0);
+    CA_TRY(check_family(job->arch));
+    CA_TRY(read_ablation(job, e));
     CA_TRY(read_points(job, e));
     CA_TRY(read_sites(job, e));
+    CA_TRY(read_level(job, e));
+    CA_TRY(read_sums(job, e));
     CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
                           &e->metric));
-    if (!e->metric.kind->gradient)
-        st = ca_config_fail(job->config, "metric",
-                            "expected a metric with a gradient, got %s, which has none",
-                            e->metric.kind->name);
+    if (e->variant->path != EAP_NO_PATH && !e->metric.kind->gradient)
+        return ca_config_fail(job->config, "metric",
+                              "expected a metric with a gradient, got %s, which has none",
+                              e->metric.kind->name);
 out:
     return st;
 }

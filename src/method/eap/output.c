@@ -10,23 +10,27 @@
 
 enum { STRONGEST = 8 };
 
+static bool has_residual(const eap *e) {
+    return e->variant->path == EAP_OF_INPUTS && e->level != EAP_HIDDEN;
+}
+
 /* ---- before ---- */
 
 ca_status ca_eap_reserve(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     int64_t count = job->data->count;
-    const ca_circuit_graph *g = &e->graph;
+    const ca_circuit_graph *g = &e->sums.graph;
     ca_result_shape examples = {1, {count}, {"example"}};
     CA_TRY(ca_result_reserve(job->result, "/baseline/clean", CA_RESULT_F64, examples));
     CA_TRY(ca_result_reserve(job->result, "/baseline/corrupted", CA_RESULT_F64, examples));
     CA_TRY(ca_result_reserve(job->result, "/baseline/predicted", CA_RESULT_I32, examples));
     CA_TRY(ca_result_reserve(job->result, "/data/position", CA_RESULT_I64, examples));
-    if (e->variant == EAP_IG_INPUTS)
+    if (has_residual(e))
         CA_TRY(ca_result_reserve(job->result, "/baseline/residual", CA_RESULT_F64, examples));
     CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric",
                                     ca_config_text(job->config, "metric")));
     if (e->level == EAP_EDGES) CA_TRY(ca_circuit_put_graph(job->result, g));
-    if (e->edge)
+    if (e->per_example)
         CA_TRY(ca_result_reserve(job->result, "/edges/score_per_example", CA_RESULT_F32,
                                  (ca_result_shape){3,
                                                    {count, g->sources, g->destinations},
@@ -37,37 +41,109 @@ out:
 
 /* ---- after ---- */
 
-static ca_status put_edges(ca_job *job, const eap *e) {
+ca_status ca_eap_put_edges(ca_job *job, const eap *e, const char *dataset, const double *sum) {
+    const eap_sums *s = &e->sums;
+    ca_result_shape shape = {
+        2, {s->graph.sources, s->graph.destinations}, {"source", "destination"}};
+    for (int64_t i = 0; i < s->graph.sources * s->graph.destinations; i++)
+        e->row[i] = s->valid[i] ? (float)(sum[i] / (double)job->data->count) : NAN;
+    return ca_result_put(job->result, dataset, CA_RESULT_F32, shape, e->row);
+}
+
+static ca_status put_positions(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
-    const ca_circuit_graph *g = &e->graph;
-    ca_result_shape shape = {2, {g->sources, g->destinations}, {"source", "destination"}};
-    double count = (double)job->data->count;
-    for (int64_t i = 0; i < g->sources * g->destinations; i++)
-        e->row[i] = e->valid[i] ? (float)(e->edge_sum[i] / count) : NAN;
-    CA_TRY(ca_result_put(job->result, "/edges/score", CA_RESULT_F32, shape, e->row));
-    CA_TRY(ca_result_attribute_text(job->result, "/edges", "variant",
-                                    ca_config_text(job->config, "method.variant")));
+    const eap_sums *s = &e->sums;
+    int64_t edges = s->graph.sources * s->graph.destinations;
+    ca_result_shape shape = {3,
+                             {s->positions, s->graph.sources, s->graph.destinations},
+                             {"position", "source", "destination"}};
+    CA_TRY(ca_result_reserve(job->result, "/edges/score_by_position", CA_RESULT_F32, shape));
+    for (int64_t p = 0; p < s->positions; p++) {
+        for (int64_t i = 0; i < edges; i++)
+            e->row[i] =
+                s->valid[i] ? (float)(s->position[p * edges + i] / (double)job->data->count) : NAN;
+        CA_TRY(ca_result_write(job->result, "/edges/score_by_position", p, 1, e->row));
+    }
 out:
     return st;
 }
 
-static ca_status put_nodes(ca_job *job, const eap *e) {
+static ca_status put_interval(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
-    int64_t sources = e->graph.sources;
+    const eap_sums *s = &e->sums;
+    float *interval = NULL;
+    ca_result_shape shape = {
+        3, {s->graph.sources, s->graph.destinations, 2}, {"source", "destination", "low and high"}};
+    CA_TRY(ca_calloc((size_t)(2 * s->graph.sources * s->graph.destinations), sizeof *interval,
+                     &interval));
+    CA_TRY(ca_eap_sums_interval(s, interval));
+    CA_TRY(ca_result_put(job->result, "/edges/interval", CA_RESULT_F32, shape, interval));
+    CA_TRY(ca_result_attribute_int(job->result, "/edges", "resamples", s->resamples));
+out:
+    free(interval);
+    return st;
+}
+
+static ca_status put_edges(ca_job *job, const eap *e) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_eap_put_edges(job, e, "/edges/score", e->sums.edge));
+    CA_TRY(ca_result_attribute_text(job->result, "/edges", "variant",
+                                    ca_config_text(job->config, "method.variant")));
+    if (e->sums.positions) CA_TRY(put_positions(job, e));
+    if (e->sums.resamples) CA_TRY(put_interval(job, e));
+out:
+    return st;
+}
+
+/* Means [count, width] of sums, one row per source or layer. */
+static ca_status put_matrix(ca_job *job, const eap *e, const char *dataset, const double *sum,
+                            int64_t count, int64_t width, const char *row, const char *column) {
+    for (int64_t i = 0; i < count * width; i++)
+        e->row[i] = (float)(sum[i] / (double)job->data->count);
+    return ca_result_put(job->result, dataset, CA_RESULT_F32,
+                         (ca_result_shape){2, {count, width}, {row, column}}, e->row);
+}
+
+/* Names of the sources beside their scores. */
+static ca_status put_names(ca_job *job, const eap *e, const char *dataset) {
+    ca_status st = CA_OK;
+    int64_t sources = e->sums.graph.sources;
     char(*text)[CA_CIRCUIT_NAME_MAX] = NULL;
     const char **names = NULL;
     ca_result_shape shape = {1, {sources}, {"source"}};
     CA_TRY(ca_calloc((size_t)sources, sizeof *text, &text));
     CA_TRY(ca_calloc((size_t)sources, sizeof *names, &names));
-    for (int64_t u = 0; u < sources; u++) {
-        names[u] = ca_circuit_source_name(&e->graph, u, text[u]);
-        e->row[u] = (float)(e->node_sum[u] / (double)job->data->count);
-    }
-    CA_TRY(ca_result_put(job->result, "/nodes/name", CA_RESULT_TEXT, shape, names));
-    CA_TRY(ca_result_put(job->result, "/nodes/score", CA_RESULT_F32, shape, e->row));
+    for (int64_t u = 0; u < sources; u++)
+        names[u] = ca_circuit_source_name(&e->sums.graph, u, text[u]);
+    CA_TRY(ca_result_put(job->result, dataset, CA_RESULT_TEXT, shape, names));
 out:
     free(text);
     free(names);
+    return st;
+}
+
+static ca_status put_nodes(ca_job *job, const eap *e) {
+    ca_status st = CA_OK;
+    float *score = NULL;
+    int64_t sources = e->sums.graph.sources;
+    CA_TRY(ca_calloc((size_t)sources, sizeof *score, &score));
+    for (int64_t u = 0; u < sources; u++)
+        score[u] = (float)(e->sums.node[u] / (double)job->data->count);
+    CA_TRY(put_names(job, e, "/nodes/name"));
+    CA_TRY(ca_result_put(job->result, "/nodes/score", CA_RESULT_F32,
+                         (ca_result_shape){1, {sources}, {"source"}}, score));
+out:
+    free(score);
+    return st;
+}
+
+static ca_status put_neurons(ca_job *job, const eap *e) {
+    ca_status st = CA_OK;
+    const eap_sums *s = &e->sums;
+    CA_TRY(put_names(job, e, "/neurons/name"));
+    CA_TRY(put_matrix(job, e, "/neurons/score", s->neuron, s->graph.sources, s->graph.width,
+                      "source", "coordinate"));
+out:
     return st;
 }
 
@@ -75,7 +151,7 @@ out:
 static ca_status put_means(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     static const char *const names[] = {"clean", "corrupted", "residual"};
-    int64_t count = job->data->count, sets = e->variant == EAP_IG_INPUTS ? 3 : 2, right = 0;
+    int64_t count = job->data->count, sets = has_residual(e) ? 3 : 2, right = 0;
     double *values = NULL;
     int32_t *predicted = NULL;
     char path[64], name[64];
@@ -104,7 +180,12 @@ out:
 ca_status ca_eap_write_scores(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     if (e->level == EAP_EDGES) CA_TRY(put_edges(job, e));
-    CA_TRY(put_nodes(job, e));
+    if (e->level == EAP_NEURONS) CA_TRY(put_neurons(job, e));
+    if (e->level == EAP_HIDDEN)
+        CA_TRY(put_matrix(job, e, "/hidden/score", e->sums.unit, e->sums.graph.layers,
+                          e->sums.hidden, "layer", "unit"));
+    else
+        CA_TRY(put_nodes(job, e));
     CA_TRY(put_means(job, e));
 out:
     return st;
@@ -126,31 +207,48 @@ static int64_t strongest(const double *score, const bool *valid, int64_t n,
     return count;
 }
 
+/* What a level scores: as many numbers, and their names. */
+static const double *answer_scores(const eap *e, int64_t *count, const char **what) {
+    const ca_circuit_graph *g = &e->sums.graph;
+    *what = "nodes";
+    *count = g->sources;
+    if (e->level == EAP_EDGES) return *what = "edges", *count *= g->destinations, e->sums.edge;
+    if (e->level == EAP_NEURONS) return *what = "neurons", *count *= g->width, e->sums.neuron;
+    if (e->level == EAP_HIDDEN)
+        return *what = "hidden units", *count = g->layers * e->sums.hidden, e->sums.unit;
+    return e->sums.node;
+}
+
+static ca_status answer_line(const eap *e, int64_t i, double mean, ca_string *text) {
+    const ca_circuit_graph *g = &e->sums.graph;
+    char from[CA_CIRCUIT_NAME_MAX], to[CA_CIRCUIT_NAME_MAX];
+    int64_t width = e->level == EAP_EDGES ? g->destinations : g->width;
+    if (e->level == EAP_EDGES)
+        return ca_string_printf(text, "  %10.4g  %s -> %s\n", mean,
+                                ca_circuit_source_name(g, i / width, from),
+                                ca_circuit_destination_name(g, i % width, to));
+    if (e->level == EAP_NEURONS)
+        return ca_string_printf(text, "  %10.4g  %s[%lld]\n", mean,
+                                ca_circuit_source_name(g, i / width, from), (long long)(i % width));
+    if (e->level == EAP_HIDDEN)
+        return ca_string_printf(text, "  %10.4g  blocks.%lld.mlp.post[%lld]\n", mean,
+                                (long long)(i / e->sums.hidden), (long long)(i % e->sums.hidden));
+    return ca_string_printf(text, "  %10.4g  %s\n", mean, ca_circuit_source_name(g, i, from));
+}
+
 ca_status ca_eap_answer(ca_job *job, void *state, ca_string *text) {
     ca_status st = CA_OK;
     const eap *e = state;
-    const ca_circuit_graph *g = &e->graph;
+    int64_t index[STRONGEST], all;
+    const char *what;
+    const double *score = answer_scores(e, &all, &what);
     bool edges = e->level == EAP_EDGES;
-    char from[CA_CIRCUIT_NAME_MAX], to[CA_CIRCUIT_NAME_MAX];
-    int64_t index[STRONGEST];
-    const double *score = edges ? e->edge_sum : e->node_sum;
-    int64_t count = strongest(score, edges ? e->valid : NULL,
-                              edges ? g->sources * g->destinations : g->sources, index);
+    int64_t count = strongest(score, edges ? e->sums.valid : NULL, all, index);
     CA_TRY(ca_string_printf(text,
-                            "strongest %s of %lld; positive: ablating it makes the model "
-                            "worse\n",
-                            edges ? "edges" : "nodes", (long long)(edges ? g->edges : g->sources)));
-    for (int64_t i = 0; i < count; i++) {
-        double mean = score[index[i]] / (double)job->data->count;
-        if (edges)
-            CA_TRY(
-                ca_string_printf(text, "  %10.4g  %s -> %s\n", mean,
-                                 ca_circuit_source_name(g, index[i] / g->destinations, from),
-                                 ca_circuit_destination_name(g, index[i] % g->destinations, to)));
-        else
-            CA_TRY(ca_string_printf(text, "  %10.4g  %s\n", mean,
-                                    ca_circuit_source_name(g, index[i], from)));
-    }
+                            "strongest %s of %lld; positive: ablating it makes the model worse\n",
+                            what, (long long)(edges ? e->sums.graph.edges : all)));
+    for (int64_t i = 0; i < count; i++)
+        CA_TRY(answer_line(e, index[i], score[index[i]] / (double)job->data->count, text));
 out:
     return st;
 }

@@ -91,11 +91,13 @@ eap_outputs ca_eap_outputs_rows(const eap_outputs *o, int64_t rows) {
         .embed = ca_tensor_slice(o->embed, 0, 0, rows),
         .z = with_rows(o->z, rows),
         .mlp = with_rows(o->mlp, rows),
+        .hidden = o->hidden.data ? with_rows(o->hidden, rows) : o->hidden,
     };
 }
 
 ca_tensor ca_eap_outputs_at(const eap_outputs *o, ca_site_kind kind, int64_t layer) {
     if (kind == CA_SITE_EMBED) return o->embed;
+    if (kind == CA_SITE_MLP_POST) return ca_tensor_at(o->hidden, 0, layer);
     return ca_tensor_at(kind == CA_SITE_Z ? o->z : o->mlp, 0, layer);
 }
 
@@ -107,9 +109,12 @@ static ca_status keep(void *context, const ca_hook_call *call, ca_tensor value) 
     return ca_copy(call->backend, to, ca_tensor_slice(value, 0, tap->from, to.shape[0]));
 }
 
-void ca_eap_tap_hooks(eap_tap *tap, const ca_arch *arch, ca_hook hooks[EAP_TAP_HOOKS]) {
-    static const ca_site_kind sites[EAP_TAP_HOOKS] = {CA_SITE_EMBED, CA_SITE_Z, CA_SITE_MLP_OUT};
-    for (int i = 0; i < EAP_TAP_HOOKS; i++)
+int64_t ca_eap_tap_hooks(eap_tap *tap, const ca_arch *arch, ca_hook hooks[EAP_TAP_HOOKS]) {
+    static const ca_site_kind sites[EAP_TAP_HOOKS] = {CA_SITE_EMBED, CA_SITE_Z, CA_SITE_MLP_OUT,
+                                                      CA_SITE_MLP_POST};
+    int64_t count = tap->to.hidden.data ? EAP_TAP_HOOKS : EAP_TAP_HOOKS - 1;
+    for (int64_t i = 0; i < count; i++)
         hooks[i] = (ca_hook){
             .site = sites[i], .last_layer = arch->layers - 1, .forward = keep, .context = tap};
+    return count;
 }

@@ -42,9 +42,10 @@ void ca_eap_group_add_run(const eap_group *group, ca_batch *batch, bool corrupte
 
 /* Outputs of all sources in T rows. A head's output is z W_O, kept as z. */
 typedef struct eap_outputs {
-    ca_tensor embed; /* [T, D] token embeddings, positions not added */
-    ca_tensor z;     /* [L, T, H Dh] */
-    ca_tensor mlp;   /* [L, T, D] */
+    ca_tensor embed;  /* [T, D] token embeddings, positions not added */
+    ca_tensor z;      /* [L, T, H Dh] */
+    ca_tensor mlp;    /* [L, T, D] */
+    ca_tensor hidden; /* [L, T, d_ff] hidden units of the MLPs; absent unless they are scored */
 } eap_outputs;
 
 /* Elements of outputs of T rows, for ca_method_buffer_bytes. */
@@ -55,7 +56,7 @@ eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *arch, ca
 /* The same memory for T rows. */
 eap_outputs ca_eap_outputs_rows(const eap_outputs *outputs, int64_t rows);
 
-/* Outputs [T, n] of one site: embed, attn.z or mlp_out of a layer. */
+/* Outputs [T, n] of one site: embed, attn.z, mlp_out or mlp.post of a layer. */
 ca_tensor ca_eap_outputs_at(const eap_outputs *outputs, ca_site_kind kind, int64_t layer);
 
 /* Keeps the outputs of rows [from, from + T) of a forward. */
@@ -64,8 +65,8 @@ typedef struct eap_tap {
     eap_outputs to; /* of T rows */
 } eap_tap;
 
-enum { EAP_TAP_HOOKS = 3 };
-/* The hooks of a tap, over all layers. The tap must outlive the forward. */
-void ca_eap_tap_hooks(eap_tap *tap, const ca_arch *arch, ca_hook hooks[EAP_TAP_HOOKS]);
+enum { EAP_TAP_HOOKS = 4 };
+/* The hooks of a tap, over all layers; gives their number. The tap must outlive the forward. */
+int64_t ca_eap_tap_hooks(eap_tap *tap, const ca_arch *arch, ca_hook hooks[EAP_TAP_HOOKS]);
 
 #endif

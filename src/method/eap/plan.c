@@ -7,18 +7,29 @@
 #include <stdlib.h>
 
 enum {
-    MOST_ROWS = 256,     /* of a pass: more are no faster, and a row keeps every block's values */
+    MOST_ROWS = 256, /* of a pass: more are no faster, and a row keeps every block's values */
+    LEAST_ROWS = 64, /* as many run well, whatever they take */
+    ROW_STEP = 32,
     MOST_READS = 64,     /* runs of a pass: bounds the logits */
-    EXPANDED = 24 << 20, /* bytes of sources in D values, about */
+    ENOUGH = 230 << 20,  /* bytes that more rows are not worth */
+    EXPANDED = 16 << 20, /* bytes of sources in D values, about */
     LEAST_EXPANDED_ROWS = 16,
+    CELLS = 4, /* times the rows: of a pass that keeps no values */
 };
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static int64_t tail_of(const ca_job *job, int64_t i) {
-    const ca_example *e = &job->data->examples[i];
-    return e->clean.count - e->first_difference;
+bool ca_eap_runs_whole(const eap *e) {
+    return e->ablation.kind != EAP_PATCHING || e->variant->clean_only;
+}
+
+static int64_t prefix_of(const ca_job *job, const eap *e, int64_t i) {
+    return ca_eap_runs_whole(e) ? 0 : job->data->examples[i].first_difference;
+}
+
+static int64_t tail_of(const ca_job *job, const eap *e, int64_t i) {
+    return job->data->examples[i].clean.count - prefix_of(job, e, i);
 }
 
 /* Sizes of the largest group. */
@@ -28,8 +39,8 @@ static void measure_groups(const ca_job *job, eap *e) {
     for (int64_t g = 0; g < e->packing.batches; g++) {
         int64_t rows = 0, prefix = 0;
         for (int64_t i = e->packing.first[g]; i < e->packing.first[g + 1]; i++) {
-            rows += tail_of(job, i);
-            prefix += job->data->examples[i].first_difference;
+            rows += tail_of(job, e, i);
+            prefix += prefix_of(job, e, i);
         }
         e->sizes.rows = larger(e->sizes.rows, rows);
         e->sizes.prefix_rows = larger(e->sizes.prefix_rows, prefix);
@@ -40,13 +51,15 @@ static void measure_groups(const ca_job *job, eap *e) {
  * many points as that allows. */
 static ca_status cut_groups(const ca_job *job, eap *e, int64_t rows) {
     ca_status st = CA_OK;
-    int64_t *lengths = NULL, longest = 1, count = job->data->count;
+    int64_t *lengths = NULL, count = job->data->count;
     const ca_pass_limits limits = {0};
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
-    for (int64_t i = 0; i < count; i++) longest = larger(longest, tail_of(job, i));
-    e->sizes.points = smaller(smaller(e->point_count, EAP_MOST_POINTS), larger(1, rows / longest));
+    e->longest = 1;
+    for (int64_t i = 0; i < count; i++) e->longest = larger(e->longest, tail_of(job, e, i));
+    e->most_points =
+        smaller(larger(1, smaller(e->point_count, EAP_MOST_POINTS)), larger(1, rows / e->longest));
     for (int64_t i = 0; i < count; i++)
-        lengths[i] = larger(tail_of(job, i), rows / MOST_READS) * e->sizes.points;
+        lengths[i] = larger(tail_of(job, e, i), rows / MOST_READS) * e->most_points;
     ca_packing_free(&e->packing);
     CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, rows, INT64_MAX,
                            &e->packing));
@@ -56,58 +69,72 @@ out:
     return st;
 }
 
-static unsigned wants_of(const eap *e) {
-    return e->level == EAP_EDGES ? EAP_WANTS_EDGES : EAP_WANTS_NODES;
+/* What everything takes when passes have at most so many rows. */
+static ca_status measure(const ca_job *job, eap *e, int64_t rows, int64_t *bytes) {
+    ca_status st = CA_OK;
+    int64_t row_bytes =
+        e->sums.query.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
+    CA_TRY(cut_groups(job, e, rows));
+    e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
+    e->cell_rows = CELLS * rows;
+    *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, &e->ablation);
+    *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes,
+                                e->variant->keep_stream || e->own_site, e->level == EAP_HIDDEN);
+    *bytes += e->variant->bytes(job, e);
+out:
+    return st;
 }
 
 /* Fewer rows until everything fits, or nothing smaller is left; who asked sees what is needed. */
 static ca_status fit(const ca_job *job, eap *e, int64_t *bytes) {
     ca_status st = CA_OK;
-    int64_t row_bytes = e->graph.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
-    for (int64_t rows = job->batch ? job->batch : MOST_ROWS;; rows /= 2) {
-        CA_TRY(cut_groups(job, e, rows));
-        CA_TRY(ca_eap_gradients_bytes(job->arch, job->dtype, e->sizes, wants_of(e), bytes));
-        e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
-        if (e->level == EAP_EDGES)
-            *bytes += ca_eap_scores_bytes(job->arch, job->dtype, &e->graph, e->expand_rows, false);
-        if (*bytes <= job->memory || job->batch || rows <= 1) break;
+    for (int64_t rows = job->batch ? job->batch : MOST_ROWS;;) {
+        CA_TRY(measure(job, e, rows, bytes));
+        bool fits = *bytes <= job->memory;
+        if (job->batch || (fits && (*bytes <= ENOUGH || rows <= LEAST_ROWS)) || rows <= 1) break;
+        rows = rows > LEAST_ROWS ? rows - ROW_STEP : rows / 2;
     }
 out:
     return st;
 }
 
-/* Arithmetic of one group: prefixes, ends, points forward and backward, scores. */
-static double group_flops(const ca_job *job, const eap *e, int64_t first, int64_t last) {
-    const ca_arch *a = job->arch;
-    double flops = 0;
-    int64_t runs = e->point_count * e->site_count, ends = e->variant == EAP_IG_ACTIVATIONS ? 2 : 1;
-    if (e->variant == EAP_CLEAN_CORRUPTED) ends = 0;
-    for (int64_t i = first; i < last; i++) {
-        int64_t prefix = job->data->examples[i].first_difference, rows = tail_of(job, i);
-        int64_t keys = ca_sequence_keys(a, rows, prefix);
-        flops += ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
-        flops += (double)(ends + runs) * ca_flops_forward(a, rows, keys, a->layers);
-        flops += (double)runs * ca_flops_backward(a, rows, keys, a->layers, 1, true);
-        flops += ca_flops_head(a, ends + 2 * runs);
-        if (e->level == EAP_EDGES)
-            flops +=
-                (double)e->site_count * ca_eap_scores_flops(a, &e->graph, rows, e->point_count);
+/* Ends that are no points of the path, and runs for the means. */
+static int64_t extra_runs(const eap *e) {
+    int64_t means = e->ablation.positions ? 1 : 0;
+    switch (e->variant->path) {
+    case EAP_AT_BOTH:
+        return 0;
+    case EAP_OF_ACTIVATIONS:
+        return 2 + means;
+    case EAP_NO_PATH:
+        return e->variant->clean_only ? 1 : 2 + means;
+    default:
+        return 1 + means;
     }
-    return flops;
+}
+
+static double example_flops(const ca_job *job, const eap *e, int64_t i) {
+    const ca_arch *a = job->arch;
+    int64_t prefix = prefix_of(job, e, i), rows = tail_of(job, e, i), runs = extra_runs(e);
+    double flops = ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
+    flops += (double)runs * ca_flops_forward(a, rows, ca_sequence_keys(a, rows, prefix), a->layers);
+    flops += ca_flops_head(a, runs);
+    return flops + e->variant->flops(job, e, rows, prefix);
 }
 
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     ca_status st = CA_OK;
     int64_t bytes = 0;
     CA_TRY(fit(job, e, &bytes));
-    for (int64_t i = 0; i < job->data->count; i++)
-        plan->tokens += 2 * job->data->examples[i].clean.count;
-    for (int64_t g = 0; g < e->packing.batches; g++)
-        plan->flops += group_flops(job, e, e->packing.first[g], e->packing.first[g + 1]);
-    int64_t passes = (e->point_count + e->sizes.points - 1) / e->sizes.points;
+    e->sums.pairs = e->sizes.pairs;
+    for (int64_t i = 0; i < job->data->count; i++) {
+        plan->tokens += (e->variant->clean_only ? 1 : 2) * job->data->examples[i].clean.count;
+        plan->flops += example_flops(job, e, i);
+    }
+    int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->examples = job->data->count;
-    plan->batches = e->packing.batches * e->site_count * passes;
-    plan->batch_rows = e->sizes.points * e->sizes.rows;
+    plan->batches = e->packing.batches * larger(1, e->site_count * passes);
+    plan->batch_rows = larger(e->most_points, 2) * e->sizes.rows;
     plan->work_bytes += bytes;
     plan->host_bytes += ca_eap_attribute_host_bytes(e, job->arch->vocab);
 out:

@@ -11,10 +11,10 @@
 
 /* Rows of point k, of a tensor whose axis `axis` counts the rows of all points. */
 static ca_tensor of_point(const eap_gradients *g, ca_tensor t, int axis, int64_t k) {
-    return ca_tensor_slice(t, axis, k * g->group->rows, g->group->rows);
+    return ca_tensor_slice(t, axis, k * g->ends->group->rows, g->ends->group->rows);
 }
 
-static int64_t all_rows(const eap_gradients *g) { return g->points * g->group->rows; }
+static int64_t all_rows(const eap_gradients *g) { return g->points * g->ends->group->rows; }
 
 /* [T, H, n] as [K, G, T, n], heads of a group together; n may be left out. */
 static ca_tensor grouped(ca_tensor t, int64_t groups) {
@@ -74,8 +74,8 @@ static ca_status keep_projection(void *context, const ca_hook_call *call, ca_ten
 static ca_status set_coefficient(eap_gradients *g, int64_t layer, head_input in, ca_tensor d,
                                  ca_tensor coefficient) {
     ca_status st = CA_OK;
-    ca_backend *be = g->model->backend;
-    const ca_arch *a = &g->model->arch;
+    ca_backend *be = g->ends->model->backend;
+    const ca_arch *a = &g->ends->model->arch;
     int64_t rows = all_rows(g), share = a->heads / in.heads;
     ca_tensor q = projected(a, projections_of(g, layer), in);
     ca_tensor by_group = ca_tensor_3d(coefficient.data, coefficient.dtype, in.heads, share, rows);
@@ -114,7 +114,7 @@ out:
 }
 
 ca_tensor ca_eap_coefficients(const eap_gradients *g, int64_t layer, int64_t column) {
-    const ca_arch *a = &g->model->arch;
+    const ca_arch *a = &g->ends->model->arch;
     ca_tensor c = g->all_coefficient;
     c = ca_tensor_2d(c.data, c.dtype, c.shape[0], all_rows(g));
     return ca_tensor_slice(c, 0, layer * 3 * a->heads + column, a->heads);
@@ -123,17 +123,34 @@ ca_tensor ca_eap_coefficients(const eap_gradients *g, int64_t layer, int64_t col
 ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, ca_tensor *xhat) {
     int64_t rows = all_rows(g);
     *xhat = ca_tensor_slice(g->xhat, 0, 0, rows);
-    return ca_norm_stats(g->model->backend, *xhat, ca_tensor_slice(g->inverse, 0, 0, rows),
-                         ca_pass_resid(g->point_pass, layer), g->model->arch.norm);
+    return ca_norm_stats(g->ends->model->backend, *xhat, ca_tensor_slice(g->inverse, 0, 0, rows),
+                         ca_pass_resid(g->pass, layer), g->ends->model->arch.norm);
 }
 
-/* ---- edges into MLPs and logits: [1, points T, D] already before the norm ---- */
+/* ---- sums [T, n] over points of gradients [1, points T, n]: at the inputs of MLPs and logits,
+ * before the norm, at outputs of sources and at hidden units ---- */
 
-static ca_status pull_branch(void *context, const ca_hook_call *call, ca_tensor gradient) {
+static ca_status pull_sum(void *context, const ca_hook_call *call, ca_tensor gradient) {
     ca_status st = CA_OK;
     const eap_gradients *g = context;
-    int64_t at = call->site == CA_SITE_MLP_IN ? call->layer : call->model->arch.layers;
-    ca_tensor d = ca_tensor_at(gradient, 0, 0), sum = ca_tensor_at(g->branch, 0, at);
+    int64_t layers = call->model->arch.layers;
+    ca_tensor d = ca_tensor_at(gradient, 0, 0), sum = {0};
+    switch (call->site) {
+    case CA_SITE_MLP_IN:
+        sum = ca_tensor_at(g->branch, 0, call->layer);
+        break;
+    case CA_SITE_RESID_POST:
+        sum = ca_tensor_at(g->branch, 0, layers);
+        break;
+    case CA_SITE_MLP_POST:
+        sum = ca_tensor_at(g->hidden, 0, call->layer);
+        break;
+    case CA_SITE_EMBED:
+        sum = ca_tensor_at(g->output, 0, 0);
+        break;
+    default:
+        sum = ca_tensor_at(g->output, 0, 1 + 2 * call->layer + (call->site == CA_SITE_MLP_OUT));
+    }
     for (int64_t k = 0; k < g->points; k++)
         CA_TRY(ca_add(call->backend, sum, of_point(g, d, 0, k), g->point[k].weight));
 out:
@@ -153,7 +170,7 @@ static ca_status pull_node(void *context, const ca_hook_call *call, ca_tensor gr
     ca_tensor to =
         ca_tensor_2d(g->all_node.data, g->all_node.dtype, g->all_node.shape[0], all_rows(g));
     ca_tensor d = ca_tensor_at(gradient, 0, 0);
-    ca_tensor difference = ca_eap_outputs_at(&g->difference, call->site, call->layer);
+    ca_tensor difference = ca_eap_outputs_at(&g->ends->difference, call->site, call->layer);
     if (d.rank == 2) d = ca_tensor_split_last(d, 1);
     d = ca_tensor_swap_axes(d, 0, 1);
     difference = ca_tensor_swap_axes(ca_tensor_split_last(difference, heads), 0, 1);
@@ -166,38 +183,48 @@ out:
 
 /* ---- */
 
+static void add_hooks(eap_gradients *g, const ca_site_kind *sites, int64_t n,
+                      ca_status (*pull)(void *, const ca_hook_call *, ca_tensor), ca_hook *hooks,
+                      int64_t *count) {
+    int64_t last = g->ends->model->arch.layers - 1;
+    for (int64_t i = 0; i < n; i++)
+        hooks[(*count)++] = (ca_hook){.site = sites[i],
+                                      .first_layer = sites[i] == CA_SITE_RESID_POST ? last : 0,
+                                      .last_layer = last,
+                                      .backward = pull,
+                                      .context = g};
+}
+
 int64_t ca_eap_pull_hooks(eap_gradients *g, ca_hook hooks[EAP_PULL_HOOKS]) {
-    int64_t count = 0, last = g->model->arch.layers - 1;
-    static const ca_site_kind inputs[] = {CA_SITE_Q, CA_SITE_K, CA_SITE_V};
+    static const ca_site_kind heads[] = {CA_SITE_Q, CA_SITE_K, CA_SITE_V};
+    static const ca_site_kind branches[] = {CA_SITE_MLP_IN, CA_SITE_RESID_POST};
     static const ca_site_kind nodes[] = {CA_SITE_EMBED, CA_SITE_Z, CA_SITE_MLP_OUT};
+    static const ca_site_kind outputs[] = {CA_SITE_EMBED, CA_SITE_ATTN_OUT, CA_SITE_MLP_OUT};
+    static const ca_site_kind hidden[] = {CA_SITE_MLP_POST};
+    int64_t count = 0;
     if (g->wants & EAP_WANTS_EDGES) {
-        for (int i = 0; i < 3; i++)
-            hooks[count++] = (ca_hook){.site = inputs[i],
-                                       .last_layer = last,
-                                       .per_query_head = inputs[i] != CA_SITE_Q,
-                                       .forward = keep_projection,
-                                       .backward = pull_heads,
-                                       .context = g};
-        hooks[count++] = (ca_hook){
-            .site = CA_SITE_MLP_IN, .last_layer = last, .backward = pull_branch, .context = g};
-        hooks[count++] = (ca_hook){.site = CA_SITE_RESID_POST,
-                                   .first_layer = last,
-                                   .last_layer = last,
-                                   .backward = pull_branch,
-                                   .context = g};
+        add_hooks(g, heads, 3, pull_heads, hooks, &count);
+        for (int64_t i = 0; i < 3; i++) {
+            hooks[i].forward = keep_projection;
+            hooks[i].per_query_head = heads[i] != CA_SITE_Q;
+        }
+        add_hooks(g, branches, 2, pull_sum, hooks, &count);
     }
-    if (g->wants & EAP_WANTS_NODES)
-        for (int i = 0; i < 3; i++)
-            hooks[count++] = (ca_hook){
-                .site = nodes[i], .last_layer = last, .backward = pull_node, .context = g};
+    if (g->wants & EAP_WANTS_NODES) add_hooks(g, nodes, 3, pull_node, hooks, &count);
+    if (g->wants & EAP_WANTS_OUTPUTS) add_hooks(g, outputs, 3, pull_sum, hooks, &count);
+    if (g->wants & EAP_WANTS_HIDDEN) add_hooks(g, hidden, 1, pull_sum, hooks, &count);
     return count;
 }
 
 ca_status ca_eap_pull_begin(eap_gradients *g) {
     ca_status st = CA_OK;
-    if (!(g->wants & EAP_WANTS_EDGES)) return CA_OK;
-    CA_TRY(ca_fill(g->model->backend, g->heads, 0));
-    CA_TRY(ca_fill(g->model->backend, g->branch, 0));
+    ca_backend *be = g->ends->model->backend;
+    if (g->wants & EAP_WANTS_EDGES) {
+        CA_TRY(ca_fill(be, g->heads, 0));
+        CA_TRY(ca_fill(be, g->branch, 0));
+    }
+    if (g->wants & EAP_WANTS_OUTPUTS) CA_TRY(ca_fill(be, g->output, 0));
+    if (g->wants & EAP_WANTS_HIDDEN) CA_TRY(ca_fill(be, g->hidden, 0));
 out:
     return st;
 }

@@ -7,7 +7,7 @@
 
 #include "gradients.h"
 
-enum { EAP_PULL_HOOKS = 8 };
+enum { EAP_PULL_HOOKS = 12 };
 /* Fills the hooks that g->wants asks for and says how many. */
 int64_t ca_eap_pull_hooks(eap_gradients *g, ca_hook hooks[EAP_PULL_HOOKS]);
 /* Clears the sums, before a backward. */

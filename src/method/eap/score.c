@@ -4,6 +4,8 @@
  */
 #include "score.h"
 
+#include "expand.h"
+
 #include "causa/ops.h"
 
 #include <stdlib.h>
@@ -97,28 +99,6 @@ static ca_tensor rows_of(ca_tensor t, const eap_chunk *c) {
     return ca_tensor_slice(t, t.rank - 2, c->first, c->rows);
 }
 
-/* Outputs of all sources, less ablated, [F, rows, D]. */
-static ca_status expand_sources(eap_scores *s, const eap_gradients *g, const eap_chunk *c) {
-    ca_status st = CA_OK;
-    const ca_model *m = s->model;
-    const ca_arch *a = &m->arch;
-    ca_tensor to = ca_tensor_slice(s->source, 1, 0, c->rows);
-    CA_TRY(ca_copy(m->backend, ca_tensor_at(to, 0, 0), rows_of(g->difference.embed, c)));
-    for (int64_t l = 0; l < a->layers; l++) {
-        ca_tensor z = rows_of(ca_tensor_at(g->difference.z, 0, l), c);
-        ca_tensor w = ca_tensor_split_last(m->layers[l].out_weight, a->heads);
-        int64_t head = ca_circuit_head(s->graph, l, 0);
-        CA_TRY(ca_matmul(m->backend, ca_tensor_slice(to, 0, head, a->heads),
-                         ca_tensor_swap_axes(ca_tensor_split_last(z, a->heads), 0, 1),
-                         ca_tensor_swap_axes(w, 0, 1), absent,
-                         (ca_matmul_options){.transpose_b = true, .alpha = 1}));
-        CA_TRY(ca_copy(m->backend, ca_tensor_at(to, 0, ca_circuit_mlp(s->graph, l)),
-                       rows_of(ca_tensor_at(g->difference.mlp, 0, l), c)));
-    }
-out:
-    return st;
-}
-
 /* to [H, rows, D] = sums [H, rows, Dh] times the heads' rows of W_qkv [heads Dh, D], which the
  * heads of a group share. */
 static ca_status expand_heads(eap_scores *s, ca_tensor to, ca_tensor sums, ca_tensor weight,
@@ -127,7 +107,7 @@ static ca_status expand_heads(eap_scores *s, ca_tensor to, ca_tensor sums, ca_te
     int64_t width = weight.shape[1], head_dim = weight.shape[0] / heads;
     int64_t share = to.shape[0] / heads;
     ca_tensor w = ca_tensor_3d(weight.data, weight.dtype, heads, head_dim, width);
-    const ca_matmul_options plain = {.alpha = 1};
+    const ca_matmul_options plain = {.alpha = 1, .wide = true};
     if (share == 1) return ca_matmul(s->model->backend, to, sums, w, absent, plain);
     for (int64_t h = 0; h < heads; h++)
         CA_TRY(ca_matmul(s->model->backend, ca_tensor_slice(to, 0, h * share, share),
@@ -144,7 +124,7 @@ static ca_status through_norm(eap_scores *s, eap_gradients *g, int64_t layer, co
     const ca_model *m = s->model;
     const ca_arch *a = &m->arch;
     ca_backend *be = m->backend;
-    int64_t columns = to.shape[0], rows = g->group->rows;
+    int64_t columns = to.shape[0], rows = g->ends->group->rows;
     double share = -1 / (double)a->width;
     ca_tensor xhat;
     if (a->norm.kind == CA_NORM_LAYER) {
@@ -244,21 +224,28 @@ static ca_status score_chunk(eap_scores *s, eap_gradients *g, const eap_chunk *c
     ca_status st = CA_OK;
     const ca_circuit_graph *graph = s->graph;
     int64_t n = layer_columns(graph);
-    CA_TRY(expand_sources(s, g, c));
-    for (int64_t l = 0; l < graph->layers; l += s->layers) {
+    ca_tensor source = ca_tensor_slice(s->source, 1, 0, c->rows);
+    const eap_ablation *ablation = g->ends->ablation;
+    CA_TRY(ca_eap_expand(s->model, graph, &g->ends->difference, c->first, source));
+    if (ablation && ablation->one.data)
+        CA_TRY(ca_add(s->model->backend, source,
+                      ca_tensor_repeat(ca_tensor_repeat(ablation->one, c->rows), graph->sources),
+                      1));
+    int64_t layer = ca_circuit_source_place(graph, first_source).layer;
+    for (int64_t l = layer < 0 ? 0 : layer; l < graph->layers; l += s->layers) {
         int64_t layers = least(s->layers, graph->layers - l);
         ca_tensor column =
             ca_tensor_slice(ca_tensor_slice(s->column, 0, 0, layers * n), 1, 0, c->rows);
         int64_t parents = ca_circuit_mlp(graph, l + layers - 1) - first_source;
-        if (parents <= 0) continue;
         for (int64_t i = 0; i < layers; i++)
             CA_TRY(expand_layer(s, g, l + i, c, ca_tensor_slice(column, 0, i * n, n)));
-        CA_TRY(multiply(s, g->group, c, column, l * n, first_source, least(parents, sources)));
+        CA_TRY(
+            multiply(s, g->ends->group, c, column, l * n, first_source, least(parents, sources)));
     }
     ca_tensor logits = ca_tensor_slice(ca_tensor_slice(s->column, 0, 0, 1), 1, 0, c->rows);
     CA_TRY(ca_copy(s->model->backend, ca_tensor_at(logits, 0, 0),
                    rows_of(ca_tensor_at(g->branch, 0, graph->layers), c)));
-    CA_TRY(multiply(s, g->group, c, logits, graph->destinations - 1, first_source, sources));
+    CA_TRY(multiply(s, g->ends->group, c, logits, graph->destinations - 1, first_source, sources));
 out:
     return st;
 }
@@ -296,10 +283,10 @@ static void place_of(const eap_scores *s, const eap_group *group, int64_t unit, 
 ca_status ca_eap_scores_run(eap_scores *s, eap_gradients *g, int64_t first_source, int64_t sources,
                             eap_score_visitor visit, void *context) {
     ca_status st = CA_OK;
-    int64_t units = unit_count(s, g->group), from = 0;
+    int64_t units = unit_count(s, g->ends->group), from = 0;
     CA_TRY(ca_fill(s->model->backend, s->score, 0));
     for (int64_t unit = 0; unit < units;) {
-        eap_chunk c = next_chunk(s, g->group, unit, from);
+        eap_chunk c = next_chunk(s, g->ends->group, unit, from);
         CA_TRY(score_chunk(s, g, &c, first_source, sources));
         from = c.first + c.rows;
         if (!c.ends) continue;
@@ -307,7 +294,7 @@ ca_status ca_eap_scores_run(eap_scores *s, eap_gradients *g, int64_t first_sourc
             int64_t n, position;
             CA_TRY(ca_download_f64(s->model->backend, ca_tensor_at(s->score, 0, u), s->staging,
                                    s->host));
-            place_of(s, g->group, unit + u, &n, &position);
+            place_of(s, g->ends->group, unit + u, &n, &position);
             CA_TRY(visit(context, n, position, s->host));
         }
         unit += c.units;

@@ -83,6 +83,14 @@ out:
     return st;
 }
 
+double ca_jacobian_divergence(const jacobian *j, const double *log_q) {
+    const jacobian_evaluation *e = j->evaluation;
+    double sum = 0;
+    for (int64_t i = 0, vocab = j->job->arch->vocab; i < vocab; i++)
+        if (e->probability[i] > 0) sum += e->probability[i] * (e->clean[i] - log_q[i]);
+    return sum;
+}
+
 /* ---- runs ---- */
 
 static void clear(jacobian_evaluation *e) {

@@ -64,15 +64,22 @@ static ca_status print_scores(const ca_job *job, const ca_example *e, const char
         CA_TRY(ca_string_printf(text, " %.3g", (double)score[best]));
         before = best;
     }
-    CA_TRY(ca_string_printf(text, "\n"));
 out:
     return st;
 }
 
+/* What is read back from the result. */
+typedef struct answer {
+    int32_t *predicted; /* [reads, top] */
+    float *probability; /* the same */
+    float *score;       /* [columns, scores] */
+    int64_t scores;
+    double *residual; /* [columns, N], of paths */
+} answer;
+
 /* The last read of a prompt, of a span all: one row of its block of scores. */
 static ca_status print_example(const jacobian *j, const ca_job *job, int64_t example,
-                               const int32_t *predicted, const float *probability,
-                               const float *score, int64_t scores, ca_string *text) {
+                               const answer *a, ca_string *text) {
     ca_status st = CA_OK;
     const ca_example *e = &job->data->examples[example];
     int64_t read = j->reads.start[example + 1] - 1;
@@ -83,17 +90,51 @@ static ca_status print_example(const jacobian *j, const ca_job *job, int64_t exa
     for (int64_t r = first; r <= read; r++) {
         int32_t target = j->reads.read[r].id;
         CA_TRY(ca_string_printf(text, " "));
-        CA_TRY(print_piece(job, target < 0 ? predicted[r * j->top] : target, text));
+        CA_TRY(print_piece(job, target < 0 ? a->predicted[r * j->top] : target, text));
+    }
+    if (j->reads.contrast) { /* the same at all reads */
+        CA_TRY(ca_string_printf(text, " rather than "));
+        CA_TRY(print_piece(job, j->reads.read[read].other, text));
     }
     CA_TRY(ca_string_printf(text, ", the model predicts"));
     for (int64_t r = first; r <= read; r++) {
         CA_TRY(ca_string_printf(text, " "));
-        CA_TRY(print_piece(job, predicted[r * j->top], text));
-        CA_TRY(ca_string_printf(text, " (p = %.3f)", (double)probability[r * j->top]));
+        CA_TRY(print_piece(job, a->predicted[r * j->top], text));
+        CA_TRY(ca_string_printf(text, " (p = %.3f)", (double)a->probability[r * j->top]));
     }
     CA_TRY(ca_string_printf(text, "; moved most by\n"));
-    for (int64_t c = 0; c < j->columns; c++)
-        CA_TRY(print_scores(job, e, j->column[c].scope->name, score + c * scores + row, text));
+    for (int64_t c = 0; c < j->columns; c++) {
+        const jacobian_scope *scope = j->column[c].scope;
+        CA_TRY(print_scores(job, e, scope->name, a->score + c * a->scores + row, text));
+        if (scope->path)
+            CA_TRY(ca_string_printf(text, "   residual %.3g",
+                                    a->residual[c * job->data->count + example]));
+        CA_TRY(ca_string_printf(text, "\n"));
+    }
+out:
+    return st;
+}
+
+static ca_status read_answer(const jacobian *j, ca_job *job, answer *a) {
+    ca_status st = CA_OK;
+    int64_t count = job->data->count, reads = j->reads.start[count];
+    char path[64];
+    a->scores = j->score_start[count];
+    CA_TRY(ca_calloc((size_t)(a->scores * j->columns) + 1, sizeof *a->score, &a->score));
+    CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *a->probability, &a->probability));
+    CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *a->predicted, &a->predicted));
+    CA_TRY(ca_calloc((size_t)(count * j->columns) + 1, sizeof *a->residual, &a->residual));
+    CA_TRY(ca_result_read_back(job->result, "/predictions/token_ids", a->predicted));
+    CA_TRY(ca_result_read_back(job->result, "/predictions/probability", a->probability));
+    for (int64_t c = 0; c < j->columns; c++) {
+        const jacobian_scope *scope = j->column[c].scope;
+        snprintf(path, sizeof path, "/attribution/%s/%s", scope->name,
+                 j->matrix ? "matrix" : "score");
+        CA_TRY(ca_result_read_back(job->result, path, a->score + c * a->scores));
+        if (!scope->path) continue;
+        snprintf(path, sizeof path, "/attribution/%s/residual", scope->name);
+        CA_TRY(ca_result_read_back(job->result, path, a->residual + c * count));
+    }
 out:
     return st;
 }
@@ -102,27 +143,15 @@ ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) {
     ca_status st = CA_OK;
     const jacobian *j = state;
     int64_t count = job->data->count, shown = count < MOST_EXAMPLES ? count : MOST_EXAMPLES;
-    int64_t scores = j->score_start[count], reads = j->reads.start[count];
-    float *score = NULL, *probability = NULL;
-    int32_t *predicted = NULL;
-    char path[64];
-    CA_TRY(ca_calloc((size_t)(scores * j->columns) + 1, sizeof *score, &score));
-    CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *probability, &probability));
-    CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *predicted, &predicted));
-    CA_TRY(ca_result_read_back(job->result, "/predictions/token_ids", predicted));
-    CA_TRY(ca_result_read_back(job->result, "/predictions/probability", probability));
-    for (int64_t c = 0; c < j->columns; c++) {
-        snprintf(path, sizeof path, "/attribution/%s/%s", j->column[c].scope->name,
-                 j->matrix ? "matrix" : "score");
-        CA_TRY(ca_result_read_back(job->result, path, score + c * scores));
-    }
-    for (int64_t i = 0; i < shown; i++)
-        CA_TRY(print_example(j, job, i, predicted, probability, score, scores, text));
+    answer a = {0};
+    CA_TRY(read_answer(j, job, &a));
+    for (int64_t i = 0; i < shown; i++) CA_TRY(print_example(j, job, i, &a, text));
     if (shown < count)
         CA_TRY(ca_string_printf(text, "... and %lld more prompts\n", (long long)(count - shown)));
 out:
-    free(score);
-    free(probability);
-    free(predicted);
+    free(a.score);
+    free(a.probability);
+    free(a.predicted);
+    free(a.residual);
     return st;
 }

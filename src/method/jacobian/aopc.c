@@ -70,6 +70,10 @@ static ca_status reserve_column(jacobian *j, int64_t column, int64_t *offsets) {
     CA_TRY(ca_result_reserve(r, path_of(j, column, "delta_logprob", path), CA_RESULT_F64,
                              (ca_result_shape){2, {n, fractions}, {"example", "fraction"}}));
     CA_TRY(ca_result_scale(r, path, 1, "/evaluation/aopc/fraction"));
+    CA_TRY(ca_result_reserve(r, path_of(j, column, "kl", path), CA_RESULT_F64,
+                             (ca_result_shape){2, {n, fractions}, {"example", "fraction"}}));
+    CA_TRY(ca_result_reserve(r, path_of(j, column, "flipped", path), CA_RESULT_BOOL,
+                             (ca_result_shape){2, {n, fractions}, {"example", "fraction"}}));
     CA_TRY(ca_result_reserve(r, path_of(j, column, "aopc_per_example", path), CA_RESULT_F64,
                              (ca_result_shape){1, {n}, {"example"}}));
     CA_TRY(ca_result_reserve(r, path_of(j, column, "ablated", path), CA_RESULT_I32,
@@ -113,13 +117,13 @@ static void choose_best(jacobian *j, int64_t column, int64_t example, int64_t co
 static void choose_random(jacobian *j, int64_t example, int64_t fraction, int64_t count,
                           int32_t *set) {
     int64_t *pool = j->evaluation->tokens, first, candidates;
+    const ca_prompt_text *prompt = &j->job->data->examples[example].clean;
     ca_philox_key key = {(uint64_t)ca_config_int(j->job->config, "seed"),
-                         ca_stream("jacobian.random")};
-    uint64_t place = ((uint64_t)example << 8 | (uint64_t)fraction) << 24;
+                         ca_method_prompt_stream("jacobian.random", prompt, fraction)};
     ca_jacobian_candidates(j, j->job, example, &first, &candidates);
     for (int64_t k = 0; k < candidates; k++) pool[k] = first + k;
     for (int64_t k = 0; k < count; k++) {
-        double u = ca_philox_uniform(key, place | (uint64_t)k);
+        double u = ca_philox_uniform(key, (uint64_t)k);
         int64_t drawn = k + (int64_t)(u * (double)(candidates - k)), token = pool[drawn];
         pool[drawn] = pool[k];
         set[k] = (int32_t)token;
@@ -128,17 +132,20 @@ static void choose_random(jacobian *j, int64_t example, int64_t fraction, int64_
 
 /* ---- runs ---- */
 
-static double *delta_of(const jacobian *j, int64_t column, int64_t example) {
-    const jacobian_evaluation *e = j->evaluation;
-    int64_t examples = j->last - j->first;
-    return e->delta + (column * examples + example - j->first) * e->fractions;
+/* Where the values of a column and example begin, one a fraction. */
+static int64_t place_of(const jacobian *j, int64_t column, int64_t example) {
+    return (column * (j->last - j->first) + example - j->first) * j->evaluation->fractions;
 }
 
 /* index: column and fraction. */
 static void take(jacobian *j, int64_t example, int64_t index, const double *log_p) {
     const jacobian_evaluation *e = j->evaluation;
-    delta_of(j, index / e->fractions, example)[index % e->fractions] =
-        log_p[e->predicted] - e->clean[e->predicted];
+    int64_t at = place_of(j, index / e->fractions, example) + index % e->fractions;
+    e->delta[at] = log_p[e->predicted] - e->clean[e->predicted];
+    e->divergence[at] = ca_jacobian_divergence(j, log_p);
+    e->flipped[at] = false;
+    for (int64_t i = 0; i < j->job->arch->vocab; i++)
+        e->flipped[at] = e->flipped[at] || log_p[i] > log_p[e->predicted];
 }
 
 static int rising(const void *left, const void *right) {
@@ -172,13 +179,17 @@ out:
 static ca_status write_column(jacobian *j, int64_t column) {
     ca_status st = CA_OK;
     const jacobian_evaluation *e = j->evaluation;
+    ca_result *r = j->job->result;
+    int64_t at = place_of(j, column, j->first), n = j->last - j->first;
     char path[96];
-    CA_TRY(ca_result_write(j->job->result, path_of(j, column, "delta_logprob", path), j->first,
-                           j->last - j->first, delta_of(j, column, j->first)));
+    CA_TRY(
+        ca_result_write(r, path_of(j, column, "delta_logprob", path), j->first, n, e->delta + at));
+    CA_TRY(ca_result_write(r, path_of(j, column, "kl", path), j->first, n, e->divergence + at));
+    CA_TRY(ca_result_write(r, path_of(j, column, "flipped", path), j->first, n, e->flipped + at));
     for (int64_t i = j->first; i < j->last; i++) {
-        double area = ca_statistics_area(e->fraction, delta_of(j, column, i), e->fractions);
-        CA_TRY(ca_result_write(j->job->result, path_of(j, column, "aopc_per_example", path), i, 1,
-                               &area));
+        double area =
+            ca_statistics_area(e->fraction, e->delta + place_of(j, column, i), e->fractions);
+        CA_TRY(ca_result_write(r, path_of(j, column, "aopc_per_example", path), i, 1, &area));
     }
 out:
     return st;
@@ -232,7 +243,36 @@ out:
     return st;
 }
 
-/* Areas of a column; against input_x_gradient when that is a column too. */
+/* Per fraction the mean divergence and the share of prompts with another first choice. */
+static ca_status summarise_distributions(jacobian *j, int64_t column) {
+    ca_status st = CA_OK;
+    ca_result *r = j->job->result;
+    int64_t n = j->job->data->count, fractions = j->evaluation->fractions;
+    double *kl = NULL, *mean = NULL, *rate = NULL;
+    int8_t *flipped = NULL;
+    char path[96];
+    ca_result_shape shape = {1, {fractions}, {"fraction"}};
+    CA_TRY(ca_calloc((size_t)(n * fractions) + 1, sizeof *kl, &kl));
+    CA_TRY(ca_calloc((size_t)(n * fractions) + 1, sizeof *flipped, &flipped));
+    CA_TRY(ca_calloc((size_t)fractions, sizeof *mean, &mean));
+    CA_TRY(ca_calloc((size_t)fractions, sizeof *rate, &rate));
+    CA_TRY(ca_result_read_back(r, path_of(j, column, "kl", path), kl));
+    CA_TRY(ca_result_read_back(r, path_of(j, column, "flipped", path), flipped));
+    for (int64_t i = 0; i < n * fractions; i++) {
+        mean[i % fractions] += kl[i] / (double)n;
+        rate[i % fractions] += flipped[i] / (double)n;
+    }
+    CA_TRY(ca_result_put(r, path_of(j, column, "kl_mean", path), CA_RESULT_F64, shape, mean));
+    CA_TRY(ca_result_put(r, path_of(j, column, "flip_rate", path), CA_RESULT_F64, shape, rate));
+out:
+    free(kl);
+    free(flipped);
+    free(mean);
+    free(rate);
+    return st;
+}
+
+/* Areas of a column, and against those of the baseline. */
 static ca_status summarise_areas(jacobian *j, int64_t column, int64_t baseline, double *area,
                                  double *other) {
     ca_status st = CA_OK;
@@ -243,10 +283,11 @@ static ca_status summarise_areas(jacobian *j, int64_t column, int64_t baseline, 
     path_of(j, column, "", path);
     CA_TRY(ca_result_attribute_float(r, path, "aopc", ca_statistics_mean(area, n)));
     CA_TRY(ca_result_attribute_float(r, path, "sem", ca_statistics_sem(area, n)));
-    if (baseline < 0 || column == baseline) return CA_OK;
+    if (column == baseline) return CA_OK;
     CA_TRY(ca_result_read_back(r, path_of(j, baseline, "aopc_per_example", path), other));
     for (int64_t i = 0; i < n; i++) area[i] -= other[i];
     path_of(j, column, "", path);
+    CA_TRY(ca_result_attribute_text(r, path, "paired_with", name_of(j, baseline)));
     CA_TRY(ca_result_attribute_float(r, path, "paired_difference", ca_statistics_mean(area, n)));
     CA_TRY(ca_result_attribute_float(r, path, "paired_sem", ca_statistics_sem(area, n)));
 out:
@@ -255,7 +296,7 @@ out:
 
 ca_status ca_jacobian_aopc_summary(jacobian *j) {
     ca_status st = CA_OK;
-    int64_t n = j->job->data->count, baseline = -1;
+    int64_t n = j->job->data->count, baseline = j->columns; /* random */
     double *delta = NULL, *values = NULL, *other = NULL;
     char path[96];
     CA_TRY(ca_calloc((size_t)(n * j->evaluation->fractions) + 1, sizeof *delta, &delta));
@@ -266,6 +307,7 @@ ca_status ca_jacobian_aopc_summary(jacobian *j) {
     for (int64_t c = 0; c <= j->columns; c++) {
         CA_TRY(ca_result_read_back(j->job->result, path_of(j, c, "delta_logprob", path), delta));
         CA_TRY(summarise_fractions(j, c, delta, values));
+        CA_TRY(summarise_distributions(j, c));
         CA_TRY(summarise_areas(j, c, baseline, values, other));
     }
 out:

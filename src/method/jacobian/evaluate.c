@@ -30,7 +30,6 @@ static ca_status read_loo(const ca_job *job, bool *wanted) {
 static ca_status read_fractions(const ca_job *job, jacobian_evaluation *e) {
     ca_status st = CA_OK;
     int64_t count = ca_config_count(job->config, FRACTIONS);
-    if (!ca_config_has(job->config, FRACTIONS)) return CA_OK;
     if (count < 2 || count > MOST_FRACTIONS)
         return ca_config_fail(job->config, FRACTIONS,
                               "expected 2 to %d fractions, of which an area can be taken, got %lld",
@@ -72,34 +71,40 @@ int64_t ca_jacobian_candidates(const jacobian *j, const ca_job *job, int64_t exa
     return *count + (position + 1 < x->clean.count);
 }
 
-/* Sizes of the examples, and whether each has enough tokens. */
-static ca_status measure_examples(const ca_job *job, jacobian *j) {
+/* Sizes of an example, and whether it has enough tokens. */
+static ca_status measure_example(const ca_job *job, jacobian *j, int64_t i) {
     jacobian_evaluation *e = j->evaluation;
-    const char *option = e->loo ? LOO : FRACTIONS;
-    for (int64_t i = 0; i < job->data->count; i++) {
-        int64_t first, count, sets = 0;
-        ca_jacobian_candidates(j, job, i, &first, &count);
-        bool one_stays = e->fractions && e->ablation == ABLATE_DELETE && first == 0;
-        int64_t needed = e->loo || one_stays ? 2 : 1; /* one token has no order */
-        if (count < needed)
-            return ca_fail(CA_E_DATA,
-                           "%s: %s: expected at least %lld tokens to ablate up to the position "
-                           "read, got %lld",
-                           ca_example_place(job->data, &job->data->examples[i]), option,
-                           (long long)needed, (long long)count);
-        for (int64_t f = 0; f < e->fractions; f++) sets += ca_jacobian_ablated_count(j, job, i, f);
-        if (sets > e->most_sets) e->most_sets = sets;
-        if (first + count > e->longest) e->longest = first + count;
-    }
+    int64_t first, count, sets = 0;
+    ca_jacobian_candidates(j, job, i, &first, &count);
+    bool one_stays = e->fractions && e->ablation == ABLATE_DELETE && first == 0;
+    int64_t needed = e->loo || one_stays ? 2 : 1; /* one token has no order */
+    if (count < needed)
+        return ca_fail(CA_E_DATA,
+                       "%s: %s: expected at least %lld tokens to ablate up to the position read, "
+                       "got %lld",
+                       ca_example_place(job->data, &job->data->examples[i]),
+                       e->loo ? LOO : FRACTIONS, (long long)needed, (long long)count);
+    for (int64_t f = 0; f < e->fractions; f++) sets += ca_jacobian_ablated_count(j, job, i, f);
+    if (sets > e->most_sets) e->most_sets = sets;
+    if (first + count > e->longest) e->longest = first + count;
     return CA_OK;
+}
+
+static ca_status measure_examples(const ca_job *job, jacobian *j) {
+    ca_status st = CA_OK;
+    ca_row_problems problems = {0};
+    for (int64_t i = 0; i < job->data->count; i++)
+        CA_TRY(ca_row_problems_take(&problems, measure_example(job, j, i)));
+    CA_TRY(ca_row_problems_report(&problems));
+out:
+    ca_row_problems_free(&problems);
+    return st;
 }
 
 ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
     bool loo, aopc = ca_config_has(job->config, FRACTIONS);
     CA_TRY(read_loo(job, &loo));
-    if (!aopc && ca_config_has(job->config, PAD))
-        return ca_config_fail(job->config, PAD, "expected " FRACTIONS " beside it");
     if (!aopc && !loo) return CA_OK;
     if (j->reads.most > 1 || j->reads.span)
         return ca_config_fail(job->config, aopc ? FRACTIONS : LOO,
@@ -107,8 +112,10 @@ ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) {
                               (long long)j->reads.most);
     CA_TRY(ca_calloc(1, sizeof *j->evaluation, &j->evaluation));
     j->evaluation->loo = loo;
-    CA_TRY(read_fractions(job, j->evaluation));
-    CA_TRY(read_ablation(job, j->evaluation));
+    if (aopc) {
+        CA_TRY(read_fractions(job, j->evaluation));
+        CA_TRY(read_ablation(job, j->evaluation));
+    }
     CA_TRY(measure_examples(job, j));
 out:
     return st;
@@ -210,6 +217,8 @@ ca_status ca_jacobian_evaluation_create(jacobian *j) {
     CA_TRY(ca_calloc(vocab, sizeof *e->probability, &e->probability));
     CA_TRY(ca_calloc(vocab, sizeof *e->ablated, &e->ablated));
     CA_TRY(ca_calloc(deltas + 1, sizeof *e->delta, &e->delta));
+    CA_TRY(ca_calloc(deltas + 1, sizeof *e->divergence, &e->divergence));
+    CA_TRY(ca_calloc(deltas + 1, sizeof *e->flipped, &e->flipped));
     CA_TRY(ca_calloc((size_t)e->most_sets + 1, sizeof *e->set, &e->set));
     CA_TRY(ca_calloc((size_t)j->most_scores, sizeof *e->kl, &e->kl));
     CA_TRY(ca_calloc(longest, sizeof *e->score, &e->score));
@@ -226,7 +235,8 @@ void ca_jacobian_evaluation_free(jacobian_evaluation *e) {
     ca_method_buffers_free(&e->buffers);
     void *arrays[] = {e->fraction,    e->index_host, e->run,   e->ids,     e->tokens,
                       e->staging,     e->clean,      e->delta, e->set,     e->kl,
-                      e->probability, e->ablated,    e->score, e->ranking, e->ranks};
+                      e->probability, e->ablated,    e->score, e->ranking, e->ranks,
+                      e->divergence,  e->flipped};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
     free(e);
 }

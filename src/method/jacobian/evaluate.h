@@ -56,7 +56,10 @@ typedef struct jacobian_evaluation {
     int64_t clean_example;
     int32_t predicted; /* argmax of `clean` */
     /* results of the micro-batch */
-    double *delta;         /* AOPC: [columns + 1, examples, fractions], the last column is random */
+    /* AOPC: [columns + 1, examples, fractions], the last column is random */
+    double *delta;         /* change of log p(predicted) */
+    double *divergence;    /* KL(clean || ablated) */
+    bool *flipped;         /* another token is the most probable */
     int32_t *set;          /* [most_sets] */
     double *kl;            /* LOO: [most_scores] */
     double *score;         /* [longest] of one scope */
@@ -81,6 +84,8 @@ ca_status ca_jacobian_ablate_end(jacobian *j) CA_MUST_USE;
 /* The hook's context is j. */
 ca_status ca_jacobian_ablate_embeddings(void *context, const ca_hook_call *call,
                                         ca_tensor value) CA_MUST_USE;
+/* sum P (log P - log Q), P the clean distribution of the run being taken. */
+double ca_jacobian_divergence(const jacobian *j, const double *log_q);
 /* Embedding that ABLATE_MEAN puts in. */
 ca_status ca_jacobian_mean_embedding(jacobian *j) CA_MUST_USE;
 

@@ -23,6 +23,11 @@
 
 enum { FEW_ROWS = 32, PART = 1 << 21 /* elements of W */ };
 enum { MOST_VECTORS = 96, MOST_PRODUCT = 1 << 24 /* elements of [rows, V] */ };
+/* Products with W: the other factor is not rounded with W in bf16, or what cancels in F would be
+ * lost and the iteration would not converge. */
+static const ca_matmul_options times_w = {.alpha = 1, .wide = true};
+static const ca_matmul_options times_w_transposed = {.transpose_b = true, .alpha = 1, .wide = true};
+
 static const double TOLERANCE = 1e-5; /* residual |F u - lambda u| of the largest eigenvalue */
 
 /* The Krylov basis of one read, on the host. */
@@ -137,6 +142,21 @@ void ca_jacobian_fisher_free(jacobian_fisher *f) {
     free(f);
 }
 
+/* |w|^2 of all tokens, of a few rows of W at a time, which may be stored in bf16. */
+static ca_status set_squares(jacobian_fisher *f) {
+    ca_status st = CA_OK;
+    ca_backend *be = f->model->backend;
+    for (int64_t from = 0, vocab = f->model->arch.vocab; from < vocab; from += f->likely) {
+        int64_t count = min64(f->likely, vocab - from);
+        ca_tensor rows = ca_tensor_slice(f->rows, 0, 0, count);
+        CA_TRY(ca_copy(be, rows, ca_tensor_slice(f->model->head, 0, from, count)));
+        CA_TRY(ca_row_dots(be, ca_tensor_slice(f->row_square, 0, from, count), rows, rows));
+    }
+    CA_TRY(ca_download_f64(be, f->row_square, f->staging, f->square_host));
+out:
+    return st;
+}
+
 ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, int64_t rank,
                                     jacobian_fisher **out) {
     ca_status st = CA_OK;
@@ -172,8 +192,7 @@ ca_status ca_jacobian_fisher_create(const ca_model *model, int64_t most_reads, i
     CA_TRY(ca_calloc((size_t)(f->likely > f->most ? f->likely : f->most), sizeof(double),
                      &f->spectrum));
     CA_TRY(ca_calloc(width, sizeof(double), &f->random));
-    CA_TRY(ca_row_dots(model->backend, f->row_square, model->head, model->head));
-    CA_TRY(ca_download_f64(model->backend, f->row_square, f->staging, f->square_host));
+    CA_TRY(set_squares(f));
     CA_TRY(ca_fill(model->backend, f->ones, 1));
     *out = f;
     f = NULL;
@@ -286,7 +305,7 @@ static ca_status set_distribution(jacobian_fisher *f, ca_tensor logits) {
     int64_t n = logits.shape[0];
     ca_tensor p = ca_tensor_slice(f->p, 0, 0, n), mu = ca_tensor_slice(f->mu, 0, 0, n);
     CA_TRY(ca_softmax(be, p, logits));
-    CA_TRY(ca_matmul(be, mu, p, f->model->head, (ca_tensor){0}, (ca_matmul_options){.alpha = 1}));
+    CA_TRY(ca_matmul(be, mu, p, f->model->head, (ca_tensor){0}, times_w));
     CA_TRY(ca_download_f64(be, p, f->staging, f->p_host));
     CA_TRY(ca_download_f64(be, mu, f->staging, f->mu_host));
 out:
@@ -306,13 +325,13 @@ static ca_status compare_with_best(jacobian_fisher *f, int64_t n) {
         ((int32_t *)f->staging)[i] = (int32_t)likeliest(f->p_host + i * vocab, vocab);
     CA_TRY(ca_upload(be, ids, f->staging));
     CA_TRY(ca_gather(be, best, f->model->head, ids, 1, false));
-    CA_TRY(ca_linear_fwd(be, flat, best, f->model->head, (ca_tensor){0}));
+    CA_TRY(ca_matmul(be, flat, best, f->model->head, (ca_tensor){0}, times_w_transposed));
     CA_TRY(ca_download_f64(be, best, f->staging, f->best_host));
     CA_TRY(ca_download_f64(be, flat, f->staging, f->dots_host));
     for (int64_t i = 0; i < n; i++)
         f->p_host[i * vocab + likeliest(f->p_host + i * vocab, vocab)] = 0;
     CA_TRY(ca_upload_f64(be, flat, f->staging, f->p_host));
-    CA_TRY(ca_linear_bwd(be, rest, flat, f->model->head));
+    CA_TRY(ca_matmul(be, rest, flat, f->model->head, (ca_tensor){0}, times_w));
     CA_TRY(ca_download_f64(be, rest, f->staging, f->x_host));
 out:
     return st;
@@ -432,12 +451,14 @@ static ca_status add_tokens(jacobian_fisher *f, ca_tensor x, int64_t from, int64
     ca_tensor fx = ca_tensor_2d(f->fx.data, f->fx.dtype, rows, width);
     ca_tensor means = ca_tensor_2d(f->means.data, f->means.dtype, rows, 1);
     ca_tensor ones = ca_tensor_slice(f->ones, 0, 0, count), none = {0};
-    CA_TRY(ca_linear_fwd(be, y, ca_tensor_2d(x.data, x.dtype, rows, width), head, none));
+    CA_TRY(ca_matmul(be, y, ca_tensor_2d(x.data, x.dtype, rows, width), head, none,
+                     times_w_transposed));
     CA_TRY(ca_matmul(be, y, means, ca_tensor_repeat(ones, 1), none,
                      (ca_matmul_options){.alpha = -1, .beta = 1}));
     CA_TRY(ca_multiply(be, y_of_reads, y_of_reads, ca_tensor_repeat(p, block)));
     CA_TRY(ca_row_dots(be, sums, y, ca_tensor_repeat(ones, rows)));
-    CA_TRY(ca_matmul(be, fx, y, head, none, (ca_matmul_options){.alpha = 1, .beta = from > 0}));
+    CA_TRY(ca_matmul(be, fx, y, head, none,
+                     (ca_matmul_options){.alpha = 1, .beta = from > 0, .wide = true}));
 out:
     return st;
 }

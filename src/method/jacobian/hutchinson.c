@@ -77,14 +77,6 @@ out:
     return st;
 }
 
-ca_philox_key ca_jacobian_hutchinson_key(uint64_t seed, int64_t example, int64_t position) {
-    ca_philox_key key = {seed, ca_stream("jacobian.hutchinson")};
-    uint32_t word[4];
-    ca_philox(key, (uint64_t)example << 32 | (uint64_t)position, word);
-    key.stream = (uint64_t)word[0] << 32 | word[1];
-    return key;
-}
-
 /* p [V] of a row of logits, in place. */
 static void softmax(double *p, int64_t count) {
     double most = p[0], sum = 0;
@@ -125,7 +117,9 @@ static ca_status probe_chunk(jacobian_hutchinson *h, ca_tensor logits, const ca_
             CA_TRY(ca_upload_f64(be, row, h->staging, h->row));
         }
     }
-    CA_TRY(ca_linear_bwd(be, sums, weights, h->model->head));
+    /* wide: the mean is off the weights, and would come back with their rounding */
+    CA_TRY(ca_matmul(be, ca_tensor_rows(sums), ca_tensor_rows(weights), h->model->head,
+                     (ca_tensor){0}, (ca_matmul_options){.alpha = 1, .wide = true}));
     CA_TRY(ca_copy(be, ca_tensor_slice(vectors, 1, first, n), sums));
 out:
     return st;

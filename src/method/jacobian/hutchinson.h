@@ -21,11 +21,8 @@ void ca_jacobian_hutchinson_free(jacobian_hutchinson *h);
 int64_t ca_jacobian_hutchinson_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_reads,
                                      int64_t probes);
 
-/* The key of a read's signs: they depend on seed, example and position alone. */
-ca_philox_key ca_jacobian_hutchinson_key(uint64_t seed, int64_t example, int64_t position);
-
 /* logits   [n, V], not changed
- * keys     [n] of the reads
+ * keys     [n] of the reads: what their signs depend on
  * vectors  [probes, n, D] out: v / sqrt(probes), so that the sum of |J^T v|^2 is the estimate */
 ca_status ca_jacobian_hutchinson_probes(jacobian_hutchinson *h, ca_tensor logits,
                                         const ca_philox_key *keys, ca_tensor vectors) CA_MUST_USE;

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOP = 10 };
+enum { TOP = 10, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
 
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
@@ -40,18 +40,19 @@ static const ca_option options[] = {
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
     {"method.words", CA_OPTION_CHOICE, "sum", NULL, "sum|max|mean",
      "how the scores of a word's tokens become one score of the word"},
-    {"method.steps", CA_OPTION_INT, "10", "1..", NULL,
-     "nodes of integrated_gradients and path_semantic"},
+    {"method.steps", CA_OPTION_INT, "auto", "1..", "auto",
+     "nodes of integrated_gradients and path_semantic; auto: 10, with compat the published 5"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
-     "paths by the midpoint rule (none), or with the nodes and weights of the published code"},
-    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "", "(0..1]", NULL,
-     "rising fractions of the tokens to ablate, highest scores first, such as [0.05, 0.1, 0.2]"},
-    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "zero", NULL, "zero|pad|mean|delete",
+     "jacobian-scopes: paths with the nodes and weights of the published code, not by the midpoint "
+     "rule, and input_x_gradient of the log-probability, not of the logit"},
+    {"method.evaluate.aopc.fractions", CA_OPTION_FLOATS, "?[0.05, 0.1, 0.2]", "(0..1]", NULL,
+     "rising fractions of the tokens to ablate, highest scores first; aopc: {} takes the default"},
+    {"method.evaluate.aopc.ablation", CA_OPTION_CHOICE, "?zero", NULL, "zero|pad|mean|delete",
      "an ablated token's embedding becomes zero, that of another token or the vocabulary's mean, "
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
      "token that ablation pad puts in, as text or #id"},
-    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "", "0..1", NULL,
+    {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "?[0.25, 0.5, 1]", "0..1", NULL,
      "rising fractions of the blocks, from the top, that get random weights: how far the scores "
      "then agree with the model's"},
     {"method.evaluate.loo", CA_OPTION_ANY, "false", NULL, NULL,
@@ -66,6 +67,11 @@ static const char *const conventions[] = {
     "stream at method.layer; unsigned, not normalised",
     "signed: gradient . input, the dot product of the gradient and the leaf's value (of GPT-2 the "
     "token embedding without its position)",
+    "input_x_gradient: of the logit; with compat jacobian-scopes of the log-probability, whose "
+    "negative, the cross-entropy, is the published loss. integrated_gradients: of the "
+    "log-probability, its gradients averaged over the midpoints of method.steps intervals of [0, "
+    "1]; with compat over k / steps and each times k / steps, as published. path_semantic: of the "
+    "logit, over the same midpoints; with compat over k / steps, times (steps - 1) / steps",
     "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
     "mu); "
     "standard_error: sample standard deviation over the probes / sqrt(probes)",
@@ -88,7 +94,10 @@ static const char *const conventions[] = {
     "deleted",
     "loo: sum P (log P - log Q) in nats, P clean, Q with the embedding of one token zero; spearman "
     "and kendall (tau-b) over the same tokens without the target's slot; top1_percentile: 100 R / "
-    "n, R tokens have a larger divergence than the best-scored one",
+    "n, R tokens have a larger divergence than the best-scored one; top10_jaccard: of the "
+    "ceil(n / 10) tokens that scores and divergences put first, the shared ones as a share of "
+    "those "
+    "in either",
     "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
     "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
     "final norm, unembedding and target unchanged",
@@ -134,8 +143,10 @@ static bool has_path(const jacobian *j) {
 
 /* Paths scale the embeddings: their leaf and their single read are fixed by that. */
 static ca_status check_path(const ca_job *job, jacobian *j) {
-    j->steps = ca_config_int(job->config, "method.steps");
     j->compat = strcmp(ca_config_text(job->config, "method.compat"), "none") != 0;
+    j->steps = ca_config_is_word(job->config, "method.steps")
+                   ? (j->compat ? COMPAT_STEPS : STEPS)
+                   : ca_config_int(job->config, "method.steps");
     if (!has_path(j)) return CA_OK;
     if (j->layer > 0)
         return ca_config_fail(job->config, "method.layer",
@@ -197,6 +208,13 @@ static void measure_batches(jacobian *j) {
     }
 }
 
+/* Gradients of log-probabilities take the softmax of all reads at once; the entropy, of some at a
+ * time. */
+static int64_t probability_rows(const jacobian *j) {
+    bool all = has_path(j) || j->compat || j->most_reads < JACOBIAN_ENTROPY;
+    return all ? j->most_reads : JACOBIAN_ENTROPY;
+}
+
 /* The tensors of the method; with buffers == NULL they are only measured. */
 static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buffers) {
     int64_t n = j->most_reads, width = job->arch->width, rows = j->packing.limits.rows;
@@ -212,7 +230,7 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->leaf, dtype, 2, {rows, width}},
         {&j->product, dtype, 2, {rows, width}},
         {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
-        {&j->probability, dtype, 2, {has_path(j) ? n : 0, job->arch->vocab}},
+        {&j->probability, dtype, 2, {probability_rows(j), job->arch->vocab}},
         {&j->norms, dtype, 1, {rows}},
         {&j->dots, dtype, 1, {rows}},
         {&j->values, dtype, 1, {n}},
@@ -289,8 +307,8 @@ static void release(void *state) {
     jacobian *j = state;
     if (!j) return;
     ca_jacobian_evaluation_free(j->evaluation);
-    ca_jacobian_randomise_free(j->randomisation);
     ca_pass_free(j->pass);
+    ca_jacobian_randomise_free(j->randomisation); /* has the model that the pass ran */
     ca_batch_free(j->batch);
     ca_method_buffers_free(&j->buffers);
     ca_packing_free(&j->packing);
@@ -449,6 +467,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     jacobian *j = state;
     j->job = job;
     CA_TRY(ca_jacobian_find_words(job, &j->words));
+    CA_TRY(ca_jacobian_check_gain(j));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
         CA_TRY(ca_jacobian_reserve(j));

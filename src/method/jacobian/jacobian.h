@@ -35,6 +35,7 @@ typedef struct jacobian_reads {
     int64_t *start; /* [N + 1] */
     int64_t most;   /* reads of one prompt */
     bool span;      /* the reads of a prompt are explained together */
+    bool contrast;  /* every read has an `other` */
 } jacobian_reads;
 
 /* Words of all prompts, end to end; offsets == NULL without a tokenizer. */
@@ -62,7 +63,8 @@ struct jacobian;
 /* A scope of the table in scope.c: one row and one function. */
 typedef struct jacobian_scope {
     const char *name;
-    const char *target; /* what is explained, for the attributes of its group */
+    const char *target;        /* what is explained, for the attributes of its group */
+    const char *compat_target; /* with compat; NULL: the same */
     const char *units;
     jacobian_combine combine;
     bool has_signed; /* also g_t . x_t */
@@ -73,6 +75,10 @@ typedef struct jacobian_scope {
     /* Writes the vectors of all reads of the micro-batch: vectors [lanes, n, D]. Not for paths. */
     ca_status (*vectors)(struct jacobian *j, ca_tensor vectors);
 } jacobian_scope;
+
+/* Warns when the final norm makes the temperature scope meaningless: |y| does not depend on the
+ * input with a uniform gain. */
+ca_status ca_jacobian_check_gain(const struct jacobian *j) CA_MUST_USE;
 
 /* NULL when unknown. */
 const jacobian_scope *ca_jacobian_scope_find(const char *name);
@@ -86,7 +92,7 @@ typedef struct jacobian_column {
     double *squares;             /* the same: sums over lanes of |g_t|^4; NULL without probes */
 } jacobian_column;
 
-enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16 };
+enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16, JACOBIAN_ENTROPY = 16 /* reads at a time */ };
 
 typedef struct jacobian {
     jacobian_reads reads;
@@ -100,7 +106,7 @@ typedef struct jacobian {
     int64_t rank;                           /* eigenpairs of the Fisher scope */
     int64_t probes;                         /* of its Hutchinson estimator; 0: eigenpairs */
     int64_t steps;                          /* nodes of a path */
-    bool compat;                            /* paths as in the published implementation */
+    bool compat;                            /* gradients as in the published implementation */
     struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
     struct jacobian_randomisation *randomisation; /* the same */
     int64_t slots;                                /* most slots of one prompt */
@@ -153,6 +159,9 @@ ca_hook ca_jacobian_path_hook(double *alpha);
 /* predict.c: top tokens, argmax targets, directions and values of the reads, written to the file.
  */
 ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
+/* From the directions of the targets' logits [n, D] to those of their log-probabilities at the last
+ * forward: less the mean row sum_i p_i w_i of the unembedding. Of a contrast they are the same. */
+ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) CA_MUST_USE;
 
 /* output.c: the datasets of the method. */
 

@@ -39,10 +39,21 @@ static double top1_percentile(jacobian *j, int64_t example, const double *score,
     return 100 * (double)before / (double)all;
 }
 
+/* Of the tenth of the tokens that each puts first. */
+static double top10_jaccard(jacobian *j, int64_t example, const double *score, const double *kl,
+                            int64_t count) {
+    int64_t first, candidates,
+        all = ca_jacobian_candidates(j, j->job, example, &first, &candidates);
+    int64_t top = (all + 9) / 10 < count ? (all + 9) / 10 : count;
+    return ca_statistics_top_jaccard(score, kl, count, top, j->evaluation->ranking,
+                                     j->evaluation->ranks);
+}
+
 static const loo_statistic statistics[] = {
     {"spearman", spearman},
     {"kendall", kendall},
     {"top1_percentile", top1_percentile},
+    {"top10_jaccard", top10_jaccard},
 };
 enum { STATISTICS = sizeof statistics / sizeof *statistics };
 
@@ -71,10 +82,8 @@ out:
 /* index: the token. */
 static void take(jacobian *j, int64_t example, int64_t index, const double *log_q) {
     const jacobian_evaluation *e = j->evaluation;
-    double sum = 0;
-    for (int64_t i = 0, vocab = j->job->arch->vocab; i < vocab; i++)
-        if (e->probability[i] > 0) sum += e->probability[i] * (e->clean[i] - log_q[i]);
-    e->kl[j->score_start[example] - j->score_start[j->first] + index] = sum;
+    e->kl[j->score_start[example] - j->score_start[j->first] + index] =
+        ca_jacobian_divergence(j, log_q);
 }
 
 static ca_status write_statistics(jacobian *j, int64_t column, int64_t example) {

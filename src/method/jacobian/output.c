@@ -8,7 +8,9 @@
  * has these too, but one score per token.
  */
 #include "jacobian.h"
+#include "statistics.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -49,7 +51,9 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     ca_result_shape scores = {
         1, {j->score_start[count]}, {j->matrix ? "position, token" : "token"}};
     snprintf(group, sizeof group, "/attribution/%s", c->scope->name);
-    CA_TRY(ca_result_attribute_text(r, group, "target", c->scope->target));
+    bool other = j->compat && c->scope->compat_target;
+    CA_TRY(ca_result_attribute_text(r, group, "target",
+                                    other ? c->scope->compat_target : c->scope->target));
     CA_TRY(ca_result_attribute_text(r, group, "units", c->scope->units));
     const ca_node *position = ca_config_node(j->job->config, "method.position");
     CA_TRY(ca_result_attribute_text(r, group, "position",
@@ -63,6 +67,7 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     }
     if (c->scope->combine == COMBINE_SUM_SQUARES) CA_TRY(reserve_fisher(j, scores));
     if (c->scope->path) {
+        CA_TRY(ca_result_attribute_int(r, group, "steps", j->steps));
         snprintf(path, sizeof path, "%s/residual", group);
         CA_TRY(
             ca_result_reserve(r, path, CA_RESULT_F64, (ca_result_shape){1, {count}, {"example"}}));
@@ -100,11 +105,17 @@ ca_status ca_jacobian_reserve(jacobian *j) {
     CA_TRY(ca_result_reserve(r, "/data/position", CA_RESULT_I64, each));
     CA_TRY(ca_result_reserve(r, "/data/target", CA_RESULT_I32, each));
     CA_TRY(ca_result_reserve(r, "/data/target_piece", CA_RESULT_TEXT, each));
+    if (j->reads.contrast) {
+        CA_TRY(ca_result_reserve(r, "/data/contrast", CA_RESULT_I32, each));
+        CA_TRY(ca_result_reserve(r, "/data/contrast_piece", CA_RESULT_TEXT, each));
+    }
     CA_TRY(ca_result_reserve(r, "/baseline/clean", CA_RESULT_F64, each));
     CA_TRY(ca_result_reserve(r, "/baseline/predicted", CA_RESULT_I32, each));
     CA_TRY(ca_result_reserve(r, "/predictions/token_ids", CA_RESULT_I32, top));
     CA_TRY(ca_result_reserve(r, "/predictions/pieces", CA_RESULT_TEXT, top));
     CA_TRY(ca_result_reserve(r, "/predictions/probability", CA_RESULT_F32, top));
+    CA_TRY(ca_result_reserve(r, "/predictions/entropy", CA_RESULT_F64, each));
+    CA_TRY(ca_result_reserve(r, "/predictions/norm", CA_RESULT_F64, each));
     for (int64_t c = 0; c < j->columns; c++) CA_TRY(reserve_scope(j, &j->column[c]));
     if (several) CA_TRY(put_positions(j));
 out:
@@ -162,6 +173,48 @@ ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
     return ca_jacobian_write(j, path, j->first, j->last - j->first, j->residual);
 }
 
+/* How far the signed scores of a path miss the change f(x) - f(0) that they divide up, as a share
+ * of it: the median of the prompts, and how many miss by more than a tenth. The compat paths do not
+ * divide it up. */
+static ca_status summarise_residuals(jacobian *j, const char *scope) {
+    ca_status st = CA_OK;
+    int64_t count = j->job->data->count, large = 0;
+    double *residual = NULL, median;
+    float *score = NULL;
+    ranked_value *share = NULL;
+    char path[96];
+    CA_TRY(ca_calloc((size_t)count, sizeof *residual, &residual));
+    CA_TRY(ca_calloc((size_t)count, sizeof *share, &share));
+    CA_TRY(ca_calloc((size_t)j->score_start[count] + 1, sizeof *score, &score));
+    snprintf(path, sizeof path, "/attribution/%s/residual", scope);
+    CA_TRY(ca_result_read_back(j->job->result, path, residual));
+    snprintf(path, sizeof path, "/attribution/%s/signed", scope);
+    CA_TRY(ca_result_read_back(j->job->result, path, score));
+    for (int64_t i = 0; i < count; i++) {
+        double change = residual[i];
+        for (int64_t t = j->score_start[i]; t < j->score_start[i + 1]; t++)
+            change += (double)score[t];
+        share[i] = (ranked_value){fabs(residual[i]) / fmax(fabs(change), DBL_MIN), i};
+        large += share[i].value > 0.1;
+    }
+    ca_statistics_sort(share, count);
+    median = (share[count / 2].value + share[(count - 1) / 2].value) / 2;
+    snprintf(path, sizeof path, "/attribution/%s", scope);
+    CA_TRY(ca_result_attribute_float(j->job->result, path, "residual_share", median));
+    if (large && !j->compat)
+        ca_log(
+            CA_LOG_WARNING,
+            "%s: in %lld of %lld prompts the signed scores miss the change of the target by more "
+            "than a tenth of it (median %.2g): more method.steps bring them nearer, slowly "
+            "where RMS norms put the change next to zero embeddings",
+            scope, (long long)large, (long long)count, median);
+out:
+    free(residual);
+    free(share);
+    free(score);
+    return st;
+}
+
 /* Means over all reads, those of an earlier, interrupted run included. */
 ca_status ca_jacobian_write_summary(jacobian *j) {
     ca_status st = CA_OK;
@@ -185,6 +238,8 @@ ca_status ca_jacobian_write_summary(jacobian *j) {
     if (j->gold)
         CA_TRY(ca_result_attribute_float(r, "/baseline", "accuracy",
                                          reads ? (double)right / (double)reads : NAN));
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->path) CA_TRY(summarise_residuals(j, j->column[c].scope->name));
 out:
     free(value);
     free(predicted);

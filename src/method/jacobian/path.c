@@ -3,8 +3,9 @@
  * Scopes integrated along the path from no input to the input: every token embedding is scaled by
  * alpha, and the gradients at nodes alpha_k are averaged.
  *
- *   integrated_gradients  log-probability of the target (Sundararajan et al. 2017, arXiv
- * 1703.01365) path_semantic         its logit
+ *   integrated_gradients  log-probability of the target, of a contrast the difference of two, which
+ *                         is that of the logits (Sundararajan et al. 2017, arXiv 1703.01365)
+ *   path_semantic         its logit
  *
  * score = |x * a|, signed = x . a with a = sum_k w_k d f / d e (alpha_k x); the midpoint rule's
  * signed scores add up to f(x) - f(0) but for a residual that falls as 1 / steps^2.
@@ -56,17 +57,11 @@ static ca_status forward_at(jacobian *j, path_point *point, double alpha) {
     return ca_pass_forward(j->pass, &request);
 }
 
-/* d f / d y [n, D]: the target's direction, for log-probabilities less the mean row sum_i p_i w_i.
- */
+/* d f / d y [n, D]. */
 static ca_status set_cotangent(jacobian *j, const jacobian_scope *scope, ca_tensor cotangent) {
     ca_status st = CA_OK;
-    const ca_model *m = j->job->model;
-    ca_tensor p = ca_tensor_slice(j->probability, 0, 0, j->n);
-    CA_TRY(ca_copy(m->backend, cotangent, ca_tensor_slice(j->direction, 0, 0, j->n)));
-    if (scope->path == PATH_LOGIT) return CA_OK;
-    CA_TRY(ca_softmax(m->backend, p, ca_pass_logits(j->pass)));
-    CA_TRY(ca_matmul(m->backend, cotangent, p, m->head, (ca_tensor){0},
-                     (ca_matmul_options){.alpha = -1, .beta = 1}));
+    CA_TRY(ca_copy(j->job->backend, cotangent, ca_tensor_slice(j->direction, 0, 0, j->n)));
+    if (scope->path == PATH_LOGPROB) CA_TRY(ca_jacobian_subtract_mean(j, cotangent));
 out:
     return st;
 }
@@ -79,7 +74,7 @@ static ca_status read_values(jacobian *j, const jacobian_scope *scope, double *v
               lse = ca_tensor_slice(j->lse, 0, 0, j->n);
     CA_TRY(ca_row_dots(be, values, ca_pass_final_norm(j->pass),
                        ca_tensor_slice(j->direction, 0, 0, j->n)));
-    if (scope->path == PATH_LOGPROB) {
+    if (scope->path == PATH_LOGPROB && !j->reads.contrast) {
         CA_TRY(ca_log_sum_exp(be, lse, ca_pass_logits(j->pass)));
         CA_TRY(ca_add(be, values, lse, -1));
     }

@@ -56,10 +56,22 @@ static ca_status set_direction(jacobian *j) {
     for (int64_t r = 0; r < j->n; r++) j->id_host[r] = read[r].id;
     CA_TRY(ca_upload(job->backend, ids, j->id_host));
     CA_TRY(ca_gather(job->backend, direction, job->model->head, ids, 1, false));
-    if (read[0].other < 0) return CA_OK; /* a contrast is one of the config: all reads have it */
+    if (!j->reads.contrast) return CA_OK;
     for (int64_t r = 0; r < j->n; r++) j->id_host[r] = read[r].other;
     CA_TRY(ca_upload(job->backend, others, j->id_host));
     CA_TRY(ca_gather(job->backend, direction, job->model->head, others, -1, true));
+out:
+    return st;
+}
+
+ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) {
+    ca_status st = CA_OK;
+    const ca_model *m = j->job->model;
+    ca_tensor p = ca_tensor_slice(j->probability, 0, 0, j->n);
+    if (j->reads.contrast) return CA_OK; /* the means of both logits cancel */
+    CA_TRY(ca_softmax(m->backend, p, ca_pass_logits(j->pass)));
+    CA_TRY(ca_matmul(m->backend, direction, p, m->head, (ca_tensor){0},
+                     (ca_matmul_options){.alpha = -1, .beta = 1, .wide = true}));
 out:
     return st;
 }
@@ -71,6 +83,37 @@ static ca_status target_values(jacobian *j, double *value) {
     CA_TRY(ca_row_dots(j->job->backend, values, ca_pass_final_norm(j->pass),
                        ca_tensor_slice(j->direction, 0, 0, j->n)));
     CA_TRY(ca_download_f64(j->job->backend, values, j->staging, value));
+out:
+    return st;
+}
+
+/* Entropy of the distributions in nats, log sum exp(z) - sum p z, the first of which is known. */
+static ca_status write_entropy(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_backend *be = j->job->backend;
+    ca_tensor logits = ca_pass_logits(j->pass), lse = ca_tensor_slice(j->lse, 0, 0, j->n);
+    ca_tensor mean = ca_tensor_slice(j->values, 0, 0, j->n);
+    for (int64_t first = 0; first < j->n; first += JACOBIAN_ENTROPY) {
+        int64_t count = j->n - first < JACOBIAN_ENTROPY ? j->n - first : JACOBIAN_ENTROPY;
+        ca_tensor z = ca_tensor_slice(logits, 0, first, count);
+        ca_tensor p = ca_tensor_slice(j->probability, 0, 0, count);
+        CA_TRY(ca_softmax(be, p, z));
+        CA_TRY(ca_row_dots(be, ca_tensor_slice(mean, 0, first, count), p, z));
+    }
+    CA_TRY(ca_add(be, lse, mean, -1));
+    CA_TRY(ca_download_f64(be, lse, j->staging, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/predictions/entropy", first_read(j), j->n, j->numbers));
+out:
+    return st;
+}
+
+/* The norm of y: the inverse temperature of the distribution over W y / |y|. */
+static ca_status write_norm(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_tensor norm = ca_tensor_slice(j->values, 0, 0, j->n);
+    CA_TRY(ca_row_norms(j->job->backend, norm, ca_pass_final_norm(j->pass)));
+    CA_TRY(ca_download_f64(j->job->backend, norm, j->staging, j->numbers));
+    CA_TRY(ca_jacobian_write(j, "/predictions/norm", first_read(j), j->n, j->numbers));
 out:
     return st;
 }
@@ -99,6 +142,11 @@ static ca_status write_reads(jacobian *j, const float *probability, const int32_
     for (int64_t i = 0; i < j->n; i++) j->id_host[i] = read[i].id;
     CA_TRY(ca_jacobian_write(j, "/data/target", first, j->n, j->id_host));
     CA_TRY(write_pieces(j, "/data/target_piece", 1, j->id_host));
+    for (int64_t i = 0; j->reads.contrast && i < j->n; i++) j->id_host[i] = read[i].other;
+    if (j->reads.contrast) {
+        CA_TRY(ca_jacobian_write(j, "/data/contrast", first, j->n, j->id_host));
+        CA_TRY(write_pieces(j, "/data/contrast_piece", 1, j->id_host));
+    }
     CA_TRY(target_values(j, j->numbers));
     CA_TRY(ca_jacobian_write(j, "/baseline/clean", first, j->n, j->numbers));
     for (int64_t i = 0; i < j->n; i++) j->row_host[i] = read[i].position;
@@ -117,6 +165,8 @@ ca_status ca_jacobian_predict(jacobian *j) {
     CA_TRY(predict(j, probability, id));
     CA_TRY(set_direction(j));
     CA_TRY(write_reads(j, probability, id));
+    CA_TRY(write_entropy(j));
+    CA_TRY(write_norm(j));
 out:
     free(probability);
     free(id);

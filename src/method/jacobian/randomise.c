@@ -84,17 +84,19 @@ int64_t ca_jacobian_randomise_runs(const jacobian *j) {
 /* ---- what it needs ---- */
 
 /* At least the bytes of the tensors of one block, those included that only some families have. */
-static int64_t block_bytes(const ca_arch *a, ca_dtype dtype) {
+static int64_t block_bytes(const ca_arch *a, ca_dtype precision, ca_dtype dtype) {
     int64_t heads = a->heads * a->head_dim, qkv = heads + 2 * a->kv_heads * a->head_dim;
     int64_t up = (a->gated ? 2 : 1) * a->mlp_width;
     int64_t matrices = qkv * a->width + heads * a->width + up * a->width + a->mlp_width * a->width;
     int64_t vectors = 10 * a->width + 2 * qkv + up;
-    return (int64_t)ca_method_buffer_bytes(matrices + vectors, dtype) + 64 * TENSORS;
+    return (int64_t)(ca_method_buffer_bytes(matrices, precision) +
+                     ca_method_buffer_bytes(vectors, dtype)) +
+           64 * TENSORS;
 }
 
 int64_t ca_jacobian_randomise_bytes(const jacobian *j, const ca_job *job) {
     const struct jacobian_randomisation *r = j->randomisation;
-    return r ? r->blocks[r->fractions - 1] * block_bytes(job->arch, job->dtype) : 0;
+    return r ? r->blocks[r->fractions - 1] * block_bytes(job->arch, job->precision, job->dtype) : 0;
 }
 
 ca_status ca_jacobian_randomise_create(jacobian *j, const ca_model **model) {

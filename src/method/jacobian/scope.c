@@ -8,6 +8,7 @@
 #include "causa/ops.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int64_t one_lane(const jacobian *j) {
@@ -23,6 +24,17 @@ static ca_tensor single(ca_tensor vectors) {
 /* Semantic: v = d logit / d y, the target's row of the unembedding. */
 static ca_status semantic(jacobian *j, ca_tensor vectors) {
     return ca_copy(j->job->backend, single(vectors), ca_tensor_slice(j->direction, 0, 0, j->n));
+}
+
+/* Input x gradient: the same. Differs: with compat the log-probability's, as the baseline of that
+ * implementation minimises the cross-entropy; the sign of `signed` stays that of the
+ * log-probability. */
+static ca_status input_x_gradient(jacobian *j, ca_tensor vectors) {
+    ca_status st = CA_OK;
+    CA_TRY(semantic(j, vectors));
+    if (j->compat) CA_TRY(ca_jacobian_subtract_mean(j, single(vectors)));
+out:
+    return st;
 }
 
 /* Temperature: v = y / |y|, so that J^T v = d |y| / d x: the norm of y is the inverse temperature
@@ -41,6 +53,46 @@ out:
     return st;
 }
 
+/* The largest difference of the elements of a vector [D] from each other and their mean. */
+static ca_status spread_of(ca_backend *be, ca_tensor vector, double *spread, double *mean) {
+    ca_status st = CA_OK;
+    int64_t width = vector.shape[0];
+    double *values = NULL, *staging = NULL, least = INFINITY, most = -INFINITY;
+    CA_TRY(ca_calloc((size_t)width, sizeof *values, &values));
+    CA_TRY(ca_calloc((size_t)width, sizeof *staging, &staging));
+    CA_TRY(ca_download_f64(be, vector, staging, values));
+    *mean = 0;
+    for (int64_t d = 0; d < width; d++) {
+        least = fmin(least, values[d]);
+        most = fmax(most, values[d]);
+        *mean += values[d] / (double)width;
+    }
+    *spread = most - least;
+out:
+    free(values);
+    free(staging);
+    return st;
+}
+
+ca_status ca_jacobian_check_gain(const jacobian *j) {
+    ca_status st = CA_OK;
+    const ca_model *m = j->job->model;
+    double spread, mean, bias = 0, shift = 0;
+    bool wanted = false;
+    for (int64_t c = 0; c < j->columns; c++) wanted |= j->column[c].scope->vectors == temperature;
+    if (!wanted) return CA_OK;
+    CA_TRY(spread_of(m->backend, m->final_gain, &spread, &mean));
+    if (m->final_bias.data) CA_TRY(spread_of(m->backend, m->final_bias, &bias, &shift));
+    mean += m->arch.norm.gain_offset;
+    if (spread < 1e-3 * fabs(mean) && fabs(bias) + fabs(shift) < 1e-3 * fabs(mean))
+        ca_log(CA_LOG_WARNING,
+               "temperature: the final norm's gains are all within %.1g of each other, which makes "
+               "the norm that the scope explains a constant: its scores are rounding",
+               spread);
+out:
+    return st;
+}
+
 /* Fisher: v_i = sqrt(lambda_i) u_i of the largest eigenpairs of the Fisher information at y, so
  * that the sum of |J^T v_i|^2 is the truncated trace of J^T F J. */
 static int64_t fisher_lanes(const jacobian *j) { return j->probes ? j->probes : j->rank; }
@@ -48,10 +100,13 @@ static int64_t fisher_lanes(const jacobian *j) { return j->probes ? j->probes : 
 /* The same trace, all of it, from random vectors. */
 static ca_status fisher_probes(jacobian *j, ca_tensor vectors) {
     uint64_t seed = (uint64_t)ca_config_int(j->job->config, "seed");
-    for (int64_t i = j->first; i < j->last; i++)
+    for (int64_t i = j->first; i < j->last; i++) {
+        const ca_prompt_text *prompt = &j->job->data->examples[i].clean;
         for (int64_t r = j->reads.start[i]; r < j->reads.start[i + 1]; r++)
             j->keys[r - j->reads.start[j->first]] =
-                ca_jacobian_hutchinson_key(seed, i, j->reads.read[r].position);
+                (ca_philox_key){seed, ca_method_prompt_stream("jacobian.hutchinson", prompt,
+                                                              j->reads.read[r].position)};
+    }
     return ca_jacobian_hutchinson_probes(j->hutchinson, ca_pass_logits(j->pass), j->keys, vectors);
 }
 
@@ -91,21 +146,24 @@ static const jacobian_scope scopes[] = {
      .vectors = fisher},
     {.name = "input_x_gradient",
      .target = "logit of the target token (difference of logits for a contrast)",
-     .units = "Euclidean norm of x * d logit / d x, elementwise; signed: their dot product",
+     .compat_target = "log-probability of the target token (difference of logits for a contrast)",
+     .units = "Euclidean norm of x * gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
      .of_target = true,
      .lanes = one_lane,
-     .vectors = semantic},
+     .vectors = input_x_gradient},
     {.name = "integrated_gradients",
-     .target = "log-probability of the target token, integrated from zero embeddings",
+     .target = "log-probability of the target token (difference of logits for a contrast), "
+               "integrated from zero embeddings",
      .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
      .of_target = true,
      .path = PATH_LOGPROB},
     {.name = "path_semantic",
-     .target = "logit of the target token, integrated from zero embeddings",
+     .target = "logit of the target token (difference of logits for a contrast), integrated from "
+               "zero embeddings",
      .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,

@@ -93,3 +93,18 @@ double ca_statistics_kendall(const double *a, const double *b, int64_t count) {
     if (pairs_a == 0 || pairs_b == 0) return NAN;
     return (double)agreement / sqrt((double)pairs_a * (double)pairs_b);
 }
+
+double ca_statistics_top_jaccard(const double *a, const double *b, int64_t count, int64_t k,
+                                 ranked_value *items, double *marks) {
+    int64_t shared = 0;
+    for (int64_t i = 0; i < count; i++) {
+        items[i] = (ranked_value){a[i], i};
+        marks[i] = 0;
+    }
+    ca_statistics_sort(items, count);
+    for (int64_t i = 0; i < k; i++) marks[items[i].index] = 1;
+    for (int64_t i = 0; i < count; i++) items[i] = (ranked_value){b[i], i};
+    ca_statistics_sort(items, count);
+    for (int64_t i = 0; i < k; i++) shared += marks[items[i].index] > 0;
+    return (double)shared / (double)(2 * k - shared);
+}

@@ -33,5 +33,9 @@ double ca_statistics_spearman(const double *a, const double *b, int64_t count, r
                               double *ranks);
 /* Kendall's tau-b; NaN when either array is constant. */
 double ca_statistics_kendall(const double *a, const double *b, int64_t count);
+/* Jaccard index of the k largest values of both arrays, ties by index: shared ones as a share of
+ * those in either. items [count], marks [count]: room */
+double ca_statistics_top_jaccard(const double *a, const double *b, int64_t count, int64_t k,
+                                 ranked_value *items, double *marks);
 
 #endif

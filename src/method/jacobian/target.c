@@ -100,13 +100,16 @@ static void count_reads(jacobian_reads *out, int64_t i, int64_t n) {
 static ca_status read_answers(const ca_job *job, jacobian_reads *out) {
     ca_status st = CA_OK;
     int64_t *tokens = NULL;
+    ca_row_problems problems = {0};
     const ca_node *position = ca_config_node(job->config, "method.position");
     if (position->kind != CA_NODE_SCALAR || strcmp(position->text, "last") != 0)
         return ca_config_fail(job->config, "method.position",
                               "expected last with target answer_text, whose positions are read");
     for (int64_t i = 0; i < job->data->count; i++)
-        CA_TRY(
-            ca_example_join_answer(job->data, &job->data->examples[i], job->arch->max_positions));
+        CA_TRY(ca_row_problems_take(
+            &problems,
+            ca_example_join_answer(job->data, &job->data->examples[i], job->arch->max_positions)));
+    CA_TRY(ca_row_problems_report(&problems));
     CA_TRY(allocate(job, out, &tokens));
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *e = &job->data->examples[i];
@@ -118,33 +121,54 @@ static ca_status read_answers(const ca_job *job, jacobian_reads *out) {
     }
     out->span = true;
 out:
+    ca_row_problems_free(&problems);
     free(tokens);
+    return st;
+}
+
+/* What every read explains. */
+typedef struct wanted_target {
+    bool gold;
+    int32_t id, other; /* -1 where it is not of the config */
+} wanted_target;
+
+/* The reads of prompt i, behind those of the prompts before it. tokens [prompt]: scratch. */
+static ca_status read_prompt(const ca_job *job, const ca_positions *positions, wanted_target wanted,
+                             int64_t i, int64_t *tokens, jacobian_reads *out) {
+    ca_status st = CA_OK;
+    const ca_example *e = &job->data->examples[i];
+    int64_t n = 0;
+    CA_TRY(positions_of(job, positions, wanted.gold, e, tokens, &n));
+    for (int64_t s = 0; s < n; s++) {
+        jacobian_read *read = &out->read[out->start[i] + s];
+        *read = (jacobian_read){.position = tokens[s], .id = wanted.id, .other = wanted.other};
+        if (wanted.gold) CA_TRY(gold_target(job, e, read));
+    }
+    count_reads(out, i, n);
+out:
     return st;
 }
 
 ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) {
     ca_status st = CA_OK;
     const char *text = ca_config_text(job->config, "method.target");
-    bool gold = strcmp(text, "gold") == 0, argmax = strcmp(text, "argmax") == 0;
-    int32_t id = -1, other = -1;
-    int64_t *tokens = NULL, n;
+    wanted_target wanted = {.gold = strcmp(text, "gold") == 0, .id = -1, .other = -1};
+    int64_t *tokens = NULL;
     ca_positions positions = {0};
+    ca_row_problems problems = {0};
     if (strcmp(text, "answer_text") == 0) return read_answers(job, out);
     CA_TRY(ca_positions_read(job->config, "method.position", &positions));
-    if (!gold && !argmax) CA_TRY(fixed_target(job, text, &id, &other));
+    if (!wanted.gold && strcmp(text, "argmax") != 0)
+        CA_TRY(fixed_target(job, text, &wanted.id, &wanted.other));
     CA_TRY(allocate(job, out, &tokens));
     out->span = ca_config_bool(job->config, "method.span");
-    for (int64_t i = 0; i < job->data->count; i++) {
-        const ca_example *e = &job->data->examples[i];
-        CA_TRY(positions_of(job, &positions, gold, e, tokens, &n));
-        for (int64_t s = 0; s < n; s++) {
-            jacobian_read *read = &out->read[out->start[i] + s];
-            *read = (jacobian_read){.position = tokens[s], .id = id, .other = other};
-            if (gold) CA_TRY(gold_target(job, e, read));
-        }
-        count_reads(out, i, n);
-    }
+    out->contrast = wanted.other >= 0;
+    for (int64_t i = 0; i < job->data->count; i++)
+        CA_TRY(
+            ca_row_problems_take(&problems, read_prompt(job, &positions, wanted, i, tokens, out)));
+    CA_TRY(ca_row_problems_report(&problems));
 out:
+    ca_row_problems_free(&problems);
     free(tokens);
     ca_positions_free(&positions);
     return st;

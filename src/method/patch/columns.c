@@ -38,11 +38,10 @@ static ca_status check_sites(const ca_job *job, const ca_site *sites, int64_t co
     if (count == 0)
         return ca_config_fail(job->config, "method.sites", "expected at least one site");
     for (int64_t i = 0; i < count; i++) {
-        if (sites[i].kind == CA_SITE_PATTERN || sites[i].kind == CA_SITE_FINAL_NORM ||
-            sites[i].kind == CA_SITE_LOGITS)
+        if (sites[i].kind == CA_SITE_FINAL_NORM || sites[i].kind == CA_SITE_LOGITS)
             return ca_config_fail(job->config, "method.sites",
-                                  "expected the residual stream or a part of attention or MLP that "
-                                  "is a vector per token, got %s",
+                                  "expected the residual stream or a part of attention or MLP, got "
+                                  "%s",
                                   ca_site_name(sites[i], name));
         for (int64_t k = 0; k < i; k++)
             if (same_site(sites[i], sites[k]))
@@ -125,28 +124,40 @@ out:
     return st;
 }
 
+/* The spans of one example [slots]. */
+static ca_status resolve_slots(const ca_job *job, const ca_positions *positions,
+                               const patch_state *p, const ca_example *e, int64_t *tokens,
+                               patch_span *span) {
+    ca_status st = CA_OK;
+    int64_t differs = p->restore ? e->subject_first : e->first_difference;
+    for (int64_t s = 0; s < p->slots; s++, span++) {
+        CA_TRY(resolve_slot(job, positions, s, e, tokens, span));
+        if (span->from < 0) continue;
+        /* the runs are equal before the first difference: there nothing is to be patched */
+        if (span->from < differs) span->from = differs;
+        if (span->from > span->to) span->from = span->to;
+    }
+out:
+    return st;
+}
+
 ca_status ca_patch_read_slots(const ca_job *job, patch_state *p) {
     ca_status st = CA_OK;
     ca_positions positions = {0};
+    ca_row_problems problems = {0};
     int64_t *tokens = NULL;
     CA_TRY(ca_positions_read(job->config, "method.positions", &positions));
     p->positions = positions.kind;
     CA_TRY(name_slots(job, &positions, p));
     CA_TRY(ca_calloc((size_t)longest_prompt(job->data) + 1, sizeof *tokens, &tokens));
     CA_TRY(ca_calloc((size_t)(job->data->count * p->slots) + 1, sizeof *p->spans, &p->spans));
-    for (int64_t i = 0; i < job->data->count; i++) {
-        const ca_example *e = &job->data->examples[i];
-        int64_t differs = p->restore ? e->subject_first : e->first_difference;
-        for (int64_t s = 0; s < p->slots; s++) {
-            patch_span *span = &p->spans[i * p->slots + s];
-            CA_TRY(resolve_slot(job, &positions, s, e, tokens, span));
-            if (span->from < 0) continue;
-            /* the runs are equal before the first difference: there nothing is to be patched */
-            if (span->from < differs) span->from = differs;
-            if (span->from > span->to) span->from = span->to;
-        }
-    }
+    for (int64_t i = 0; i < job->data->count; i++)
+        CA_TRY(ca_row_problems_take(&problems,
+                                    resolve_slots(job, &positions, p, &job->data->examples[i],
+                                                  tokens, p->spans + i * p->slots)));
+    CA_TRY(ca_row_problems_report(&problems));
 out:
+    ca_row_problems_free(&problems);
     ca_positions_free(&positions);
     free(tokens);
     return st;

@@ -15,7 +15,7 @@ typedef struct patch_tap {
     ca_site_kind kind; /* as in patch_place */
     int64_t layer;
     int64_t heads, width;
-    ca_tensor rows; /* [base rows, heads, width] */
+    ca_tensor rows; /* [base rows, heads, width]; of patterns flat, see ca_sequences */
 } patch_tap;
 
 typedef struct tap_list {
@@ -75,19 +75,26 @@ out:
     return st;
 }
 
+static int64_t tap_elements(const patch_tap *tap, patch_sizes sizes) {
+    if (tap->kind == CA_SITE_PATTERN) return tap->heads * sizes.base_pattern;
+    return sizes.base_rows * tap->heads * tap->width;
+}
+
 /* Of both passes. The stream that leaves the last block is read there as resid_post. */
 static void set_limits(const patch_place *places, int64_t count, patch_sizes sizes,
                        ca_pass_limits *base, ca_pass_limits *cell) {
     *base = (ca_pass_limits){
         .rows = sizes.base_rows,
         .reads = sizes.base_sequences,
+        .pattern = sizes.base_pattern,
         .logits = true,
         .key_values = true,
         .sites = CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_RESID_PRE) |
                  CA_SITE_BIT(CA_SITE_RESID_POST),
         .edited = CA_SITE_BIT(CA_SITE_EMBED),
     };
-    *cell = (ca_pass_limits){.rows = sizes.cell_rows, .reads = sizes.cell_sequences};
+    *cell = (ca_pass_limits){
+        .rows = sizes.cell_rows, .reads = sizes.cell_sequences, .pattern = sizes.cell_pattern};
     for (int64_t i = 0; i < count; i++) {
         if (is_stream(&places[i])) continue;
         base->sites |= CA_SITE_BIT(places[i].kind);
@@ -103,8 +110,7 @@ static size_t buffer_bytes(const ca_arch *arch, ca_dtype dtype, const tap_list *
                    ca_method_buffer_bytes(sizes.cell_sequences * arch->width, dtype) +
                    ca_method_buffer_bytes(sizes.cell_sequences * arch->vocab, dtype);
     for (int64_t i = 0; i < list->count; i++)
-        bytes += ca_method_buffer_bytes(sizes.base_rows * list->taps[i].heads * list->taps[i].width,
-                                        dtype);
+        bytes += ca_method_buffer_bytes(tap_elements(&list->taps[i], sizes), dtype);
     return bytes;
 }
 
@@ -128,6 +134,8 @@ out:
 
 static ca_status keep(void *context, const ca_hook_call *call, ca_tensor value) {
     const patch_tap *tap = context;
+    if (tap->kind == CA_SITE_PATTERN)
+        return ca_copy(call->backend, ca_tensor_slice(tap->rows, 0, 0, value.shape[0]), value);
     ca_tensor rows = ca_tensor_slice(tap->rows, 0, 0, value.shape[0]);
     return ca_copy(call->backend, rows, value.rank == 2 ? ca_tensor_split_last(value, 1) : value);
 }
@@ -145,9 +153,12 @@ static void take_tensors(patch_engine *e) {
     for (int64_t i = 0; i < e->kept.count; i++) {
         patch_tap *tap = &e->kept.taps[i];
         int64_t shape[] = {e->sizes.base_rows, tap->heads, tap->width};
+        int64_t elements = tap_elements(tap, e->sizes);
+        bool flat = tap->kind == CA_SITE_PATTERN;
         bool leaves = tap->kind == CA_SITE_RESID_PRE && tap->layer == arch->layers;
         int64_t layer = leaves ? tap->layer - 1 : tap->layer;
-        tap->rows = ca_method_buffers_take(&e->buffers, dtype, 3, shape);
+        tap->rows =
+            ca_method_buffers_take(&e->buffers, dtype, flat ? 1 : 3, flat ? &elements : shape);
         e->hooks[1 + i] = (ca_hook){.site = leaves ? CA_SITE_RESID_POST : tap->kind,
                                     .first_layer = layer,
                                     .last_layer = layer,
@@ -216,6 +227,39 @@ out:
 
 /* ---- cells ---- */
 
+/* Elements of one head in a flat pattern, [own rows, keys] of a sequence. */
+static ca_tensor head_of_pattern(ca_tensor pattern, const ca_sequences *s, int64_t sequence,
+                                 int64_t heads, int64_t head) {
+    int64_t rows = s->row_start[sequence + 1] - s->row_start[sequence];
+    int64_t keys = s->prefix_rows[sequence] + rows;
+    int64_t start = heads * s->pattern_start[sequence] + head * rows * keys;
+    ca_tensor flat = ca_tensor_slice(pattern, 0, start, rows * keys);
+    return ca_tensor_2d(flat.data, flat.dtype, rows, keys);
+}
+
+/* Hook: the source's rows of attention, whose keys are all tokens of the prompt, in those of the
+ * cells. */
+static ca_status put_pattern_in(void *context, const ca_hook_call *call, ca_tensor value) {
+    ca_status st = CA_OK;
+    const patch_engine *e = context;
+    const ca_sequences *s = &call->batch->sequences, *base = &e->base_batch->sequences;
+    const patch_tap *tap = find_tap(&e->kept, CA_SITE_PATTERN, call->layer);
+    for (int64_t i = 0; i < s->count; i++) {
+        const patch_cell *c = &e->cells[i];
+        int64_t source = 0, rows = c->to - c->from;
+        while (base->row_start[source] != c->source) source++;
+        for (int64_t h = 0; h < tap->heads; h++) {
+            if (c->head >= 0 && c->head != h) continue;
+            ca_tensor to = head_of_pattern(value, s, i, tap->heads, h);
+            ca_tensor from = head_of_pattern(tap->rows, base, source, tap->heads, h);
+            CA_TRY(ca_copy(call->backend, ca_tensor_slice(to, 0, 0, rows),
+                           ca_tensor_slice(from, 0, c->from, rows)));
+        }
+    }
+out:
+    return st;
+}
+
 /* Hook: the source's values in the patched rows of every cell, which come first in its sequence. */
 static ca_status put_in(void *context, const ca_hook_call *call, ca_tensor value) {
     ca_status st = CA_OK;
@@ -271,7 +315,7 @@ ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
                     .first_layer = place->first,
                     .last_layer = place->last,
                     .edits = true,
-                    .forward = put_in,
+                    .forward = place->kind == CA_SITE_PATTERN ? put_pattern_in : put_in,
                     .context = e};
     assert(e->waiting + count <= e->sizes.cell_sequences);
     CA_TRY(start_cells(e, place, cells, count));

@@ -14,7 +14,7 @@
 
 /* Where values are exchanged. CA_SITE_RESID_PRE stands for the residual stream: the one that enters
  * block `first`, or with first == L the one that leaves the last block. Not attn.result, whose
- * exchange is that of attn.z, and no pattern. */
+ * exchange is that of attn.z. Of attn.pattern a token's value is its row: how it attends. */
 typedef struct patch_place {
     ca_site_kind kind;
     int64_t first, last; /* layers, inclusive; of the stream one */
@@ -30,7 +30,9 @@ typedef struct patch_cell {
 /* Upper bounds of what the two kinds of passes hold. */
 typedef struct patch_sizes {
     int64_t base_rows, base_sequences;
+    int64_t base_pattern;   /* pattern elements per head of its prompts: squares of their lengths */
     int64_t cell_rows;      /* of a pass */
+    int64_t cell_pattern;   /* the same of a pass: rows times keys of each cell */
     int64_t cell_sequences; /* of a pass, and of passes whose logits are asked for together */
 } patch_sizes;
 

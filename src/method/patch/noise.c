@@ -66,20 +66,11 @@ void ca_patch_noise_free(patch_noise *noise) {
     free(noise->index_host);
 }
 
-/* The tokens name the prompt: its noise is the same wherever it stands in whichever file. */
-static uint64_t stream_of(const ca_prompt_text *prompt, int64_t draw) {
-    const uint64_t prime = 0x100000001b3; /* of 64-bit FNV-1a */
-    uint64_t stream = (ca_stream("patch.noise") ^ (uint64_t)draw) * prime;
-    for (int64_t t = 0; t < prompt->count; t++)
-        stream = (stream ^ (uint64_t)prompt->ids[t]) * prime;
-    return stream;
-}
-
 void ca_patch_noise_add(patch_noise *noise, const ca_job *job, const ca_example *e, int64_t draw,
                         int64_t start) {
     int64_t width = job->arch->width;
     ca_philox_key key = {.seed = (uint64_t)ca_config_int(job->config, "seed"),
-                         .stream = stream_of(&e->clean, draw)};
+                         .stream = ca_method_prompt_stream("patch.noise", &e->clean, draw)};
     for (int64_t t = e->subject_first; t < e->subject_last; t++) {
         int64_t at = noise->count * width;
         for (int64_t d = 0; d < width; d++)

@@ -44,6 +44,8 @@ static ca_status put_attributes(ca_job *job, const patch_state *p) {
                                         ca_config_text(job->config, words[i][1])));
     CA_TRY(
         ca_result_attribute_text(job->result, "/patch", "positions", position_words[p->positions]));
+    CA_TRY(ca_result_attribute_text(job->result, "/patch", "aligned_by",
+                                    p->by_role ? "role" : "position"));
     CA_TRY(ca_result_attribute_int(job->result, "/patch", "windows",
                                    ca_config_int(job->config, "method.windows")));
     CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric",
@@ -72,6 +74,19 @@ out:
     return st;
 }
 
+/* Names of the roles, and how many prompts have such tokens. */
+static ca_status put_roles(ca_job *job, const patch_state *p) {
+    ca_status st = CA_OK;
+    int64_t count[PATCH_ROLES];
+    ca_result_shape shape = {1, {PATCH_ROLES}, {"role"}};
+    ca_patch_count_roles(p, job->data->count, count);
+    CA_TRY(
+        ca_result_put(job->result, "/patch/role", CA_RESULT_TEXT, shape, ca_patch_role_names(p)));
+    CA_TRY(ca_result_put(job->result, "/patch/prompts_by_role", CA_RESULT_I64, shape, count));
+out:
+    return st;
+}
+
 ca_status ca_patch_reserve(ca_job *job, const patch_state *p) {
     ca_status st = CA_OK;
     int64_t count = job->data->count;
@@ -83,6 +98,7 @@ ca_status ca_patch_reserve(ca_job *job, const patch_state *p) {
                          (ca_result_shape){1, {p->slots}, {"position"}}, p->slot_position));
     CA_TRY(put_attributes(job, p));
     if (p->restore) CA_TRY(put_subjects(job));
+    if (p->role) CA_TRY(put_roles(job, p));
     CA_TRY(ca_result_reserve(job->result, "/patch/value", CA_RESULT_F64, cells));
     CA_TRY(ca_result_reserve(job->result, "/patch/effect", CA_RESULT_F64, cells));
     if (p->draws > 1)
@@ -120,6 +136,26 @@ static ca_status read_written(ca_job *job, const patch_state *p, written *w) {
     CA_TRY(ca_result_read_back(job->result, "/patch/effect", w->effect));
 out:
     return st;
+}
+
+/* The same by role of the tokens; shares the runs that are not patched. */
+static ca_status group_by_role(const patch_state *p, const written *w, written *grouped) {
+    ca_status st = CA_OK;
+    *grouped = *w;
+    grouped->cells = p->column_count * PATCH_ROLES;
+    grouped->value = grouped->effect = NULL;
+    size_t all = (size_t)(w->count * grouped->cells);
+    CA_TRY(ca_calloc(all, sizeof *grouped->value, &grouped->value));
+    CA_TRY(ca_calloc(all, sizeof *grouped->effect, &grouped->effect));
+    ca_patch_group_by_role(p, w->count, w->value, grouped->value);
+    ca_patch_group_by_role(p, w->count, w->effect, grouped->effect);
+out:
+    return st;
+}
+
+static void free_grouped(written *grouped) {
+    free(grouped->value);
+    free(grouped->effect);
 }
 
 static void free_written(written *w) {
@@ -194,31 +230,51 @@ static int64_t count_undefined(const written *w) {
     return undefined;
 }
 
-static ca_status write_means(ca_job *job, const patch_state *p, const written *w) {
+/* Means of cells [columns, places], and the strongest of their effects: the furthest from that of
+ * the run that is patched. */
+static ca_status write_means(ca_job *job, const patch_state *p, const written *w, bool by_role,
+                             double *strongest) {
     ca_status st = CA_OK;
     enum { MEANS = 4 };
-    static const char *const names[MEANS] = {"/patch/mean_value", "/patch/mean_effect",
-                                             "/patch/mean_effect_interval",
-                                             "/patch/ratio_of_means"};
-    double *means = NULL, strongest = NAN;
+    static const char *const names[MEANS] = {"mean_value", "mean_effect", "mean_effect_interval",
+                                             "ratio_of_means"};
+    double *means = NULL, still = p->denoise ? 0 : 1;
+    char path[64];
+    ca_result_shape shape = {
+        2, {p->column_count, w->cells / p->column_count}, {"site", by_role ? "role" : "position"}};
     CA_TRY(ca_calloc((size_t)(MEANS * w->cells), sizeof *means, &means));
+    *strongest = NAN;
     for (int64_t c = 0; c < w->cells; c++) {
         cell_mean m = mean_cell(w, c);
         means[c] = m.value;
         means[w->cells + c] = m.effect;
         means[2 * w->cells + c] = m.interval;
         means[3 * w->cells + c] = m.ratio;
-        if (m.common && isfinite(m.effect) && !(fabs(m.effect) <= fabs(strongest)))
-            strongest = m.effect;
+        if (m.common && isfinite(m.effect) && !(fabs(m.effect - still) <= fabs(*strongest - still)))
+            *strongest = m.effect;
     }
-    for (int i = 0; i < MEANS; i++)
-        CA_TRY(
-            ca_result_put(job->result, names[i], CA_RESULT_F64,
-                          (ca_result_shape){2, {p->column_count, p->slots}, {"site", "position"}},
-                          means + i * w->cells));
-    CA_TRY(ca_result_attribute_float(job->result, "/patch", "strongest_effect", strongest));
+    for (int i = 0; i < MEANS; i++) {
+        snprintf(path, sizeof path, "/patch/%s%s", names[i], by_role ? "_by_role" : "");
+        CA_TRY(ca_result_put(job->result, path, CA_RESULT_F64, shape, means + i * w->cells));
+    }
 out:
     free(means);
+    return st;
+}
+
+static ca_status write_all_means(ca_job *job, const patch_state *p, const written *w) {
+    ca_status st = CA_OK;
+    double at_position, at_role;
+    written grouped = {0};
+    CA_TRY(write_means(job, p, w, false, &at_position));
+    if (p->role) {
+        CA_TRY(group_by_role(p, w, &grouped));
+        CA_TRY(write_means(job, p, &grouped, true, &at_role));
+    }
+    CA_TRY(ca_result_attribute_float(job->result, "/patch", "strongest_effect",
+                                     p->by_role ? at_role : at_position));
+out:
+    free_grouped(&grouped);
     return st;
 }
 
@@ -226,7 +282,7 @@ ca_status ca_patch_summarise(ca_job *job, const patch_state *p) {
     ca_status st = CA_OK;
     written w = {0};
     CA_TRY(read_written(job, p, &w));
-    CA_TRY(write_means(job, p, &w));
+    CA_TRY(write_all_means(job, p, &w));
     CA_TRY(write_baseline(job, &w));
     int64_t undefined = count_undefined(&w);
     CA_TRY(ca_result_attribute_int(job->result, "/patch", "undefined", undefined));
@@ -274,37 +330,52 @@ static int64_t strongest_cell(const cell_mean *means, int64_t count, double sign
     return best;
 }
 
+/* The strongest cells, strongest first. */
+static ca_status print_cells(const ca_job *job, const patch_state *p, const written *w,
+                             ca_string *text) {
+    ca_status st = CA_OK;
+    cell_mean *means = NULL;
+    int64_t places = w->cells / p->column_count;
+    double sign = p->denoise ? 1 : -1; /* what was put in moves the run towards its own source */
+    char name[CA_SITE_NAME_MAX];
+    CA_TRY(ca_calloc((size_t)w->cells, sizeof *means, &means));
+    for (int64_t c = 0; c < w->cells; c++) means[c] = mean_cell(w, c);
+    for (int64_t n = 0; n < STRONGEST; n++) {
+        int64_t best = strongest_cell(means, w->cells, sign);
+        if (best < 0) break;
+        CA_TRY(ca_string_printf(text, "    %6.3f  %-22s ", means[best].effect,
+                                ca_site_name(p->columns[best / places].site, name)));
+        if (p->by_role)
+            CA_TRY(ca_string_printf(text, "at %s", ca_patch_role_names(p)[best % places]));
+        else
+            CA_TRY(print_slot(job, p, best % places, text));
+        CA_TRY(ca_string_printf(text, "\n"));
+        means[best].effect = NAN;
+    }
+out:
+    free(means);
+    return st;
+}
+
 ca_status ca_patch_answer(ca_job *job, void *state, ca_string *text) {
     ca_status st = CA_OK;
     const patch_state *p = state;
-    written w = {0};
-    cell_mean *means = NULL;
+    written w = {0}, grouped = {0};
     double clean = 0, corrupted = 0;
-    double sign = p->denoise ? 1 : -1; /* what was put in moves the run towards its own source */
-    char name[CA_SITE_NAME_MAX];
     CA_TRY(read_written(job, p, &w));
-    CA_TRY(ca_calloc((size_t)w.cells, sizeof *means, &means));
     for (int64_t i = 0; i < w.count; i++) {
         clean += w.clean[i] / (double)w.count;
         corrupted += w.corrupted[i] / (double)w.count;
     }
-    for (int64_t c = 0; c < w.cells; c++) means[c] = mean_cell(&w, c);
     CA_TRY(ca_string_printf(text, "%s over %lld prompts: clean %.4g, corrupted %.4g\n",
                             p->metric.kind->name, (long long)w.count, clean, corrupted));
     CA_TRY(ca_string_printf(
         text, "strongest effects (0 = corrupted, 1 = clean) of cells in half of the prompts or "
               "more:\n"));
-    for (int64_t n = 0; n < STRONGEST; n++) {
-        int64_t best = strongest_cell(means, w.cells, sign);
-        if (best < 0) break;
-        CA_TRY(ca_string_printf(text, "    %6.3f  %-22s ", means[best].effect,
-                                ca_site_name(p->columns[best / p->slots].site, name)));
-        CA_TRY(print_slot(job, p, best % p->slots, text));
-        CA_TRY(ca_string_printf(text, "\n"));
-        means[best].effect = NAN;
-    }
+    if (p->by_role) CA_TRY(group_by_role(p, &w, &grouped));
+    CA_TRY(print_cells(job, p, p->by_role ? &grouped : &w, text));
 out:
+    free_grouped(&grouped);
     free_written(&w);
-    free(means);
     return st;
 }

@@ -40,6 +40,9 @@ static const char *const conventions[] = {
     "mean_effect: mean over prompts of effect; ratio_of_means: the same formula from means over "
     "prompts of value, clean and corrupted; mean_effect_interval: half the 95 % interval "
     "(Student's t) of mean_effect over prompts",
+    "by_role: means over the tokens of a role in each prompt, then over the prompts that have it; "
+    "strongest_effect and the strongest cells are by role where the prompts' roles stand at "
+    "different tokens (aligned_by), and of cells that half of the prompts have",
     "metrics are read at the last token; kl (clean run || patched run, natural logarithm) and js "
     "are 0 and rank is 1 when the model does the task",
     "style restore: value, effect and /baseline/corrupted are means over the draws of noise; "
@@ -49,6 +52,8 @@ static const char *const conventions[] = {
     "one layer",
     "embed is patched as the input of block 0, resid_post as the input of the next block, "
     "attn.result as attn.z, of which it is a product",
+    "attn.pattern is patched by rows: how the token of the cell attends to those up to it; what it "
+    "reads there stays that of the patched run",
     "attn.k and attn.v have one head per key/value group; q and k are patched before any norm and "
     "before rotary embedding",
     NULL,
@@ -77,20 +82,24 @@ static ca_status check_pair(const ca_job *job, const ca_example *e) {
     return CA_OK;
 }
 
+static ca_status check_subject(const ca_job *job, const ca_example *e) {
+    if (e->subject_first < e->subject_last) return CA_OK;
+    ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
+    return ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
+                   ca_example_place(job->data, e));
+}
+
 static ca_status check_examples(const ca_job *job, const patch_state *p) {
     ca_status st = CA_OK;
+    ca_row_problems problems = {0};
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *e = &job->data->examples[i];
-        if (!p->restore) {
-            CA_TRY(check_pair(job, e));
-        } else if (e->subject_first == e->subject_last) {
-            ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
-            st = ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
-                         ca_example_place(job->data, e));
-            goto out;
-        }
+        CA_TRY(ca_row_problems_take(&problems,
+                                    p->restore ? check_subject(job, e) : check_pair(job, e)));
     }
+    CA_TRY(ca_row_problems_report(&problems));
 out:
+    ca_row_problems_free(&problems);
     return st;
 }
 
@@ -105,6 +114,7 @@ static void release(void *state) {
     free(p->places);
     free(p->slot_position);
     free(p->spans);
+    free(p->role);
     free(p);
 }
 
@@ -120,6 +130,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
                           &p->metric));
     CA_TRY(ca_patch_read_slots(job, p));
+    CA_TRY(ca_patch_align(job, p));
     CA_TRY(ca_patch_plan(job, p, plan));
     *state = p;
     return CA_OK;

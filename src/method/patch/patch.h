@@ -53,6 +53,8 @@ typedef struct patch_state {
     int64_t slots;
     int64_t *slot_position; /* [slots] as named; -1 the last, 0 for named sets of tokens */
     patch_span *spans;      /* [N, slots] */
+    int *role;              /* [N, slots] of positions: all, -1 beyond a prompt; else NULL */
+    bool by_role;           /* the prompts' roles stand at different places */
     ca_packing packing;     /* examples in groups that share a first pass */
     patch_sizes sizes;
     /* while running */
@@ -66,6 +68,18 @@ typedef struct patch_state {
  * config or the row of the data. */
 ca_status ca_patch_read_columns(const ca_job *job, patch_state *p) CA_MUST_USE;
 ca_status ca_patch_read_slots(const ca_job *job, patch_state *p) CA_MUST_USE;
+
+/* roles.c: what tokens are to the change of their prompt. */
+enum { PATCH_ROLES = 7 };
+const char *const *ca_patch_role_names(const patch_state *p); /* [PATCH_ROLES] */
+/* Sets p->role and p->by_role; after the slots. */
+ca_status ca_patch_align(const ca_job *job, patch_state *p) CA_MUST_USE;
+/* Prompts that have a token of each role. */
+void ca_patch_count_roles(const patch_state *p, int64_t examples, int64_t count[PATCH_ROLES]);
+/* Values [examples, columns, slots] of positions: all to means over the tokens of a role
+ * [examples, columns, PATCH_ROLES]; NaN where a prompt has no such token. */
+void ca_patch_group_by_role(const patch_state *p, int64_t examples, const double *at_tokens,
+                            double *by_role);
 
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_patch_plan(const ca_job *job, patch_state *p, ca_plan *plan) CA_MUST_USE;

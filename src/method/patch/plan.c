@@ -31,16 +31,18 @@ static cell_load load_of(const ca_job *job, const patch_state *p, int64_t exampl
     return load;
 }
 
-/* Rows of the runs of the largest group. */
-static int64_t most_rows(const ca_job *job, const patch_state *p) {
-    int64_t most = 0;
+/* Sizes of the runs of the largest groups. */
+static void measure_groups(const ca_job *job, const patch_state *p, patch_sizes *sizes) {
     for (int64_t g = 0; g < p->packing.batches; g++) {
-        int64_t rows = 0;
-        for (int64_t i = p->packing.first[g]; i < p->packing.first[g + 1]; i++)
-            rows += (1 + p->draws) * job->data->examples[i].clean.count;
-        if (rows > most) most = rows;
+        int64_t rows = 0, pattern = 0;
+        for (int64_t i = p->packing.first[g]; i < p->packing.first[g + 1]; i++) {
+            int64_t length = job->data->examples[i].clean.count;
+            rows += (1 + p->draws) * length;
+            pattern += (1 + p->draws) * length * length;
+        }
+        if (rows > sizes->base_rows) sizes->base_rows = rows;
+        if (pattern > sizes->base_pattern) sizes->base_pattern = pattern;
     }
-    return most;
 }
 
 /* Cuts the examples into groups: their runs have at most half the rows of a cell pass, and their
@@ -60,12 +62,14 @@ static ca_status cut_groups(const ca_job *job, patch_state *p, int64_t rows) {
     ca_packing_free(&p->packing);
     CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1 + p->draws,
                            rows > 1 ? rows / 2 : 1, INT64_MAX, &p->packing));
+    rows = rows > longest ? rows : longest;
     p->sizes = (patch_sizes){
-        .base_rows = most_rows(job, p),
         .base_sequences = p->packing.max_sequences * (1 + p->draws),
-        .cell_rows = rows > longest ? rows : longest,
+        .cell_rows = rows,
+        .cell_pattern = rows * longest,
         .cell_sequences = rows < MOST_SEQUENCES ? rows : MOST_SEQUENCES,
     };
+    measure_groups(job, p, &p->sizes);
 out:
     free(lengths);
     return st;

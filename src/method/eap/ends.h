@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The two ends of every comparison: the clean run of a group of pairs and the run in which every
+ * source is ablated, with the outputs of all sources in both.
+ */
+#ifndef CAUSA_METHOD_EAP_ENDS_H
+#define CAUSA_METHOD_EAP_ENDS_H
+
+#include "ablation.h"
+#include "pairs.h"
+#include "scorer.h"
+
+/* Upper bounds of a group. */
+typedef struct eap_ends_sizes {
+    int64_t pairs, rows, prefix_rows; /* count, T, rows of all prefixes */
+} eap_ends_sizes;
+
+enum { EAP_STREAM_HOOKS = 3 };
+
+typedef struct eap_ends {
+    const ca_model *model;
+    const eap_ablation *ablation; /* NULL: patching, ablated = the corrupted run */
+    eap_ends_sizes sizes;
+    bool keep_stream, keep_hidden;
+    ca_batch *prefix_batch, *batch;
+    ca_pass *prefix_pass, *pass; /* no prefix_pass when no pair has a prefix */
+    method_buffers buffers;
+    /* of the running group, T rows */
+    const eap_group *group;
+    eap_outputs clean, ablated;
+    eap_outputs difference; /* ablated - clean, once ca_eap_ends_subtract ran */
+    ca_tensor stream;       /* [L + 1, T, D] clean residual stream: entering each block, and leaving
+                               the last one; with keep_stream */
+    ca_tensor mlp_in;       /* [L, T, D] what the clean run's MLPs read; with keep_stream */
+    double *clean_metric, *ablated_metric; /* [pairs]; NaN where not scored */
+    int32_t *predicted;                    /* [pairs] by the clean run */
+    /* the same memory for most rows */
+    eap_outputs all_clean, all_ablated, all_difference;
+    ca_tensor all_stream, all_mlp_in;
+    ca_tensor ids;    /* [T] i32 */
+    int32_t *id_host; /* [T] */
+} eap_ends;
+
+/* Bytes of backend memory. */
+int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
+                          bool keep_stream, bool keep_hidden);
+/* Fills `ends`, whose model, ablation, sizes, keep_stream and keep_hidden (under patching only) are
+ * set. Frees what it made on
+ * failure. */
+ca_status ca_eap_ends_create(eap_ends *ends) CA_MUST_USE;
+void ca_eap_ends_free(eap_ends *ends);
+
+/* Begins a group: runs the prefixes; sets the embeddings of both ends, and what is ablated by other
+ * means than a run. */
+ca_status ca_eap_ends_begin(eap_ends *ends, const eap_group *group) CA_MUST_USE;
+/* Runs the ends that are asked for. The ablated one is the corrupted run, whose outputs are kept,
+ * or the clean prompts with all outputs replaced. scorer: for the metrics, or NULL. */
+ca_status ca_eap_ends_run(eap_ends *ends, bool clean, bool ablated,
+                          method_scorer *scorer) CA_MUST_USE;
+/* difference = ablated - clean. */
+ca_status ca_eap_ends_subtract(eap_ends *ends) CA_MUST_USE;
+/* Metrics of an end from its logits [pairs, V]; of the clean one also `predicted`. */
+ca_status ca_eap_ends_score(eap_ends *ends, bool clean, ca_tensor logits,
+                            method_scorer *scorer) CA_MUST_USE;
+/* The pass on whose keys and values the group's tails sit; NULL when it has no prefix. */
+const ca_pass *ca_eap_ends_prefix(const eap_ends *ends);
+
+#endif

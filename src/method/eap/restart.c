@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See restart.h.
+ */
+#include "restart.h"
+
+#include "causa/ops.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum {
+    MOST_CELLS = 128 /* scored together: reading the head's weights costs more than fewer rows */
+};
+
+static const ca_site_kind site_of[] = {
+    [EAP_CHANGE_STREAM] = CA_SITE_COUNT,
+    [EAP_CHANGE_Z] = CA_SITE_Z,
+    [EAP_CHANGE_MLP_IN] = CA_SITE_MLP_IN,
+    [EAP_CHANGE_MLP_OUT] = CA_SITE_MLP_OUT,
+};
+
+static ca_pass_limits limits_of(int64_t rows) {
+    const uint32_t sites =
+        CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_MLP_OUT);
+    return (ca_pass_limits){.rows = rows, .reads = MOST_CELLS, .sites = sites, .edited = sites};
+}
+
+static int64_t take(eap_restart *r, const ca_arch *a, ca_dtype type, bool measure) {
+    const method_tensor list[] = {
+        {&r->value, type, 2, {r->most_rows, a->width}},
+        {&r->resid, type, 2, {r->most_rows, a->width}},
+        {&r->normed, type, 2, {MOST_CELLS, a->width}},
+        {&r->logits, type, 2, {MOST_CELLS, a->vocab}},
+    };
+    return ca_method_take_list(measure ? NULL : &r->buffers, list, sizeof list / sizeof *list);
+}
+
+int64_t ca_eap_restart_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_rows,
+                             int64_t longest) {
+    eap_restart r = {.most_rows = most_rows > longest ? most_rows : longest};
+    ca_pass_limits limits = limits_of(r.most_rows);
+    return take(&r, arch, dtype, true) + ca_pass_bytes(arch, dtype, &limits) +
+           ca_batch_bytes(MOST_CELLS, r.most_rows, MOST_CELLS);
+}
+
+ca_status ca_eap_restart_create(const eap_ends *ends, method_scorer *scorer, int64_t most_rows,
+                                int64_t longest, eap_restart *r) {
+    ca_status st = CA_OK;
+    const ca_model *m = ends->model;
+    *r = (eap_restart){.ends = ends,
+                       .scorer = scorer,
+                       .most_cells = MOST_CELLS,
+                       .most_rows = most_rows > longest ? most_rows : longest};
+    ca_pass_limits limits = limits_of(r->most_rows);
+    CA_TRY(ca_batch_create(m->backend, MOST_CELLS, r->most_rows, MOST_CELLS, &r->batch));
+    CA_TRY(ca_pass_create(m, &limits, &r->pass));
+    CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(r, &m->arch, m->dtype, true),
+                                    &r->buffers));
+    take(r, &m->arch, m->dtype, false);
+    CA_TRY(ca_calloc(MOST_CELLS, sizeof *r->cells, &r->cells));
+out:
+    if (st != CA_OK) ca_eap_restart_free(r);
+    return st;
+}
+
+void ca_eap_restart_free(eap_restart *r) {
+    ca_pass_free(r->pass);
+    ca_batch_free(r->batch);
+    ca_method_buffers_free(&r->buffers);
+    free(r->cells);
+    *r = (eap_restart){0};
+}
+
+/* ---- scores ---- */
+
+static const ca_example *example_of(const eap_restart *r) {
+    const eap_group *g = r->ends->group;
+    return &g->data->examples[g->first + r->pair];
+}
+
+static ca_status score(eap_restart *r) {
+    ca_status st = CA_OK;
+    ca_tensor logits = ca_tensor_slice(r->logits, 0, 0, r->passed);
+    assert(r->passed == r->waiting);
+    if (r->passed == 0) return CA_OK;
+    CA_TRY(ca_head_forward(r->ends->model, logits, ca_tensor_slice(r->normed, 0, 0, r->passed)));
+    for (int64_t c = 0; c < r->passed; c++)
+        CA_TRY(ca_method_score(r->scorer, example_of(r), r->pair, ca_tensor_slice(logits, 0, c, 1),
+                               r->cells[c].to));
+    r->passed = r->waiting = 0;
+out:
+    return st;
+}
+
+/* ---- passes ---- */
+
+/* Tail rows of the pair, of [.., T, D] of its group. */
+static ca_tensor of_pair(const eap_restart *r, ca_tensor t) {
+    const eap_group *g = r->ends->group;
+    return ca_tensor_slice(t, t.rank - 2, g->row[r->pair], g->row[r->pair + 1] - g->row[r->pair]);
+}
+
+static int64_t pair_rows(const eap_restart *r) {
+    const eap_group *g = r->ends->group;
+    return g->row[r->pair + 1] - g->row[r->pair];
+}
+
+/* Changes the value of every cell. */
+static ca_status change(void *context, const ca_hook_call *call, ca_tensor value) {
+    ca_status st = CA_OK;
+    const eap_restart *r = context;
+    int64_t rows = pair_rows(r), cells = r->waiting - r->passed;
+    if (r->change != EAP_CHANGE_Z)
+        return ca_add(call->backend, value, ca_tensor_slice(r->value, 0, 0, cells * rows), 1);
+    for (int64_t c = 0; c < cells; c++) {
+        int64_t head = r->cells[r->passed + c].head;
+        ca_tensor z = ca_tensor_slice(ca_tensor_at(value, 1, head), 0, c * rows, rows);
+        ca_tensor from = ca_tensor_slice(r->value, 0, c * rows, rows);
+        CA_TRY(ca_copy(call->backend, z, ca_tensor_slice(from, 1, 0, z.shape[1])));
+    }
+out:
+    return st;
+}
+
+static ca_status set_batch(eap_restart *r, int64_t cells) {
+    const eap_group *g = r->ends->group;
+    int64_t rows = pair_rows(r);
+    ca_batch_clear(r->batch);
+    for (int64_t c = 0; c < cells; c++) {
+        ca_batch_add(r->batch, NULL, rows, g->prefix_start[r->pair], g->tail[r->pair]);
+        ca_batch_read(r->batch, rows - 1);
+    }
+    return ca_batch_upload(r->batch);
+}
+
+/* Runs the cells that wait for their pass: all at one layer, all of one kind. */
+static ca_status run_pass(eap_restart *r) {
+    ca_status st = CA_OK;
+    const ca_model *m = r->ends->model;
+    int64_t cells = r->waiting - r->passed, rows = pair_rows(r);
+    if (cells == 0) return CA_OK;
+    CA_TRY(ca_signal_status());
+    CA_TRY(set_batch(r, cells));
+    ca_tensor start = of_pair(r, ca_tensor_at(r->ends->stream, 0, r->layer));
+    ca_tensor resid = ca_tensor_slice(r->resid, 0, 0, cells * rows);
+    CA_TRY(ca_copy(m->backend, ca_tensor_3d(resid.data, resid.dtype, cells, rows, m->arch.width),
+                   ca_tensor_repeat(start, cells)));
+    if (r->change == EAP_CHANGE_STREAM)
+        CA_TRY(ca_add(m->backend, resid, ca_tensor_slice(r->value, 0, 0, cells * rows), 1));
+    ca_hook hook = {.site = site_of[r->change],
+                    .first_layer = r->layer,
+                    .last_layer = r->layer,
+                    .edits = true,
+                    .forward = change,
+                    .context = r};
+    ca_forward request = ca_forward_all(m, r->batch);
+    request.first_layer = r->layer;
+    request.resid = resid;
+    request.head = CA_HEAD_NORM;
+    request.prefix = ca_eap_ends_prefix(r->ends);
+    request.hooks = &hook;
+    request.hook_count = r->change != EAP_CHANGE_STREAM;
+    CA_TRY(ca_pass_forward(r->pass, &request));
+    CA_TRY(ca_copy(m->backend, ca_tensor_slice(r->normed, 0, r->passed, cells),
+                   ca_pass_final_norm(r->pass)));
+    r->passed = r->waiting;
+    r->rows = 0;
+    if (2 * r->passed > r->most_cells) CA_TRY(score(r));
+out:
+    return st;
+}
+
+void ca_eap_restart_pair(eap_restart *r, int64_t pair) {
+    assert(r->waiting == 0);
+    r->pair = pair;
+}
+
+ca_status ca_eap_restart_add(eap_restart *r, eap_change kind, int64_t layer, int64_t head,
+                             ca_tensor value, double *to) {
+    ca_status st = CA_OK;
+    int64_t rows = pair_rows(r);
+    bool other = r->change != kind || r->layer != layer;
+    if (other || r->waiting == r->most_cells || r->rows + rows > r->most_rows) CA_TRY(run_pass(r));
+    if (r->waiting == r->most_cells) CA_TRY(score(r));
+    r->change = kind;
+    r->layer = layer;
+    ca_tensor place = ca_tensor_slice(r->value, 0, r->rows, rows);
+    CA_TRY(ca_copy(r->ends->model->backend, ca_tensor_slice(place, 1, 0, value.shape[1]), value));
+    r->cells[r->waiting++] = (eap_cell){head, to};
+    r->rows += rows;
+out:
+    return st;
+}
+
+ca_status ca_eap_restart_add_final(eap_restart *r, ca_tensor value, double *to) {
+    ca_status st = CA_OK;
+    const ca_model *m = r->ends->model;
+    CA_TRY(run_pass(r));
+    if (r->waiting == r->most_cells) CA_TRY(score(r));
+    ca_tensor normed = ca_tensor_slice(r->normed, 0, r->passed, 1);
+    ca_tensor final = of_pair(r, ca_tensor_at(r->ends->stream, 0, m->arch.layers));
+    CA_TRY(ca_copy(m->backend, normed, ca_tensor_slice(final, 0, pair_rows(r) - 1, 1)));
+    CA_TRY(ca_add(m->backend, ca_tensor_at(normed, 0, 0), value, 1));
+    CA_TRY(ca_norm_fwd(m->backend, normed, normed, m->final_gain, m->final_bias, m->arch.norm));
+    r->cells[r->waiting++] = (eap_cell){-1, to};
+    r->passed = r->waiting;
+out:
+    return st;
+}
+
+ca_status ca_eap_restart_finish(eap_restart *r) {
+    ca_status st = CA_OK;
+    CA_TRY(run_pass(r));
+    CA_TRY(score(r));
+out:
+    return st;
+}

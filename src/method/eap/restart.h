@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Runs of a pair that differ from its clean run in one value: each begins at the block where the
+ * value is, on the clean residual stream, and behind the pair's prefix. Many are sequences of one
+ * batch.
+ */
+#ifndef CAUSA_METHOD_EAP_RESTART_H
+#define CAUSA_METHOD_EAP_RESTART_H
+
+#include "ends.h"
+
+typedef enum eap_change {
+    EAP_CHANGE_STREAM,  /* + value [T, D]: what enters the block */
+    EAP_CHANGE_Z,       /* = value [T, Dh]: a head's attn.z */
+    EAP_CHANGE_MLP_IN,  /* + value [T, D]: what the MLP reads */
+    EAP_CHANGE_MLP_OUT, /* + value [T, D] */
+} eap_change;
+
+typedef struct eap_cell {
+    int64_t head;
+    double *to; /* takes the metric */
+} eap_cell;
+
+typedef struct eap_restart {
+    const eap_ends *ends; /* made with keep_stream */
+    method_scorer *scorer;
+    int64_t most_rows;  /* of a pass */
+    int64_t most_cells; /* whose logits are asked for together */
+    ca_batch *batch;
+    ca_pass *pass;
+    method_buffers buffers;
+    ca_tensor value;  /* [rows, D] of the cells that wait for their pass */
+    ca_tensor resid;  /* [rows, D] that they start from */
+    ca_tensor normed; /* [most_cells, D] after the final norm */
+    ca_tensor logits; /* [most_cells, V] */
+    eap_cell *cells;  /* [most_cells], of which the first `passed` have had their pass */
+    int64_t passed, waiting;
+    /* of the waiting cells without a pass, and of the pair that runs */
+    eap_change change;
+    int64_t layer, rows;
+    int64_t pair; /* of the group of `ends` */
+} eap_restart;
+
+/* Bytes of backend memory. longest: tail rows of a pair. */
+int64_t ca_eap_restart_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_rows,
+                             int64_t longest);
+/* ends: begun for groups of any pairs when cells are added. */
+ca_status ca_eap_restart_create(const eap_ends *ends, method_scorer *scorer, int64_t most_rows,
+                                int64_t longest, eap_restart *out) CA_MUST_USE;
+void ca_eap_restart_free(eap_restart *r);
+
+/* Which pair of the ends' group the following cells are of. Nothing may wait. */
+void ca_eap_restart_pair(eap_restart *r, int64_t pair);
+/* Adds a run. value [T, Dh or D], copied; *to gets the metric, at the latest by
+ * ca_eap_restart_finish. */
+ca_status ca_eap_restart_add(eap_restart *r, eap_change change, int64_t layer, int64_t head,
+                             ca_tensor value, double *to) CA_MUST_USE;
+/* Adds a run that differs in the final residual stream of its last token only: + value [D]. */
+ca_status ca_eap_restart_add_final(eap_restart *r, ca_tensor value, double *to) CA_MUST_USE;
+/* Runs and scores all that waits. */
+ca_status ca_eap_restart_finish(eap_restart *r) CA_MUST_USE;
+
+#endif

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which circuits the options of method `eap` ask for. See faithfulness.h.
+ */
+#include "faithfulness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SELECT      "method.circuit.select"
+#define SIZES       "method.circuit.sizes"
+#define FRACTIONS   "method.circuit.fractions"
+#define THRESHOLDS  "method.circuit.thresholds"
+#define FILE_OPTION "method.circuit.file"
+
+static const double default_fractions[] = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1};
+enum { DEFAULT_FRACTIONS = sizeof default_fractions / sizeof *default_fractions };
+
+/* Edges, or sources, of which shares are taken. */
+static int64_t whole_of(const eap_selection *s, const ca_circuit_graph *g) {
+    return s->nodes ? g->sources : g->edges;
+}
+
+/* ---- options ---- */
+
+static ca_status read_rule(const ca_config *config, eap_selection *s) {
+    const char *select = ca_config_text(config, SELECT);
+    bool by_threshold = strcmp(select, "threshold") == 0;
+    s->rule = by_threshold                    ? CA_CIRCUIT_THRESHOLD
+              : strcmp(select, "greedy") == 0 ? CA_CIRCUIT_GREEDY
+                                              : CA_CIRCUIT_TOP;
+    s->absolute = ca_config_bool(config, "method.circuit.absolute");
+    if (s->nodes && s->rule == CA_CIRCUIT_GREEDY)
+        return ca_config_fail(config, SELECT,
+                              "expected top or threshold where nodes are scored, got greedy");
+    if (ca_config_has(config, SIZES) && ca_config_has(config, FRACTIONS))
+        return ca_config_fail(config, FRACTIONS, "expected sizes or fractions, got both");
+    if (by_threshold && !ca_config_has(config, THRESHOLDS))
+        return ca_config_fail(config, SELECT, "expected method.circuit.thresholds beside it");
+    for (int i = 0; i < 2; i++) {
+        const char *path = i ? FRACTIONS : SIZES;
+        if (by_threshold && ca_config_has(config, path))
+            return ca_config_fail(config, path, "expected thresholds with select: threshold");
+    }
+    if (!by_threshold && ca_config_has(config, THRESHOLDS))
+        return ca_config_fail(config, THRESHOLDS, "expected select: threshold beside it, got %s",
+                              select);
+    return CA_OK;
+}
+
+/* Which of the lists says what is picked; NULL: the default fractions. */
+static const char *list_of(const ca_config *config) {
+    static const char *const lists[] = {SIZES, FRACTIONS, THRESHOLDS};
+    for (int i = 0; i < 3; i++)
+        if (ca_config_has(config, lists[i])) return lists[i];
+    return NULL;
+}
+
+/* The number of edges in a share of them. A share such as 0.3 of 10 may lie a rounding below the
+ * whole number that is meant. */
+static int64_t share(double fraction, int64_t whole) {
+    double exact = fraction * (double)whole;
+    return (int64_t)floor(exact * (1 + 1e-15));
+}
+
+static ca_status read_sizes(const ca_config *config, const ca_circuit_graph *g, const char *list,
+                            eap_selection *s) {
+    int64_t whole = whole_of(s, g);
+    for (int64_t i = 0; i < s->count; i++) {
+        if (!list || strcmp(list, FRACTIONS) == 0) {
+            s->fraction[i] = list ? ca_config_float_at(config, list, i) : default_fractions[i];
+            s->requested[i] = share(s->fraction[i], whole);
+        } else if (strcmp(list, SIZES) == 0) {
+            s->requested[i] = ca_config_int_at(config, list, i);
+            s->fraction[i] = (double)s->requested[i] / (double)whole;
+            if (s->requested[i] > whole)
+                return ca_config_fail(
+                    config, SIZES, "expected at most %lld, the %s of the model, got %lld",
+                    (long long)whole, s->nodes ? "sources" : "edges", (long long)s->requested[i]);
+        } else {
+            s->threshold[i] = ca_config_float_at(config, list, i);
+        }
+    }
+    return CA_OK;
+}
+
+static ca_status read_file(const ca_job *job, const ca_circuit_graph *g, const char *list,
+                           eap_selection *s) {
+    ca_status st = CA_OK;
+    const char *path = ca_config_path(job->config, FILE_OPTION);
+    if (s->nodes)
+        return ca_config_fail(job->config, FILE_OPTION, "expected method.level edge beside it");
+    CA_TRY(ca_circuit_file_read(path, &s->file));
+    s->from_file = true;
+    CA_TRY(ca_circuit_file_check(&s->file, path, g));
+    s->given = s->file.in && !list;
+out:
+    return st == CA_OK ? st : ca_context(st, "%s", ca_config_where(job->config, FILE_OPTION));
+}
+
+ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *g, bool nodes,
+                                eap_selection *s) {
+    ca_status st = CA_OK;
+    const char *list = list_of(job->config);
+    *s = (eap_selection){.nodes = nodes};
+    CA_TRY(read_rule(job->config, s));
+    if (ca_config_has(job->config, FILE_OPTION)) CA_TRY(read_file(job, g, list, s));
+    s->count = s->given ? 1 : list ? ca_config_count(job->config, list) : DEFAULT_FRACTIONS;
+    CA_TRY(ca_calloc((size_t)s->count + 1, sizeof *s->requested, &s->requested));
+    CA_TRY(ca_calloc((size_t)s->count + 1, sizeof *s->threshold, &s->threshold));
+    CA_TRY(ca_calloc((size_t)s->count + 1, sizeof *s->fraction, &s->fraction));
+    if (!s->given) CA_TRY(read_sizes(job->config, g, list, s));
+out:
+    if (st != CA_OK) ca_eap_selection_free(s);
+    return st;
+}
+
+void ca_eap_selection_free(eap_selection *s) {
+    free(s->requested);
+    free(s->threshold);
+    free(s->fraction);
+    if (s->from_file) ca_circuit_file_free(&s->file);
+    *s = (eap_selection){0};
+}
+
+/* ---- circuits ---- */
+
+/* How many scores reach a threshold. */
+static int64_t reaching(const eap_selection *s, const ca_circuit_graph *g, const double *score,
+                        double threshold) {
+    int64_t count = 0, columns = s->nodes ? 1 : g->destinations;
+    for (int64_t v = 0; v < columns; v++) {
+        int64_t parents = s->nodes ? g->sources : ca_circuit_parents(g, v);
+        for (int64_t u = 0; u < parents; u++) {
+            double key = score[u * columns + v];
+            count += (s->absolute ? fabs(key) : key) >= threshold;
+        }
+    }
+    return count;
+}
+
+static ca_status take_given(eap_selection *s, const ca_circuit_graph *g, ca_circuit *circuit) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_circuit_create(g, circuit));
+    memcpy(circuit->edges, s->file.in, (size_t)(g->sources * g->destinations) * sizeof(bool));
+    ca_circuit_count(g, circuit);
+    s->requested[0] = circuit->edge_count;
+    s->fraction[0] = (double)circuit->edge_count / (double)g->edges;
+    ca_circuit_prune(g, circuit);
+out:
+    return st;
+}
+
+ca_status ca_eap_selection_make(eap_selection *s, const ca_circuit_graph *g, const double *score,
+                                ca_circuit *circuits) {
+    ca_status st = CA_OK;
+    if (s->given) return take_given(s, g, &circuits[0]);
+    if (s->from_file) score = s->file.score;
+    for (int64_t i = 0; i < s->count; i++) {
+        if (s->rule == CA_CIRCUIT_THRESHOLD) {
+            s->requested[i] = reaching(s, g, score, s->threshold[i]);
+            s->fraction[i] = (double)s->requested[i] / (double)whole_of(s, g);
+        }
+        CA_TRY((s->nodes ? ca_circuit_select_nodes : ca_circuit_select)(
+            g, score, s->absolute, s->rule, s->requested[i], s->threshold[i], &circuits[i]));
+    }
+out:
+    return st;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Scores added up on the host in float64: over passes, points and pairs, of edges, nodes, neurons
+ * and hidden units, and what a stopped run keeps of them.
+ */
+#ifndef CAUSA_METHOD_EAP_SUMS_H
+#define CAUSA_METHOD_EAP_SUMS_H
+
+#include "causa/circuit.h"
+#include "causa/result.h"
+
+/* What is scored; columns of /edges are those of `graph`. */
+typedef struct eap_sums {
+    ca_circuit_graph query; /* one k and v column per query head: what the passes give */
+    ca_circuit_graph graph; /* the same, or with shared k and v columns */
+    int64_t hidden;         /* d_ff with scores of hidden units, else 0 */
+    bool edges, neurons;    /* scores of edges, of coordinates of the sources' outputs */
+    int64_t pairs;          /* most of a group */
+    int64_t positions;      /* P: also scores per token position; 0 without */
+    int64_t resamples;      /* of the bootstrap; 0 without */
+    uint64_t seed;
+    bool per_pair;   /* keeps the edges of the group's pairs */
+    int64_t *column; /* [R of query] column of `graph` */
+    bool *valid;     /* [F, R] */
+    /* over the pairs that are done, not yet divided by their number */
+    double *edge;     /* [F, R] */
+    double *position; /* [P, F, R] */
+    double *node;     /* [F] */
+    double *neuron;   /* [F, D] */
+    double *unit;     /* [L, d_ff] */
+    float *resampled; /* [resamples, F, R] */
+    double *weight;   /* [resamples] pairs in each */
+    /* of the running group */
+    double *pair_edge; /* [pairs, F, R]; NULL unless per_pair */
+    double *pair_node; /* [pairs, F] */
+} eap_sums;
+
+int64_t ca_eap_sums_bytes(const eap_sums *sums);
+/* Allocates what the sizes of `sums` ask for. */
+ca_status ca_eap_sums_create(eap_sums *sums) CA_MUST_USE;
+void ca_eap_sums_free(eap_sums *sums);
+
+void ca_eap_sums_begin(eap_sums *sums, int64_t count);
+/* Adds scores of a pass to pair n of the group. share: what the pair's scores are multiplied by in
+ * the sums. score [F, R of query], of which real edges count; position: of a token, or -1. */
+void ca_eap_sums_edges(eap_sums *sums, int64_t n, int64_t position, double share,
+                       const double *score);
+void ca_eap_sums_node(eap_sums *sums, int64_t n, double share, int64_t source, double score);
+/* score [F, D]; [L, d_ff] */
+void ca_eap_sums_neurons(eap_sums *sums, int64_t n, double share, const double *score);
+void ca_eap_sums_units(eap_sums *sums, double share, const double *score);
+/* Draws how often each resample has a pair whose scores are complete. */
+void ca_eap_sums_resample(eap_sums *sums, int64_t n, int64_t example, double share);
+
+/* low, high [F, R]: the middle 95 % of the resamples' means. */
+ca_status ca_eap_sums_interval(const eap_sums *sums, float *low_high) CA_MUST_USE;
+
+/* Into CA_RESULT_UNFINISHED, and back. */
+ca_status ca_eap_sums_save(const eap_sums *sums, ca_result *result) CA_MUST_USE;
+ca_status ca_eap_sums_restore(eap_sums *sums, ca_result *result) CA_MUST_USE;
+
+#endif
