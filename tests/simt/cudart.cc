@@ -44,7 +44,8 @@ static int driver_version() { return (int)setting("CA_SIMT_DRIVER", CUDART_VERSI
 
 void count_resource(resource what, int change) { runtime.resources[(int)what] += change; }
 
-/* Called at exit. A program whose device is lost releases what the host knows of it all the same. */
+/* Called at exit. A program whose device is lost releases what the host knows of it all the same.
+ */
 static void report_at_exit() {
     static const char *const names[] = {"page-locked allocations", "streams", "events",
                                         "cuBLAS handles", "NCCL communicators"};
