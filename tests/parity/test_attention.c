@@ -327,7 +327,7 @@ static void run_narrow(ca_backend *be, ca_backend *ref, const void *context) {
         snprintf(label, sizeof label, "bf16 attention case %zu (H %lld, K %lld, Dh %lld, %s)", i,
                  (long long)c->heads, (long long)c->kv_heads, (long long)c->head_dim,
                  fill_name(c->f));
-        parity_case(be, ref, narrow_run, c, label, &summary);
+        parity_case(be, ref, narrow_run, c, kind_of(c), label, &summary);
     }
     parity_report(be, "bf16 attention", &summary);
 }
