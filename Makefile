@@ -242,13 +242,14 @@ install: all ## install the program, reports, library and headers below PREFIX
 .PHONY: check check-fast check-asan check-ubsan check-simt check-simt-coverage check-cuda-build check-gpu cuda-budget lint bench \
         bench-gpu
 fast_tests := $(filter $(addprefix $(out)/tests/,unit/% parity/% gradient/%),$(tests))
-end_to_end := $(if $(wildcard tests/e2e/test_*.py),--pytest '$(PYTHON)' tests/e2e)
+# In two parts, which run at a time.
+end_to_end := $(foreach part,[a-p] [q-z],--pytest '$(PYTHON)' '$(wildcard tests/e2e/test_$(part)*.py)')
 lint       := $(PYTHON) tests/lint/lint.py --archive $(library) --compiler $(CC)
 budget     := $(PYTHON) tests/lint/budget.py --nvcc $(NVCC) $(launchers:.o=.log)
 by_cuda    := $(if $(launchers),--check budget '$(budget)')
 
 check: all $(tests) $(replays) ## everything that a machine without a GPU can check
-	@.make/run-tests.sh --check lint '$(lint)' $(by_cuda) $(tests) $(replays) $(end_to_end)
+	@TEST_JOBS=$${TEST_JOBS:-2} .make/run-tests.sh --check lint '$(lint)' $(by_cuda) $(end_to_end) $(tests) $(replays)
 
 check-fast: $(fast_tests) ## unit, parity and gradient tests
 	@.make/run-tests.sh $(fast_tests)
