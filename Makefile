@@ -130,6 +130,7 @@ define write_if_changed
 endef
 
 revision := $(or $(shell git describe --always --dirty --exclude '*' --abbrev=12 2>/dev/null),unknown)
+comma    := ,
 quoted    = '$(subst ','\'',$(1))'
 
 $(out)/flags: FORCE
@@ -140,6 +141,10 @@ $(out)/version.flags: FORCE
 	    $(call quoted,'-DCA_BUILD_LIBRARIES="$(LIBRARY_VERSIONS)"') \
 	    $(call quoted,'-DCA_BUILD_PYTHON="$(PYTHON)"'))
 
+$(out)/cuda.flags: FORCE
+	$(call write_if_changed,$(call quoted,'-DCA_CUDA_LIBRARIES="$(CUDA_VERSIONS)$(NCCL_VERSION:%=$(comma) NCCL %)"') \
+	    $(call quoted,'-DCA_CUDA_ARCHITECTURES="sm_$(CUDA_ARCHITECTURES)"'))
+
 library_objects := $(call object,$(filter-out src/cli/main.c,$(sources))) $(launchers)
 $(out)/objects: FORCE
 	$(call write_if_changed,$(library_objects))
@@ -147,10 +152,9 @@ $(out)/objects: FORCE
 $(call object,src/base/version.c): $(out)/version.flags
 $(call object,src/base/version.c): only := @$(out)/version.flags
 $(call object,$(filter src/backend/cpu/%,$(sources))): only := $(cpu_only)
-$(call object,$(filter src/backend/cuda/%,$(sources))): $(compiled_kernels)/flags
+$(call object,$(filter src/backend/cuda/%,$(sources))): $(out)/cuda.flags
 $(call object,$(filter src/backend/cuda/%,$(sources))): only := -Ikernels $(CUDA_CPPFLAGS) \
-    $(call quoted,-DCA_CUDA_LIBRARIES="$(CUDA_VERSIONS)") \
-    $(call quoted,-DCA_CUDA_ARCHITECTURES="sm_$(CUDA_ARCHITECTURES)")
+    @$(out)/cuda.flags
 $(out)/tests/%: only := -Isrc -Isrc/method -Itests
 
 # A subfolder sees the private headers of its layer: src/method/das those of src/method.
@@ -297,8 +301,8 @@ fuzz-run: $(fuzzers)
 	    tail -n 1 build/fuzz/$$name.log; \
 	done
 
-bench: $(benches) ## measure passes, scopes, patching, operations and the tokenizer beside the machine's own peak
-	@export GOMP_SPINCOUNT=3000; for program in executor scopes patch ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
+bench: $(benches) ## measure passes, scopes, patching, edge attribution, operations and the tokenizer beside the machine's own peak
+	@export GOMP_SPINCOUNT=3000; for program in executor scopes patch eap ops tokenizer; do echo "== $$program"; build/bench_$$program || exit 1; echo; done
 
 bench-gpu: all build/bench_gpu build/bench_executor ## measure the kernels of a GPU beside its own copy and GEMM
 	@build/bench_gpu && if build/causa plan configs/demo.yaml backend=cuda >/dev/null 2>&1; then build/bench_executor cuda; fi

@@ -122,10 +122,11 @@ header_number() { # value of a macro of a header, as the preprocessor sees it
     printf '#include <%s>\n%s\n' "$1" "$2" | "$compiler" ${CPPFLAGS:-} $cflags -E -P -x c - | tail -n 1
 }
 
-# Sets nvcc, nvcc_options, cuda_cflags, cuda_libs, cuda_versions and architectures; nvcc stays empty where the toolkit is absent
+# Sets nvcc, nvcc_options, cuda_cflags, cuda_libs, cuda_versions, nccl_version and architectures; nvcc stays empty where the toolkit is absent
 # or incomplete. The runtime is linked statically; cuBLAS is found again through the run path.
 probe_cuda() {
-    nvcc="" nvcc_options="" cuda_cflags="" cuda_libs="" cuda_versions="" architectures=""
+    nvcc="" nvcc_options="" cuda_cflags="" cuda_libs="" cuda_versions="" nccl_version=""
+    architectures=""
     local candidate home cflags="" libs="" version number
     for candidate in "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc; do
         [ -x "$candidate" ] || continue
@@ -133,7 +134,7 @@ probe_cuda() {
         cflags="" libs=""
         [ ! -f "$home/include/cublas_v2.h" ] || cflags="-isystem $home/include"
         [ ! -d "$home/lib64" ] || libs="-L$home/lib64 -Wl,-rpath,$home/lib64"
-        libs="$libs -lcublas -lcudart_static -ldl -lrt -lpthread"
+        libs="$libs -lcublas -lcublasLt -lcudart_static -ldl -lrt -lpthread"
         usable cublas_v2.h || continue
         version=$(header_number cuda_runtime_api.h CUDART_VERSION)
         nvcc=$candidate cuda_cflags=$cflags cuda_libs=$libs
@@ -144,9 +145,16 @@ probe_cuda() {
         [ "$version" -lt 13000 ] || nvcc_options=--compress-mode=size
         cuda_versions="CUDA $((version / 1000)).$((version % 1000 / 10)), cuBLAS $(
             header_number cublas_v2.h CUBLAS_VER_MAJOR.CUBLAS_VER_MINOR.CUBLAS_VER_PATCH | tr -d ' ')"
+        probe_nccl
         break
     done
     rm -f build/probe
+}
+
+# Sets nccl_version where header and library are: beside the toolkit, or where the compiler looks.
+probe_nccl() {
+    libs="$libs -lnccl"
+    ! usable nccl.h || nccl_version=$(header_number nccl.h NCCL_MAJOR.NCCL_MINOR.NCCL_PATCH | tr -d ' ')
 }
 
 # ---- the search ----------------------------------------------------------------------------
@@ -196,5 +204,6 @@ NVCC_OPTIONS := $nvcc_options
 CUDA_CPPFLAGS := $cuda_cflags
 CUDA_LIBS := $cuda_libs
 CUDA_VERSIONS := $cuda_versions
+NCCL_VERSION := $nccl_version
 NVCC_ARCHITECTURES := ${architectures# }
 END

@@ -39,6 +39,8 @@ typedef enum ca_fault {
 /* ---- convert.cu: any floating dtypes, also integers where both are equal */
 int ca_k_copy(const ca_queue *queue, ca_tensor dst, ca_tensor src);
 int ca_k_fill(const ca_queue *queue, ca_tensor dst, double value);
+/* terms [3, count] bf16; x of `count` f32 elements = their sum, exactly down to 2^-133 */
+int ca_k_split_bf16(const ca_queue *queue, ca_tensor terms, ca_tensor x);
 
 /* ---- rows.cu */
 int ca_k_add_bias(const ca_queue *queue, ca_tensor y, ca_tensor bias); /* y [..., N] += bias [N] */

@@ -117,6 +117,33 @@ static __global__ void __launch_bounds__(CA_TILE)
     }
 }
 
+/* Takes the upper half of *x off it. A float is the sum of three such halves, 8 significant bits
+ * each: they are cut, not rounded, so that none overflows. What is not finite leaves 0. */
+static __device__ __forceinline__ ca_bf16 cut(float *x) {
+    const uint32_t bits = __float_as_uint(*x), magnitude = bits & 0x7fffffffu;
+    *x = magnitude < 0x7f800000u ? *x - __uint_as_float(bits & 0xffff0000u) : 0.0f;
+    return {(uint16_t)(bits >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0u))};
+}
+
+/* terms + r width = row r of x, in three terms `step` elements apart. As copy_kernel; 10 bytes an
+ * element. */
+static __global__ void __launch_bounds__(CA_TILE)
+    split_bf16_kernel(ca_bf16 *terms, int64_t step, ca_rows x, int shift, bool wide) {
+    const ca_walk walk = ca_walk_of(shift);
+    for (int64_t r = walk.row; r < x.rows; r += walk.row_step) {
+        const float *from = static_cast<const float *>(x.data) + ca_row_offset(x, r);
+        ca_bf16 *to = terms + r * x.width;
+        for (int64_t i = walk.column; i < x.width; i += walk.column_step) {
+            ca_quad<float> v = ca_load(from + i, x.width - i, wide);
+            for (int term = 0; term < 3; term++) {
+                ca_quad<ca_bf16> part;
+                for (int k = 0; k < 4; k++) part.at[k] = cut(&v.at[k]);
+                ca_store(to + term * step + i, part, x.width - i, wide);
+            }
+        }
+    }
+}
+
 /* ---- launchers */
 
 template <typename D, typename S>
@@ -190,4 +217,13 @@ int ca_k_fill(const ca_queue *queue, ca_tensor dst, double value) {
         return fill<int64_t>(queue, dst, value);
     }
     return (int)cudaErrorInvalidValue;
+}
+
+int ca_k_split_bf16(const ca_queue *queue, ca_tensor terms, ca_tensor x) {
+    ca_rows from = ca_rows_of(x);
+    ca_tiles tiles = ca_tiles_of(queue, from.rows, from.width);
+    bool wide = ca_is_wide(x) && ca_is_wide(terms) && from.width % 4 == 0;
+    CA_LAUNCH(split_bf16_kernel, tiles.grid, CA_TILE, 0, queue->stream,
+              static_cast<ca_bf16 *>(terms.data), terms.stride[0], from, tiles.shift, wide);
+    return ca_launched();
 }

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("cuda_build")
 
 
 def test_version(cuda_build):
-    assert re.search(r"CUDA \d+\.\d+, cuBLAS \d+\.\d+\.\d+; kernels for sm_\d+( \d+)*$", cuda_build)
+    assert re.search(r"CUDA \d+\.\d+, cuBLAS \d+\.\d+\.\d+(, NCCL \d+\.\d+\.\d+)?; kernels for sm_\d+( \d+)*$", cuda_build)
 
 
 def test_linked_libraries():

@@ -89,11 +89,11 @@ void eap_setting_open(eap_setting *s, fixture *f, const ca_dataset *data, int64_
     s->ablated = ca_eap_outputs_take(&s->buffers, a, dtype, rows);
     eap_tap of_corrupted = {.to = s->ablated};
     ca_hook hooks[EAP_TAP_HOOKS];
-    ca_eap_tap_hooks(&of_corrupted, a, hooks);
+    int64_t hook_count = ca_eap_tap_hooks(&of_corrupted, a, hooks);
     s->clean_batch = run_batch(s, false);
     s->corrupted_batch = run_batch(s, true);
     s->clean = run_tails(s, s->clean_batch, NULL, 0);
-    s->corrupted = run_tails(s, s->corrupted_batch, hooks, EAP_TAP_HOOKS);
+    s->corrupted = run_tails(s, s->corrupted_batch, hooks, hook_count);
     if (ablated == ABLATE_ZERO) zero(s);
     eap_runs_sizes sizes = {
         .rows = rows,

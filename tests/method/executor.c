@@ -77,14 +77,18 @@ static void read_prompt(fixture *f, ca_result_reader *reader, int n) {
 }
 
 void fixture_open(fixture *f, const char *name, const char *backend) {
+    fixture_open_as(f, name, backend, strcmp(backend, "ref") == 0 ? CA_F64 : CA_F32);
+}
+
+void fixture_open_as(fixture *f, const char *name, const char *backend, ca_dtype precision) {
     char path[128];
     ca_model_file *file;
     ca_result_reader *reader;
-    *f = (fixture){.name = name, .exact = strcmp(backend, "ref") == 0};
+    *f = (fixture){.name = name, .exact = precision == CA_F64};
     ok(ca_backend_open(backend, 2, &f->backend));
     snprintf(path, sizeof path, "tests/fixtures/models/%s", name);
     ok(ca_model_file_open(path, &file));
-    ok(ca_model_load(file, f->backend, f->exact ? CA_F64 : CA_F32, 0, &f->model));
+    ok(ca_model_load(file, f->backend, precision, 0, &f->model));
     ca_model_file_close(file);
     f->layers = f->model->arch.layers;
     f->width = f->model->arch.width;

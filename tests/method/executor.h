@@ -36,7 +36,7 @@ typedef struct fixture {
     const char *name;
     ca_backend *backend;
     ca_model *model; /* f64 on ref, f32 on cpu */
-    bool exact;      /* ref: results of equal computations are equal bit for bit */
+    bool exact;      /* f64 on ref: results of equal computations are equal bit for bit */
     int64_t layers, width, vocab;
     prompt prompts[PROMPTS];
     struct owned *owned;
@@ -49,6 +49,8 @@ extern const char *const some_fixtures[];
 
 void ok(ca_status st);
 void fixture_open(fixture *f, const char *name, const char *backend);
+/* With weights in another precision. */
+void fixture_open_as(fixture *f, const char *name, const char *backend, ca_dtype precision);
 void fixture_close(fixture *f);
 /* Frees all that belongs to the fixture but its model; fixture_close does it too. */
 void fixture_release(fixture *f);

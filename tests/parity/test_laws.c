@@ -94,33 +94,40 @@ static void bf16_rounds_to_even(ca_backend *be, ca_backend *ref, const void *con
 /* Of the product of the f32 matrices: rounding both to bf16 moves each term by at most 2^-8 of
  * itself (2^-9 a factor), and the sum by that share of the sum of magnitudes S, half of what 2 bf16
  * ulps of S are at least; sums in f32 add k 2^-24 at most. When only b is rounded the limit halves
- * but for the sums. */
+ * but for the sums. Large enough to be cut on a small device (tests/simt/check-simt.sh). */
+enum { BATCH = 2, LINES = 100, COLUMNS = 29, TERMS = 300 };
+
+static void near_product(const float *y, const float *a, const float *b, double share) {
+    for (int i = 0; i < BATCH * LINES; i++)
+        for (int j = 0; j < COLUMNS; j++) {
+            double sum = 0, magnitude = 0;
+            for (int k = 0; k < TERMS; k++) {
+                double term = (double)a[i * TERMS + k] * (double)b[j * TERMS + k];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            assert_near((double)y[i * COLUMNS + j], sum, share * magnitude, "c", i * COLUMNS + j);
+        }
+}
+
 static void bf16_products_are_near(ca_backend *be, ca_backend *ref, const void *context) {
     (void)ref, (void)context;
     if (!be->bfloat16) return;
-    enum { M = 37, N = 29, K = 300 };
-    static float a[M * K], b[N * K], y[M * N];
-    draw(a, M * K, "bf16 a");
-    draw(b, N * K, "bf16 b");
+    static float a[BATCH * LINES * TERMS], b[COLUMNS * TERMS], y[BATCH * LINES * COLUMNS];
+    draw(a, BATCH * LINES * TERMS, "bf16 a");
+    draw(b, COLUMNS * TERMS, "bf16 b");
     device d = {.be = be};
-    ca_tensor x = floats(&d, a, M, K), f32 = floats(&d, b, N, K);
-    ca_tensor w = place(&d, CA_BF16, NULL, N, K), to = floats(&d, NULL, M, N);
+    ca_tensor from = floats(&d, a, BATCH * LINES, TERMS), f32 = floats(&d, b, COLUMNS, TERMS);
+    ca_tensor w = place(&d, CA_BF16, NULL, COLUMNS, TERMS);
+    ca_tensor to = floats(&d, NULL, BATCH * LINES, COLUMNS);
+    ca_tensor x = ca_tensor_reshape(from, 3, (int64_t[]){BATCH, LINES, TERMS});
+    ca_tensor batch = ca_tensor_reshape(to, 3, (int64_t[]){BATCH, LINES, COLUMNS});
     parity_ok(ca_copy(be, w, f32));
     for (int wide = 0; wide <= 1; wide++) {
         ca_matmul_options o = {.transpose_b = true, .alpha = 1, .wide = wide};
-        parity_ok(ca_matmul(be, to, x, w, absent, o));
+        parity_ok(ca_matmul(be, batch, x, ca_tensor_repeat(w, BATCH), absent, o));
         fetch(&d, y, to);
-        for (int i = 0; i < M; i++)
-            for (int j = 0; j < N; j++) {
-                double sum = 0, magnitude = 0;
-                for (int k = 0; k < K; k++) {
-                    double term = (double)a[i * K + k] * (double)b[j * K + k];
-                    sum += term;
-                    magnitude += fabs(term);
-                }
-                double limit = ((wide ? 1 : 2) * 0x1p-9 + 0x1p-18 + K * 0x1p-24) * magnitude;
-                assert_near((double)y[i * N + j], sum, limit, "c", i * N + j);
-            }
+        near_product(y, a, b, (wide ? 1 : 2) * 0x1p-9 + 0x1p-18 + TERMS * 0x1p-24);
     }
     release(&d);
 }

@@ -73,7 +73,8 @@ static double sum_scale(fill f, int64_t terms) {
     return fill_amplitude(f) * fill_amplitude(f) * sqrt((double)terms);
 }
 
-/* bits 0, 1: transposes; 2: bias and beta; 3: strided rows; 4: a batch that shares b */
+/* bits 0, 1: transposes; 2: bias and beta; 3: strided rows, at no multiple of 16 bytes; 4: a batch
+ * that shares b */
 static void multiply_as(parity *p, const row_case *c, bool narrow, bool wide) {
     ca_tensor (*b_input)(parity *, const char *, fill, int, const int64_t *) =
         narrow ? parity_input_bf16 : parity_input;
@@ -87,9 +88,9 @@ static void multiply_as(parity *p, const row_case *c, bool narrow, bool wide) {
                                 : b_input(p, "b", c->f, SHAPE(k, n + pad));
     ca_tensor y = parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(batch, m, n + pad));
     ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(n)) : absent;
-    a = ca_tensor_slice(a, 2, 0, a.shape[2] - pad);
-    b = ca_tensor_slice(b, 1, 0, b.shape[1] - pad);
-    y = ca_tensor_slice(y, 2, 0, n);
+    a = ca_tensor_slice(a, 2, pad > 0, a.shape[2] - pad);
+    b = ca_tensor_slice(b, 1, pad > 0, b.shape[1] - pad);
+    y = ca_tensor_slice(y, 2, pad > 0, n);
     if (bit(c, 2)) o.alpha = -0.5, o.beta = 2;
     if (bit(c, 4)) {
         b = ca_tensor_repeat(b, batch);

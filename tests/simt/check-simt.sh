@@ -28,10 +28,13 @@ expect="CA_PARITY_EXPECT=$recorded"
 
 tests+=(build/simt/tests/simt/check_canaries build/simt-asan/tests/simt/check_canaries
     build/simt-tsan/tests/simt/check_canaries)
+tests+=(--under "env CA_SIMT_STREAMS=lazy:1" build/simt/tests/simt/check_nccl)
 parity simt '' "CA_PARITY_RECORD=$recorded"
 parity simt '' CA_SIMT_SCHEDULE=reverse CA_SIMT_MULTIPROCESSORS=7 "$expect"
 parity simt '' CA_SIMT_SCHEDULE=random:1 CA_SIMT_MULTIPROCESSORS=1 "$expect"
 parity simt '' CA_SIMT_SCHEDULE=greedy:1 CA_SIMT_STREAMS=lazy:1 "$expect"
+# On 48 MiB products with bf16 are cut into parts, whose algorithms, and bits, are others.
+parity simt laws CA_SIMT_MEMORY=$((48 << 20))
 # The sanitizers take long: a share of the cases.
 other_order="CA_SIMT_SCHEDULE=random:2 CA_SIMT_STREAMS=lazy:2 $expect"
 parity simt-asan rows CA_PARITY_SHARE=2 "$other_order"

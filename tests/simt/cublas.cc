@@ -8,23 +8,17 @@
 
 #include <algorithm>
 
-#include "include/cublas_v2.h"
-#include "runtime.h"
+#include "blas.h"
 
 using namespace simt;
 
-struct cublasContext {
-    bool alive;
-    cudaStream_t stream;
-};
-
 static std::vector<cublasContext *> &handles = *new std::vector<cublasContext *>;
 
-static bool handle_exists(cublasHandle_t handle) {
+bool simt::blas_handle_exists(cublasHandle_t handle) {
     return std::find(handles.begin(), handles.end(), handle) != handles.end() && handle->alive;
 }
 
-static cublasStatus_t status_of(cudaError_t error) {
+cublasStatus_t simt::blas_status(cudaError_t error) {
     if (error == cudaSuccess) return CUBLAS_STATUS_SUCCESS;
     if (error == cudaErrorMemoryAllocation) return CUBLAS_STATUS_ALLOC_FAILED;
     if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver)
@@ -33,22 +27,6 @@ static cublasStatus_t status_of(cudaError_t error) {
 }
 
 /* ---- products */
-
-/* A matrix as the caller gave it: columns `ld` elements apart. */
-struct matrix {
-    const void *data;
-    bool transposed, bf16;
-    int64_t ld, step;      /* elements from column to column, from matrix to matrix */
-    int64_t rows, columns; /* as it lies in memory */
-};
-
-struct product {
-    int64_t m, n, k, batch;
-    float alpha, beta;
-    matrix a, b;
-    float *c;
-    int64_t ldc, step_c;
-};
 
 /* Element (i, j) of op(x) of matrix number `number`. */
 static float element(const matrix &x, int64_t number, int64_t i, int64_t j) {
@@ -86,18 +64,19 @@ static std::vector<float> pack(int64_t count, int64_t k, int64_t width, F elemen
     return packed;
 }
 
-static void store_tile(const product &g, float *c, int64_t rows, int64_t columns,
+static void store_tile(const product &g, float *c, const float *bias, int64_t rows, int64_t columns,
                        const double *sum) {
     for (int64_t j = 0; j < columns; j++)
         for (int64_t i = 0; i < rows; i++) {
             float *to = c + i + j * g.ldc;
             double kept = g.beta == 0.0f ? 0.0 : (double)g.beta * (double)*to;
+            if (bias) kept += (double)bias[i];
             *to = (float)((double)g.alpha * sum[j * ROWS + i] + kept);
         }
 }
 
 static void multiply(const product &g) {
-    opened memory({g.a.data, g.b.data, g.c});
+    opened memory({g.a.data, g.b.data, g.c, g.bias});
     int64_t k = g.alpha == 0.0f ? 0 : g.k; /* then a and b are not read */
     std::vector<float> a, b;
     for (int64_t number = 0; number < g.batch; number++) {
@@ -111,7 +90,8 @@ static void multiply(const product &g) {
             for (int64_t i = 0; i < g.m; i += ROWS) {
                 double sum[COLUMNS * ROWS] = {};
                 multiply_tile(a.data() + i * k, b.data() + j * k, k, sum);
-                store_tile(g, g.c + number * g.step_c + i + j * g.ldc, std::min(ROWS, g.m - i),
+                store_tile(g, g.c + number * g.step_c + i + j * g.ldc,
+                           g.bias ? g.bias + i : nullptr, std::min(ROWS, g.m - i),
                            std::min(COLUMNS, g.n - j), sum);
             }
     }
@@ -123,8 +103,8 @@ static bool is_operation(cublasOperation_t o) {
     return o == CUBLAS_OP_N || o == CUBLAS_OP_T || o == CUBLAS_OP_C;
 }
 
-static matrix matrix_of(const void *data, cudaDataType type, cublasOperation_t operation,
-                        int64_t ld, int64_t step, int64_t rows, int64_t columns) {
+matrix simt::blas_matrix(const void *data, cudaDataType type, cublasOperation_t operation,
+                         int64_t ld, int64_t step, int64_t rows, int64_t columns) {
     bool transposed = operation != CUBLAS_OP_N;
     if (transposed) std::swap(rows, columns);
     return {data, transposed, type == CUDA_R_16BF, ld, step, rows, columns};
@@ -143,19 +123,19 @@ static void check_extent(const char *name, const void *data, size_t element_byte
             needed, there);
 }
 
-static cublasStatus_t enqueue_product(cublasHandle_t handle, const product &g) {
-    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+cublasStatus_t simt::blas_enqueue(cudaStream_t stream, const product &g) {
     if (g.m < 0 || g.n < 0 || g.k < 0 || g.batch < 0) return CUBLAS_STATUS_INVALID_VALUE;
     if (g.a.ld < std::max<int64_t>(1, g.a.rows) || g.b.ld < std::max<int64_t>(1, g.b.rows) ||
         g.ldc < std::max<int64_t>(1, g.m))
         return CUBLAS_STATUS_INVALID_VALUE;
     if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
-    if (!stream_exists(handle->stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
+    if (!stream_exists(stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
     for (const matrix *x : {&g.a, &g.b})
         check_extent(x == &g.a ? "A" : "B", x->data, x->bf16 ? 2 : 4, x->ld, x->step, x->rows,
                      x->columns, g.batch);
     check_extent("C", g.c, sizeof *g.c, g.ldc, g.step_c, g.m, g.n, g.batch);
-    stream_enqueue(handle->stream, [=] { multiply(g); });
+    if (g.bias) check_extent("bias", g.bias, sizeof *g.bias, g.m, 0, g.m, 1, 1);
+    stream_enqueue(stream, [=] { multiply(g); });
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -170,21 +150,22 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
                                           long long int strideC, int batchCount,
                                           cublasComputeType_t computeType, cublasGemmAlgo_t) {
     cudaError_t injected = begin_call();
-    if (injected != cudaSuccess) return status_of(injected);
+    if (injected != cudaSuccess) return blas_status(injected);
     if (!alpha || !beta || !is_operation(transa) || !is_operation(transb))
         return CUBLAS_STATUS_INVALID_VALUE;
     bool computes = computeType == CUBLAS_COMPUTE_32F || computeType == CUBLAS_COMPUTE_32F_PEDANTIC;
     if (!computes || Ctype != CUDA_R_32F || Atype != Btype ||
         (Atype != CUDA_R_32F && Atype != CUDA_R_16BF))
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    product g;
+    product g = {};
     g.m = m, g.n = n, g.k = k, g.batch = batchCount;
     g.alpha = *static_cast<const float *>(alpha);
     g.beta = *static_cast<const float *>(beta);
-    g.a = matrix_of(A, Atype, transa, lda, strideA, m, k);
-    g.b = matrix_of(B, Btype, transb, ldb, strideB, k, n);
+    g.a = blas_matrix(A, Atype, transa, lda, strideA, m, k);
+    g.b = blas_matrix(B, Btype, transb, ldb, strideB, k, n);
     g.c = static_cast<float *>(C), g.ldc = ldc, g.step_c = strideC;
-    return enqueue_product(handle, g);
+    if (!blas_handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    return blas_enqueue(handle->stream, g);
 }
 
 cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transa,
@@ -219,7 +200,7 @@ cublasStatus_t cublasSgemm(cublasHandle_t handle, cublasOperation_t transa,
 
 cublasStatus_t cublasCreate(cublasHandle_t *handle) {
     cudaError_t injected = begin_call();
-    if (injected != cudaSuccess) return status_of(injected);
+    if (injected != cudaSuccess) return blas_status(injected);
     if (!handle) return CUBLAS_STATUS_INVALID_VALUE;
     *handle = new cublasContext{true, nullptr};
     handles.push_back(*handle);
@@ -229,17 +210,17 @@ cublasStatus_t cublasCreate(cublasHandle_t *handle) {
 
 cublasStatus_t cublasDestroy(cublasHandle_t handle) {
     cudaError_t injected = begin_call();
-    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (!blas_handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
     finish_all_streams();
     handle->alive = false;
     count_resource(resource::cublas_handle, -1);
-    return status_of(injected);
+    return blas_status(injected);
 }
 
 cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t streamId) {
     cudaError_t injected = begin_call();
-    if (injected != cudaSuccess) return status_of(injected);
-    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (injected != cudaSuccess) return blas_status(injected);
+    if (!blas_handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
     handle->stream = streamId;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -247,8 +228,8 @@ cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t streamId) {
 cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void *workspace,
                                   size_t workspaceSizeInBytes) {
     cudaError_t injected = begin_call();
-    if (injected != cudaSuccess) return status_of(injected);
-    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (injected != cudaSuccess) return blas_status(injected);
+    if (!blas_handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
     if ((uintptr_t)workspace % 256 != 0 || device_bytes_from(workspace) < workspaceSizeInBytes)
         return CUBLAS_STATUS_INVALID_VALUE;
     return CUBLAS_STATUS_SUCCESS;
@@ -256,12 +237,12 @@ cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void *workspace,
 
 cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t) {
     cudaError_t injected = begin_call();
-    if (injected != cudaSuccess) return status_of(injected);
-    return handle_exists(handle) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
+    if (injected != cudaSuccess) return blas_status(injected);
+    return blas_handle_exists(handle) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
 }
 
 cublasStatus_t cublasGetVersion(cublasHandle_t handle, int *version) {
-    if (!handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (!blas_handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
     *version = CUBLAS_VERSION;
     return CUBLAS_STATUS_SUCCESS;
 }

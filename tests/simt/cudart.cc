@@ -25,7 +25,7 @@ static struct {
     cudaError_t failure;
     cudaError_t last, lost; /* lost: what every call returns once the device is */
     int device;
-    int resources[4];
+    int resources[RESOURCES];
 } runtime;
 
 size_t setting(const char *variable, size_t standard) {
@@ -44,12 +44,12 @@ void count_resource(resource what, int change) { runtime.resources[(int)what] +=
 /* Called at exit. A program whose device is lost cannot release. */
 static void report_at_exit() {
     static const char *const names[] = {"page-locked allocations", "streams", "events",
-                                        "cuBLAS handles"};
+                                        "cuBLAS handles", "NCCL communicators"};
     bool leaks = false;
     if (getenv("CA_SIMT_FAIL") && runtime.failing_call == 0)
         fprintf(stderr, "simt: %zu calls\n", runtime.calls);
     if (runtime.lost) return;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < RESOURCES; i++) {
         if (runtime.resources[i] == 0) continue;
         fprintf(stderr, "simt: leak: %d %s\n", runtime.resources[i], names[i]);
         leaks = true;

@@ -36,8 +36,15 @@ $(canaries): $(canaries).o $(out)/tests/simt/canaries.o $(simulated_libraries:%.
 	@echo '  LINK  $@'
 	@$(CXX) $(link) $^ $(CMOCKA_LIBS) -o $@
 
+# What no operation uses yet, likewise.
+nccl_checks := $(out)/tests/simt/check_nccl
+$(nccl_checks).o: only := -Itests/simt
+$(nccl_checks): $(nccl_checks).o $(simulated_libraries:%.cc=$(out)/%.o)
+	@echo '  LINK  $@'
+	@$(CXX) $(link) $^ $(CMOCKA_LIBS) -o $@
+
 # Programs that run operations on every backend; under the race checker parity says all.
 on_backends := parity/test_rows parity/test_attention parity/test_laws parity/test_checks \
                $(if $(filter simt,$(VARIANT)),$(patsubst tests/%.c,%,$(wildcard tests/method/test_*.c)))
 .PHONY: simulated-tests
-simulated-tests: $(canaries) $(on_backends:%=$(out)/tests/%) $(if $(filter simt,$(VARIANT)),$(out)/causa)
+simulated-tests: $(canaries) $(nccl_checks) $(on_backends:%=$(out)/tests/%) $(if $(filter simt,$(VARIANT)),$(out)/causa)

@@ -42,7 +42,8 @@ template <typename F> cudaError_t release_call(F body) {
 }
 
 /* What the program made and must release; `change` is 1 or -1. Leaks are reported at exit. */
-enum class resource { pinned_memory, stream, event, cublas_handle };
+enum class resource { pinned_memory, stream, event, cublas_handle, nccl_communicator };
+constexpr int RESOURCES = 5;
 void count_resource(resource what, int change);
 /* A number from the environment. */
 size_t setting(const char *variable, size_t standard);

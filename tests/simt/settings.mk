@@ -6,6 +6,7 @@
 override CUDA      := 1
 CUDA_ARCHITECTURES := simulated
 CUDA_VERSIONS      := simulated CUDA
+NCCL_VERSION       :=
 CUDA_CPPFLAGS      := -Itests/simt/include
 CUDA_LIBS          := -lstdc++
 

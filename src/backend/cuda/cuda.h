@@ -8,6 +8,7 @@
 #ifndef CA_BACKEND_CUDA_H
 #define CA_BACKEND_CUDA_H
 
+#include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
@@ -37,11 +38,33 @@ typedef struct ca_cuda_staging {
     size_t used;         /* bytes of it */
 } ca_cuda_staging;
 
+/* Bytes that cuBLAS may use. Fixed, because its choice of algorithm, and with it the bits of a
+ * result, depend on it; 32 MiB is what the library recommends for its largest device. */
+#define CA_CUDA_WORKSPACE ((size_t)32 << 20)
+
+enum {
+    CA_CUDA_TERMS = 3,          /* bf16 numbers that add up to any f32 */
+    CA_CUDA_CHOICES = 1024,     /* products of which the algorithm is kept */
+    CA_CUDA_KEY_ALIGNMENT = 13, /* where the alignments of a, b and c stand in a key */
+    CA_CUDA_KEY = 17
+};
+
+/* The algorithm for one shape of product; see gemm_lt.c. */
+typedef struct ca_cuda_choice {
+    int64_t key[CA_CUDA_KEY];
+    cublasLtMatmulAlgo_t algorithm;
+    bool known, found; /* found: the library has one */
+} ca_cuda_choice;
+
 typedef struct ca_cuda_context {
-    int device;
-    char name[288]; /* "cuda:0 (NVIDIA H200)" */
+    int device, capability; /* 90 for compute capability 9.0 */
+    char name[288];         /* "cuda:0 (NVIDIA H200)" */
     ca_queue queue;
     cublasHandle_t blas;
+    void *workspace;         /* of cuBLAS, CA_CUDA_WORKSPACE bytes */
+    ca_cuda_choice *choices; /* [CA_CUDA_CHOICES] */
+    uint16_t *narrow;        /* device: [narrow_count] scratch, or NULL without bf16 */
+    int64_t narrow_count;
     ca_cuda_block *blocks;
     int64_t block_count, block_capacity;
     size_t held; /* bytes of all blocks */
@@ -78,6 +101,26 @@ ca_status ca_cuda_device_choose(ca_cuda_context *c, int asked) CA_MUST_USE;
 void ca_cuda_blocks_free(ca_cuda_context *c);
 ca_status ca_cuda_staging_create(ca_cuda_context *c) CA_MUST_USE;
 void ca_cuda_staging_free(ca_cuda_context *c);
+
+/* ---- products */
+
+/* c [m, n] = alpha op(a) op(b) + beta c + bias, columns first, as cuBLAS counts. */
+typedef struct ca_cuda_product {
+    cublasOperation_t operation_a, operation_b;
+    cudaDataType type; /* of a and b; c and bias are f32 */
+    int64_t m, n, k, batch;
+    int64_t lda, ldb, ldc;          /* elements from column to column */
+    int64_t step_a, step_b, step_c; /* from matrix to matrix of the batch */
+    const void *a, *b;
+    float *c;
+    const float *bias; /* [m], or NULL */
+    float alpha, beta;
+} ca_cuda_product;
+
+/* Enqueues the product. *found is false, and nothing is done, when cuBLASLt has no algorithm for
+ * it. */
+ca_status ca_cuda_gemm_lt(const ca_cuda_context *c, const ca_cuda_product *p,
+                          bool *found) CA_MUST_USE;
 
 /* ---- the table */
 

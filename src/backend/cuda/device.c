@@ -71,7 +71,8 @@ ca_status ca_cuda_device_choose(ca_cuda_context *c, int asked) {
     CA_CUDA(cudaDeviceGetAttribute, &minor, cudaDevAttrComputeCapabilityMinor, c->device);
     CA_CUDA(cudaDeviceGetAttribute, &c->queue.multiprocessors, cudaDevAttrMultiProcessorCount,
             c->device);
-    if (10 * major + minor < OLDEST_CAPABILITY) {
+    c->capability = 10 * major + minor;
+    if (c->capability < OLDEST_CAPABILITY) {
         st = ca_fail(CA_E_BACKEND,
                      "backend %s: expected compute capability %d.%d or newer, got %d.%d; use "
                      "backend=cpu or another device",

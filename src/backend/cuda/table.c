@@ -6,9 +6,8 @@
 
 #include <stdlib.h>
 
-/* Bytes that cuBLAS may use. Fixed, because its choice of algorithm, and with it the bits of a
- * result, depend on it; 32 MiB is what the library recommends for its largest device. */
-#define BLAS_WORKSPACE ((size_t)32 << 20)
+/* Tensor cores take bf16 from Ampere on. */
+enum { BF16_CAPABILITY = 80 };
 
 static void cuda_close(ca_backend *be) {
     if (!be) return;
@@ -18,6 +17,7 @@ static void cuda_close(ca_backend *be) {
         if (c->blas) (void)cublasDestroy(c->blas);
         ca_cuda_staging_free(c);
         ca_cuda_blocks_free(c);
+        free(c->choices);
         if (c->queue.stream) (void)cudaStreamDestroy(c->queue.stream);
     }
     free(c);
@@ -41,12 +41,30 @@ out:
 static ca_status open_blas(ca_backend *be) {
     ca_status st = CA_OK;
     ca_cuda_context *c = be->context;
-    void *workspace;
+    CA_TRY(ca_calloc(CA_CUDA_CHOICES, sizeof *c->choices, &c->choices));
     CA_CUBLAS(cublasCreate, &c->blas);
     CA_CUBLAS(cublasSetStream, c->blas, c->queue.stream); /* forgets a workspace */
-    CA_TRY(ca_cuda_alloc(be, BLAS_WORKSPACE, &workspace));
-    CA_CUBLAS(cublasSetWorkspace, c->blas, workspace, BLAS_WORKSPACE);
+    CA_TRY(ca_cuda_alloc(be, CA_CUDA_WORKSPACE, &c->workspace));
+    CA_CUBLAS(cublasSetWorkspace, c->blas, c->workspace, CA_CUDA_WORKSPACE);
     CA_CUBLAS(cublasSetMathMode, c->blas, CUBLAS_DEFAULT_MATH);
+out:
+    return st;
+}
+
+/* Scratch for what is rounded to bf16: 1024 rows of the widest MLPs, less on small devices. Always
+ * the same on a device, as the algorithm of a product depends on how many rows it has. */
+static ca_status open_bf16(ca_backend *be) {
+    enum { MOST = 16 << 20, SHARE = 1024 }; /* values; bytes of the device for each */
+    ca_status st = CA_OK;
+    ca_cuda_context *c = be->context;
+    size_t available, total;
+    void *narrow;
+    if (c->capability < BF16_CAPABILITY) return CA_OK;
+    CA_CUDA(cudaMemGetInfo, &available, &total);
+    c->narrow_count = total / SHARE < MOST ? (int64_t)(total / SHARE) : MOST;
+    CA_TRY(ca_cuda_alloc(be, (size_t)c->narrow_count * sizeof *c->narrow, &narrow));
+    c->narrow = narrow;
+    be->bfloat16 = true;
 out:
     return st;
 }
@@ -88,6 +106,7 @@ static ca_status cuda_open(int device, int threads, ca_backend **out) {
     CA_TRY(ca_cuda_staging_create(c));
     CA_TRY(open_scratch(be));
     CA_TRY(open_blas(be));
+    CA_TRY(open_bf16(be));
     CA_TRY(clear_fault(be));
     *out = be;
     return CA_OK;

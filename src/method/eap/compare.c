@@ -47,12 +47,12 @@ out:
 /* ---- agreement ---- */
 
 /* Scores of real edges, in the order of the matrix. */
-typedef struct agreement {
+typedef struct real_edges {
     int64_t count;
     double *a, *b, *abs_a, *abs_b;
-} agreement;
+} real_edges;
 
-static ca_status collect(const eap_sums *a, const eap_sums *b, agreement *out) {
+static ca_status collect(const eap_sums *a, const eap_sums *b, real_edges *out) {
     ca_status st = CA_OK;
     int64_t all = a->graph.sources * a->graph.destinations;
     size_t edges = (size_t)a->graph.edges;
@@ -72,16 +72,27 @@ out:
     return st;
 }
 
-static ca_status put_agreement(ca_job *job, const char *group, const agreement *g) {
+static ca_status put_agreement(ca_job *job, const char *group, const eap *e) {
     ca_status st = CA_OK;
-    double kendall;
-    CA_TRY(ca_kendall(g->abs_a, g->abs_b, g->count, &kendall));
-    CA_TRY(
-        ca_result_attribute_float(job->result, group, "pearson", ca_pearson(g->a, g->b, g->count)));
+    CA_TRY(ca_result_attribute_float(job->result, group, "pearson", e->agreement.pearson));
     CA_TRY(ca_result_attribute_float(job->result, group, "pearson_absolute",
-                                     ca_pearson(g->abs_a, g->abs_b, g->count)));
-    CA_TRY(ca_result_attribute_float(job->result, group, "kendall_absolute", kendall));
+                                     e->agreement.pearson_absolute));
+    CA_TRY(ca_result_attribute_float(job->result, group, "kendall_absolute",
+                                     e->agreement.kendall_absolute));
 out:
+    return st;
+}
+
+/* How well the scores of a variant agree with those of the one that it is compared with. */
+static ca_status agree(const eap *e, eap *other) {
+    ca_status st = CA_OK;
+    real_edges g = {0};
+    CA_TRY(collect(&e->sums, &other->sums, &g));
+    CA_TRY(ca_kendall(g.abs_a, g.abs_b, g.count, &other->agreement.kendall_absolute));
+    other->agreement.pearson = ca_pearson(g.a, g.b, g.count);
+    other->agreement.pearson_absolute = ca_pearson(g.abs_a, g.abs_b, g.count);
+out:
+    free(g.a);
     return st;
 }
 
@@ -149,6 +160,7 @@ ca_status ca_eap_compare(ca_job *job, eap *e) {
         CA_TRY(ca_method_run_batches(job, &other->packing, other->variant->name, ca_eap_attribute,
                                      other, &done));
         ca_eap_attribute_release(other);
+        CA_TRY(agree(e, other));
     }
 out:
     job->resume_at = resume_at;
@@ -157,24 +169,36 @@ out:
 
 static ca_status write_one(ca_job *job, const eap *e, const eap *other) {
     ca_status st = CA_OK;
-    agreement g = {0};
     overlaps o;
     char group[64], path[80];
     snprintf(group, sizeof group, "/compare/%s", other->variant->name);
     snprintf(path, sizeof path, "%s/score", group);
     CA_TRY(ca_eap_put_edges(job, other, path, other->sums.edge));
-    CA_TRY(collect(&e->sums, &other->sums, &g));
-    CA_TRY(put_agreement(job, group, &g));
+    CA_TRY(put_agreement(job, group, other));
     for (int64_t i = 0; i < SIZES; i++) CA_TRY(overlap_at(&e->sums, &other->sums, i, &o));
     CA_TRY(put_overlaps(job, group, &o));
 out:
-    free(g.a);
     return st;
 }
 
 ca_status ca_eap_write_comparison(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     for (int64_t i = 0; i < e->compared_count; i++) CA_TRY(write_one(job, e, e->compared[i]));
+out:
+    return st;
+}
+
+ca_status ca_eap_compare_answer(const eap *e, ca_string *text) {
+    ca_status st = CA_OK;
+    for (int64_t i = 0; i < e->compared_count; i++) {
+        const eap *other = e->compared[i];
+        CA_TRY(ca_string_printf(text,
+                                "%s agrees with %s: Pearson %.3f, of |score| %.3f, Kendall of "
+                                "|score| %.3f\n",
+                                other->variant->name, e->variant->name, other->agreement.pearson,
+                                other->agreement.pearson_absolute,
+                                other->agreement.kendall_absolute));
+    }
 out:
     return st;
 }

@@ -70,9 +70,10 @@ static const char *const conventions[] = {
     "residual: change of the loss between the ends minus what the input's node explains of it",
     NULL,
 };
-static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corrupted_mean",
-                                        "/baseline@accuracy",   "/faithfulness@cpr",
-                                        "/faithfulness@cmd",    NULL};
+static const char *const headlines[] = {"/baseline@clean_mean",  "/baseline@corrupted_mean",
+                                        "/baseline@accuracy",    "/faithfulness@cpr",
+                                        "/faithfulness@cmd",     "/edges@auroc",
+                                        "/edges@auroc_absolute", NULL};
 
 static void release(void *state) {
     eap *e = state;
@@ -270,6 +271,10 @@ static ca_status answer(ca_job *job, void *state, ca_string *text) {
     const eap *e = state;
     if (!e->faithfulness || ca_eap_faithfulness_needs_score(e->faithfulness))
         CA_TRY(ca_eap_answer(job, state, text));
+    if (e->truth.in)
+        CA_TRY(ca_string_printf(text, "the true circuit: AUROC %.3f, by |score| %.3f\n", e->auroc,
+                                e->auroc_absolute));
+    CA_TRY(ca_eap_compare_answer(e, text));
     if (e->faithfulness) CA_TRY(ca_eap_faithfulness_answer(e->faithfulness, job, text));
 out:
     return st;

@@ -78,7 +78,11 @@ struct eap {
     struct eap **compared; /* [compared_count] other variants, whose scores are set beside */
     int64_t compared_count;
     ca_circuit_file truth;          /* its circuit is the true one; empty without */
+    double auroc, auroc_absolute;   /* of the scores against it */
     eap_faithfulness *faithfulness; /* NULL when no circuits are asked for */
+    struct {
+        double pearson, pearson_absolute, kendall_absolute;
+    } agreement;        /* with the scores that it is compared with */
     bool is_compared;   /* it is such a one: writes no baseline and nothing of single pairs */
     ca_packing packing; /* examples in groups */
     eap_ends_sizes sizes;
@@ -113,10 +117,11 @@ ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) CA
 ca_status ca_eap_compare_prepare(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
 ca_status ca_eap_compare(ca_job *job, eap *e) CA_MUST_USE;
 ca_status ca_eap_write_comparison(ca_job *job, const eap *e) CA_MUST_USE;
+ca_status ca_eap_compare_answer(const eap *e, ca_string *text) CA_MUST_USE;
 
 /* truth.c: a circuit that is known to be the true one, and how well the scores find it. */
 ca_status ca_eap_truth_read(const ca_job *job, eap *e) CA_MUST_USE;
-ca_status ca_eap_write_truth(ca_job *job, const eap *e) CA_MUST_USE;
+ca_status ca_eap_write_truth(ca_job *job, eap *e) CA_MUST_USE;
 
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;

@@ -22,25 +22,32 @@ out:
     return st == CA_OK ? st : ca_context(st, "%s", ca_config_where(job->config, TRUTH));
 }
 
-ca_status ca_eap_write_truth(ca_job *job, const eap *e) {
-    ca_status st = CA_OK;
+/* Scores of real edges beside whether they are true. */
+static int64_t collect(const eap *e, double *score, bool *truth) {
     const eap_sums *s = &e->sums;
-    double *score = NULL, area, area_absolute;
-    bool *truth = NULL;
-    int64_t count = 0, all = s->graph.sources * s->graph.destinations;
-    if (!e->truth.in) return CA_OK;
-    CA_TRY(ca_calloc((size_t)all, sizeof *score, &score));
-    CA_TRY(ca_calloc((size_t)all, sizeof *truth, &truth));
-    for (int64_t i = 0; i < all; i++)
+    int64_t count = 0;
+    for (int64_t i = 0; i < s->graph.sources * s->graph.destinations; i++)
         if (s->valid[i]) {
             truth[count] = e->truth.in[i];
             score[count++] = s->edge[i];
         }
-    CA_TRY(ca_auroc(score, truth, count, &area));
+    return count;
+}
+
+ca_status ca_eap_write_truth(ca_job *job, eap *e) {
+    ca_status st = CA_OK;
+    double *score = NULL;
+    bool *truth = NULL;
+    size_t edges = (size_t)e->sums.graph.edges;
+    if (!e->truth.in) return CA_OK;
+    CA_TRY(ca_calloc(edges, sizeof *score, &score));
+    CA_TRY(ca_calloc(edges, sizeof *truth, &truth));
+    int64_t count = collect(e, score, truth);
+    CA_TRY(ca_auroc(score, truth, count, &e->auroc));
     for (int64_t i = 0; i < count; i++) score[i] = fabs(score[i]);
-    CA_TRY(ca_auroc(score, truth, count, &area_absolute));
-    CA_TRY(ca_result_attribute_float(job->result, "/edges", "auroc", area));
-    CA_TRY(ca_result_attribute_float(job->result, "/edges", "auroc_absolute", area_absolute));
+    CA_TRY(ca_auroc(score, truth, count, &e->auroc_absolute));
+    CA_TRY(ca_result_attribute_float(job->result, "/edges", "auroc", e->auroc));
+    CA_TRY(ca_result_attribute_float(job->result, "/edges", "auroc_absolute", e->auroc_absolute));
 out:
     free(score);
     free(truth);

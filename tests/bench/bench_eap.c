@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * bench_eap [MODEL [THREADS [SECONDS]]]: time and memory of edge attribution on the backend `cpu`,
+ * per pair of prompts of 15 and 16 tokens, beside a matrix product and plain forwards of the same
+ * run. The method is run as `causa run` does, its result file included; loading is not timed.
+ *
+ * Pairs differ first where those of indirect object identification do (token 10 or 13), or at
+ * token 1, where almost nothing is shared. Arithmetic is told in whole forwards of a pair's prompt:
+ * runs and gradients, then the products of the scores. Memory is that beside the weights, as
+ * planned and as the system saw it. SECONDS (10) bounds one case.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "causa/method.h"
+#include "causa/ops.h"
+#include "eap/score.h"
+
+typedef struct bench {
+    ca_backend *be;
+    ca_model_file *file;
+    ca_model *model;
+    const char *path;
+    double peak; /* FLOP/s */
+    double most_seconds;
+} bench;
+
+typedef struct eap_case {
+    const char *name, *method; /* YAML of `method` beyond kind */
+    int64_t points;
+    int64_t pairs;
+    bool early; /* the first difference is token 1 */
+    /* measured */
+    double best, spent, flops, forward;
+    int64_t planned, taken; /* bytes */
+} eap_case;
+
+#define PLAIN "eap", "variant: eap", 1
+#define PATH  "ig-inputs, 5 steps", "variant: ig-inputs, steps: 5", 5
+static eap_case cases[] = {
+    {PLAIN, .pairs = 8},  {PLAIN, .pairs = 8, .early = true},
+    {PLAIN, .pairs = 64}, {PLAIN, .pairs = 64, .early = true},
+    {PATH, .pairs = 8},   {PATH, .pairs = 8, .early = true},
+    {PATH, .pairs = 64},  {PATH, .pairs = 64, .early = true},
+};
+enum { CASES = sizeof cases / sizeof *cases, MOST_TURNS = 9, MOST_PROMPTS = 16 };
+
+static const char *const DATA = "build/bench_eap.json", *const RESULT = "build/bench_eap.h5";
+
+/* ---- the machine's limit ---- */
+
+/* Called between cases: the best that the machine did while they ran. */
+static ca_status measure_peak(bench *b) {
+    enum { N = 2048, RUNS = 3 };
+    ca_status st = CA_OK;
+    void *memory = NULL;
+    ca_tensor t[3];
+    CA_TRY(ca_alloc(b->be, (size_t)3 * N * N * sizeof(float), &memory));
+    for (int i = 0; i < 3; i++) {
+        t[i] = ca_tensor_2d((float *)memory + (size_t)i * N * N, CA_F32, N, N);
+        CA_TRY(ca_fill(b->be, t[i], 0.5));
+    }
+    for (int run = 0; run < RUNS; run++) {
+        double before = ca_seconds();
+        CA_TRY(ca_matmul(b->be, t[0], t[1], t[2], (ca_tensor){0},
+                         (ca_matmul_options){.transpose_b = true, .alpha = 1}));
+        CA_TRY(ca_sync(b->be));
+        double rate = 2.0 * N * N * N / (ca_seconds() - before);
+        if (rate > b->peak) b->peak = rate;
+    }
+out:
+    if (memory) ca_release(b->be, memory);
+    return st;
+}
+
+/* ---- pairs ---- */
+
+static int64_t length_of(int64_t pair) { return 15 + pair % 2; }
+
+static int64_t difference_of(const eap_case *c, int64_t pair) {
+    return c->early ? 1 : 10 + 3 * (pair % 2);
+}
+
+static int64_t token_of(int64_t pair, int64_t t, int64_t vocab) {
+    return (pair * 2711 + t * 7919 + 13) % vocab;
+}
+
+static void write_ids(FILE *out, const eap_case *c, int64_t pair, bool corrupted, int64_t vocab) {
+    for (int64_t t = 0; t < length_of(pair); t++) {
+        int64_t id = token_of(pair, t, vocab);
+        if (corrupted && t == difference_of(c, pair)) id = (id + 1) % vocab;
+        fprintf(out, "%s%" PRId64, t ? "," : "[", id);
+    }
+    fputs("]", out);
+}
+
+static ca_status write_pairs(const eap_case *c, int64_t vocab) {
+    FILE *out = fopen(DATA, "w");
+    if (!out) return ca_fail(CA_E_IO, "%s: cannot be written", DATA);
+    for (int64_t n = 0; n < c->pairs; n++) {
+        fputs(n ? ",\n{\"clean_ids\": " : "[{\"clean_ids\": ", out);
+        write_ids(out, c, n, false, vocab);
+        fputs(", \"corrupted_ids\": ", out);
+        write_ids(out, c, n, true, vocab);
+        fputs(", \"answer_ids\": [5], \"wrong_ids\": [7]}", out);
+    }
+    fputs("]\n", out);
+    return fclose(out) == 0 ? CA_OK : ca_fail(CA_E_IO, "%s: cannot be written", DATA);
+}
+
+/* ---- memory ---- */
+
+/* A line of /proc/self/status in bytes; 0 where there is none. */
+static int64_t memory_line(const char *name) {
+    char line[128];
+    int64_t kilobytes = 0;
+    FILE *in = fopen("/proc/self/status", "r");
+    if (!in) return 0;
+    while (fgets(line, sizeof line, in))
+        if (strncmp(line, name, strlen(name)) == 0)
+            kilobytes = strtoll(line + strlen(name), NULL, 10);
+    fclose(in);
+    return 1024 * kilobytes;
+}
+
+/* Makes what the process has now its largest use so far. */
+static void forget_peak(void) {
+    FILE *out = fopen("/proc/self/clear_refs", "w");
+    if (!out) return;
+    fputs("5", out);
+    fclose(out);
+}
+
+/* ---- one job ---- */
+
+static ca_status resolve(const bench *b, const eap_case *c, ca_document **document,
+                         ca_config **config) {
+    static const ca_option kind[] = {{"method.kind", CA_OPTION_TEXT, NULL, NULL, NULL, ""}, {0}};
+    static const ca_option *tables[] = {ca_job_options, ca_data_options, kind, NULL, NULL};
+    ca_status st = CA_OK;
+    ca_string text = {0};
+    tables[3] = ca_method_find("eap")->options;
+    CA_TRY(ca_string_printf(&text,
+                            "name: bench\nmodel: %s\ndata: {file: %s, bos: false}\n"
+                            "method: {kind: eap, %s}\n",
+                            b->path, DATA, c->method));
+    CA_TRY(ca_document_parse(text.text, text.length, "bench", NULL, 0, document));
+    CA_TRY(ca_config_resolve(*document, 0, tables, config));
+out:
+    ca_string_free(&text);
+    return st;
+}
+
+static ca_status run_job(ca_job *job, eap_case *c) {
+    ca_status st = CA_OK;
+    const ca_method *method = ca_method_find("eap");
+    const ca_arch *arch = job->arch;
+    void *state = NULL;
+    int64_t done;
+    CA_TRY(ca_dataset_open(job->config, NULL, arch->vocab, arch->max_positions, method->needs,
+                           &job->data));
+    CA_TRY(method->prepare(job, &job->plan, &state));
+    CA_TRY(ca_result_create(RESULT, &job->result));
+    forget_peak();
+    int64_t before = memory_line("VmRSS:");
+    double start = ca_seconds();
+    CA_TRY(method->run(job, state, &done));
+    double seconds = ca_seconds() - start;
+    int64_t taken = memory_line("VmHWM:") - before;
+    c->spent += seconds;
+    if (c->best == 0 || seconds < c->best) c->best = seconds;
+    if (taken > c->taken) c->taken = taken;
+    c->flops = job->plan.flops;
+    c->planned = job->plan.work_bytes + job->plan.host_bytes;
+out:
+    ca_result_abandon(job->result);
+    if (state) method->release(state);
+    ca_dataset_free(job->data);
+    return st;
+}
+
+static ca_status run_once(bench *b, eap_case *c) {
+    ca_status st = CA_OK;
+    ca_document *document = NULL;
+    ca_job job = {.file = b->file,
+                  .arch = ca_model_file_arch(b->file),
+                  .backend = b->be,
+                  .dtype = CA_F32,
+                  .memory = (int64_t)4 << 30,
+                  .model = b->model};
+    ca_config *config = NULL;
+    CA_TRY(write_pairs(c, job.arch->vocab));
+    CA_TRY(resolve(b, c, &document, &config));
+    job.config = config;
+    CA_TRY(run_job(&job, c));
+out:
+    ca_config_free(config);
+    ca_document_free(document);
+    return st;
+}
+
+/* ---- plain forwards ---- */
+
+/* Seconds of one prompt in a batch of as many as the case has pairs, or as a pass has rows for. */
+static ca_status run_forwards(bench *b, eap_case *c) {
+    ca_status st = CA_OK;
+    int64_t prompts = c->pairs < MOST_PROMPTS ? c->pairs : MOST_PROMPTS, rows = 0;
+    int32_t ids[MOST_PROMPTS + 1];
+    ca_batch *batch = NULL;
+    ca_pass *pass = NULL;
+    for (int64_t n = 0; n < prompts; n++) rows += length_of(n);
+    ca_pass_limits limits = {.rows = rows, .reads = prompts, .logits = true};
+    CA_TRY(ca_batch_create(b->be, prompts, rows, prompts, &batch));
+    CA_TRY(ca_pass_create(b->model, &limits, &pass));
+    for (int64_t n = 0; n < prompts; n++) {
+        for (int64_t t = 0; t < length_of(n); t++)
+            ids[t] = (int32_t)token_of(n, t, b->model->arch.vocab);
+        ca_batch_add(batch, ids, length_of(n), 0, 0);
+        ca_batch_read(batch, length_of(n) - 1);
+    }
+    CA_TRY(ca_batch_upload(batch));
+    ca_forward request = ca_forward_all(b->model, batch);
+    for (int run = 0; run < 3; run++) {
+        double before = ca_seconds();
+        CA_TRY(ca_pass_forward(pass, &request));
+        CA_TRY(ca_sync(b->be));
+        double seconds = (ca_seconds() - before) / (double)prompts;
+        if (c->forward == 0 || seconds < c->forward) c->forward = seconds;
+    }
+out:
+    ca_pass_free(pass);
+    ca_batch_free(batch);
+    return st;
+}
+
+/* ---- all cases ---- */
+
+/* Floating-point operations of whole forwards of all prompts, and of the products of the scores. */
+static void count(const bench *b, const eap_case *c, double *forwards, double *scores) {
+    const ca_arch *a = &b->model->arch;
+    const ca_circuit_graph graph = ca_circuit_graph_of(a, 0);
+    *forwards = *scores = 0;
+    for (int64_t n = 0; n < c->pairs; n++) {
+        int64_t rows = length_of(n), tail = rows - difference_of(c, n);
+        *forwards += ca_flops_forward(a, rows, ca_sequence_keys(a, rows, 0), a->layers);
+        *forwards += ca_flops_head(a, 1);
+        *scores += ca_eap_scores_flops(a, &graph, tail, c->points);
+    }
+}
+
+static void print(const bench *b, const eap_case *c) {
+    double forwards, scores, pair = c->best / (double)c->pairs;
+    count(b, c, &forwards, &scores);
+    printf("%-19s %2" PRId64 " pairs, %-5s %8.1f ms a pair %5.2f plain forwards; operations %5.2f "
+           "+ %4.2f forwards, %3.0f %% of sgemm; memory %4.0f MB, planned %4.0f\n",
+           c->name, c->pairs, c->early ? "early" : "late", 1e3 * pair, pair / c->forward,
+           (c->flops - scores) / forwards, scores / forwards, 100 * c->flops / c->best / b->peak,
+           1e-6 * (double)c->taken, 1e-6 * (double)c->planned);
+}
+
+/* Cases take turns, so that a disturbance of the machine meets all of them; the best turn counts.
+ */
+static ca_status run(bench *b, int threads) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_backend_open("cpu", threads, &b->be));
+    CA_TRY(ca_model_file_open(b->path, &b->file));
+    CA_TRY(ca_model_load(b->file, b->be, CA_F32, 0, &b->model));
+    for (int turn = 0; turn < MOST_TURNS; turn++)
+        for (int i = 0; i < CASES; i++) {
+            if (turn && 3 * (cases[i].spent + cases[i].best) > b->most_seconds) continue;
+            CA_TRY(measure_peak(b));
+            CA_TRY(run_forwards(b, &cases[i]));
+            CA_TRY(run_once(b, &cases[i]));
+        }
+    printf("%s, sgemm %.1f GFLOP/s, %d threads; goals: 11 forwards, 55 %% of sgemm, 300 MB\n",
+           b->path, 1e-9 * b->peak, b->be->threads);
+    for (int i = 0; i < CASES; i++) print(b, &cases[i]);
+out:
+    ca_model_free(b->model);
+    ca_model_file_close(b->file);
+    if (b->be) ca_backend_close(b->be);
+    remove(DATA);
+    return st;
+}
+
+int main(int argc, char **argv) {
+    bench b = {.path = argc > 1 ? argv[1] : "build/models/smollm2.gguf", .most_seconds = 10};
+    if (argc == 1 && !ca_file_exists(b.path)) {
+        printf("%s is not there (make smollm2 fetches it): the bundled model instead\n", b.path);
+        b.path = "experiments/demo-model";
+    }
+    if (argc > 3) b.most_seconds = atof(argv[3]);
+    ca_log_set_level(CA_LOG_ERROR);
+    ca_status st = run(&b, argc > 2 ? atoi(argv[2]) : 0);
+    if (st != CA_OK) fprintf(stderr, "bench: %s\n", ca_error_text());
+    return ca_status_exit_code(st);
+}
