@@ -88,7 +88,9 @@ def write_rest(path, score):
     with h5py.File(path, "a") as file:
         noise = np.abs(score) * rng.random(score.shape)
         file["edges"].attrs["resamples"] = 500
-        file["edges/interval"] = np.stack([score - noise, score + noise], axis=-1).astype(np.float32)
+        bounds = np.stack([score - noise, score + noise], axis=-1).astype(np.float32)
+        bounds[0] = np.where(np.isfinite(bounds[0]), (-9, 9), np.nan)
+        file["edges/interval"] = bounds
         shares = rng.dirichlet(np.ones(LENGTH), score.shape).transpose(2, 0, 1)
         file["edges/score_by_position"] = (shares * score).astype(np.float32)
         file["neurons/name"] = file["nodes/name"][()]
@@ -116,38 +118,47 @@ def page_of(tmp_path, *arguments):
     return read_page(tmp_path / "x.html")
 
 
-def test_every_group_has_its_picture(tmp_path):
-    score = write_edges(tmp_path / "x.h5")
-    write_circuits(tmp_path / "x.h5", score)
-    write_rest(tmp_path / "x.h5", score)
-    text = page_of(tmp_path)
+def opened(path):
+    """The parts of the report, and the edges of a file."""
+    import eap
+    import edges
+    import result
+    file = result.Result(str(path))
+    return eap, file, edges.Edges(file)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A file with every group: its folder, the scores, the text of its page."""
+    folder = tmp_path_factory.mktemp("full")
+    score = write_edges(folder / "x.h5")
+    write_circuits(folder / "x.h5", score)
+    write_rest(folder / "x.h5", score)
+    return folder, score, page_of(folder)
+
+
+def test_every_group_has_its_picture(full):
+    folder, _, text = full
     for expected in ("Circuit", "Strongest edges", "Faithfulness of circuits", "CPR", "Nodes",
                      "Variants compared", "Edges between layers", "Where in the prompt", "Neurons",
                      "Hidden units", "0.710", "0.970", "Intervals: 500 resamples of the pairs."):
         assert expected in text, expected
     drawing = {"circuit"} if shutil.which("dot") else set()
-    assert figures_of(tmp_path / "x") == drawing | {
+    assert figures_of(folder / "x") == drawing | {
         "scores", "faithfulness", "comparison", "overlap", "nodes", "layers", "positions",
         "scores-neurons", "scores-units"}
 
 
-def test_strongest_edges_and_their_intervals(tmp_path):
-    """Rows fall by |score|; those counted as certain are those whose interval leaves out 0."""
-    score = write_edges(tmp_path / "x.h5")
-    write_rest(tmp_path / "x.h5", score)
-    text = page_of(tmp_path)
+def test_strongest_edges_and_their_intervals(full):
+    """Rows fall by |score|; certain are those whose interval leaves out 0: all but the input's."""
+    _, score, text = full
     best = np.unravel_index(np.nanargmax(np.abs(score)), score.shape)
     sources, destinations = names_of(LAYERS, HEADS, HEADS)
     header = "edgescore% of Σ |score|95 % interval"
     table = text[text.index(header) + len(header):]
     assert table.startswith(f"{sources[best[0]]} → {destinations[best[1]]}{score[best]:.4g}")
-    edges = int(np.isfinite(score).sum())
-    assert f"The interval of {edges:,} of {edges:,} edges leaves out 0." in text
-    with h5py.File(tmp_path / "x.h5", "a") as file:
-        file["edges/interval"][0, :, 0] = -9
-        file["edges/interval"][0, :, 1] = 9
-    of_input = int(np.isfinite(score[0]).sum())
-    assert f"The interval of {edges - of_input:,} of {edges:,} edges" in page_of(tmp_path)
+    edges, of_input = int(np.isfinite(score).sum()), int(np.isfinite(score[0]).sum())
+    assert f"The interval of {edges - of_input:,} of {edges:,} edges leaves out 0." in text
 
 
 def test_intervals_over_pairs(tmp_path):
@@ -156,17 +167,17 @@ def test_intervals_over_pairs(tmp_path):
     spread = np.resize([-1.0, 1.0], PAIRS)
     with h5py.File(tmp_path / "x.h5", "a") as file:
         file["edges/score_per_example"] = (np.nan_to_num(score) + spread[:, None, None]).astype(np.float32)
+    eap, file, edges = opened(tmp_path / "x.h5")
+    with file:
+        title, cells, words = eap.intervals(file, edges, edges.strongest(3))
     half = 1.96 * spread.std(ddof=1) / PAIRS ** 0.5
-    text = page_of(tmp_path)
-    assert f"{half:.2g}" in text[text.index("± 95 %"):] and f"over {PAIRS} pairs" in text
+    assert title == "± 95 %" and cells == 3 * [f"{half:.2g}"] and f"over {PAIRS} pairs" in words
 
 
-def test_statements_of_faithfulness(tmp_path):
-    score = write_edges(tmp_path / "x.h5")
-    write_circuits(tmp_path / "x.h5", score)
-    with h5py.File(tmp_path / "x.h5", "r") as file:
+def test_statements_of_faithfulness(full):
+    folder, score, text = full
+    with h5py.File(folder / "x.h5", "r") as file:
         each, normalized = file["faithfulness/per_example"][()], file["faithfulness/normalized"][()]
-    text = page_of(tmp_path)
     table = text[text.rindex("Faithfulness of circuits"):]
     half = 1.96 * each[2].std(ddof=1) / PAIRS ** 0.5
     edges = np.isfinite(score).sum()
@@ -175,18 +186,39 @@ def test_statements_of_faithfulness(tmp_path):
         assert "Circuit of 40 edges." in text
 
 
-@pytest.mark.parametrize("sizes, words", [
-    ((80, 120), "The 60 strongest edges of a circuit of 80; 20 are left out."),
-    ((0,), "strongest of"), (None, "strongest of")])
-def test_large_drawings_are_cut(tmp_path, sizes, words):
+@pytest.mark.parametrize("sizes, count, words", [
+    ((3, 50, 70), 50, "circuit of 50 edges"),
+    ((80, 120), 60, "the 60 strongest edges of a circuit of 80; 20 are left out"),
+    ((0,), 60, "the 60 strongest of {all} edges; {rest} are left out"),
+    (None, 60, "the 60 strongest of {all} edges; {rest} are left out")])
+def test_large_drawings_are_cut(tmp_path, sizes, count, words):
     score = write_edges(tmp_path / "x.h5")
     if sizes:
         write_circuits(tmp_path / "x.h5", score, sizes)
-    text = page_of(tmp_path)
-    assert words in text
-    if not sizes or sizes == (0,):
-        edges = int(np.isfinite(score).sum())
-        assert f"The 60 strongest of {edges:,} edges; {edges - 60:,} are left out." in text
+    eap, file, edges = opened(tmp_path / "x.h5")
+    with file:
+        chosen, what = eap.drawn_edges(file, edges)
+    assert what == words.format(all=edges.count, rest=edges.count - count)
+    best = np.argsort(-np.nan_to_num(np.abs(score)), axis=None)[:count]
+    assert sorted(chosen) == sorted(best)
+
+
+def test_circuit_without_scores(tmp_path):
+    """A circuit that was given is drawn in grey; nodes that were asked for are called nodes."""
+    import circuits
+    score = write_edges(tmp_path / "x.h5")
+    write_circuits(tmp_path / "x.h5", score, (20,))
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["edges/score"], file["edges/valid"]
+        file["edges/valid"] = np.isfinite(score)
+    eap, file, edges = opened(tmp_path / "x.h5")
+    with file:
+        chosen, _ = eap.drawn_edges(file, edges)
+        assert circuits.chosen(file) == "nodes"
+    assert len(chosen) == 20
+    circuit_graph, _ = load_graph(tmp_path / "x.h5")
+    lines = [line for line in circuit_graph.text(edges, chosen, "c").splitlines() if ":out:n ->" in line]
+    assert len(lines) == 20 and all(circuit_graph.UNSCORED in line for line in lines)
 
 
 def test_without_dot(tmp_path):
@@ -204,10 +236,9 @@ def test_without_dot(tmp_path):
 
 def load_graph(path):
     import circuit_graph
-    import edges
-    import result
-    with result.Result(str(path)) as opened:
-        return circuit_graph, edges.Edges(opened)
+    _, file, edges = opened(path)
+    file.file.close()
+    return circuit_graph, edges
 
 
 def test_drawing_has_every_edge_once(tmp_path):
@@ -237,7 +268,8 @@ def test_shared_keys_are_drawn_under_their_heads(tmp_path):
               for line in circuit_graph.text(edges, everything, "c").splitlines() if "dotted" in line}
     assert dotted == {(f"a{layer}.kv{head // 2}", f"a{layer}.h{head}")
                       for layer in range(LAYERS) for head in range(HEADS)}
-    assert page_of(tmp_path)
+    if shutil.which("dot"):
+        assert circuit_graph.draw(edges, everything, "c")[:4] == b"\x89PNG"
 
 
 def test_layers_hold_all_scores(tmp_path):
