@@ -27,7 +27,7 @@ static ca_status read_graph(const char *path, ca_result_reader *r, ca_circuit_gr
                            "%s: /edges: expected an attribute %s from %lld to %lld, got %s", path,
                            s->attribute, (long long)s->least, (long long)s->most,
                            ca_result_reader_has(r, "/edges") ? "none or another value"
-                                                             : "a file without that group");
+                                                             : "a file without edges or circuits");
     }
     if (!ca_result_reader_int(r, "/edges", "parallel", &parallel))
         return ca_fail(CA_E_DATA, "%s: /edges: expected an attribute parallel, got none", path);
@@ -104,20 +104,33 @@ static void clear_pairs_without_edge(ca_circuit_file *file) {
         }
 }
 
+/* Scores of edges; a result that has circuits of nodes, or of a file, has none. */
+static ca_status read_scores(const char *path, ca_result_reader *r, ca_circuit_file *out) {
+    ca_status st = CA_OK;
+    const ca_circuit_graph *g = &out->graph;
+    int64_t count = g->sources * g->destinations;
+    if (ca_result_reader_has(r, SCORE) || !ca_result_reader_has(r, CIRCUIT)) {
+        CA_TRY(check_shape(path, r, SCORE, 2, (const int64_t[]){g->sources, g->destinations}));
+        return ca_result_reader_floats(r, SCORE, &out->score, &count);
+    }
+    CA_TRY(ca_calloc((size_t)count, sizeof *out->score, &out->score));
+    for (int64_t i = 0; i < count; i++) out->score[i] = NAN;
+out:
+    return st;
+}
+
 ca_status ca_circuit_read_result(const char *path, int64_t circuit, ca_circuit_file *out) {
     ca_status st = CA_OK;
     ca_result_reader *r = NULL;
     ca_circuit_graph *g = &out->graph;
     const char *model = NULL;
     ca_string copy = {0};
-    int64_t count;
     CA_TRY(ca_result_reader_open(path, &r));
     CA_TRY(read_graph(path, r, g));
     CA_TRY(check_names(path, r, "/edges/source", g, g->sources, ca_circuit_source_name));
     CA_TRY(check_names(path, r, "/edges/destination", g, g->destinations,
                        ca_circuit_destination_name));
-    CA_TRY(check_shape(path, r, SCORE, 2, (const int64_t[]){g->sources, g->destinations}));
-    CA_TRY(ca_result_reader_floats(r, SCORE, &out->score, &count));
+    CA_TRY(read_scores(path, r, out));
     CA_TRY(read_circuit(path, r, circuit, out));
     CA_TRY(read_node_scores(path, r, out));
     clear_pairs_without_edge(out);

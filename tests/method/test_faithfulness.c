@@ -108,7 +108,7 @@ static void check_curve(eap_golden *g, const char *yaml, int first, int count) {
     ca_result_reader *reader;
     fixture *f = &g->f;
     int64_t pairs = g->data.count;
-    double clean = 0, corrupted = 0, value, limit = f->exact ? 1e-10 : 2e-5;
+    double clean = 0, corrupted = 0, value, limit = f->exact ? 1e-10 : 1e-5;
     ok(prepare(&w, g, yaml, false));
     run(&w, eap_golden_scores(g, "EAP-IG-inputs_m5_k0to4"));
     ok(ca_result_finish(w.job.result));

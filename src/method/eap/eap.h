@@ -71,6 +71,7 @@ struct eap {
     eap_site *sites; /* [site_count] whose values run along a path */
     int64_t site_count;
     bool own_site;     /* a path scores the edges that leave its site alone */
+    eap_rule rule;     /* of the points, where they lie on a line */
     eap_point *points; /* [point_count]; none without a path */
     int64_t point_count;
     int64_t batch_size; /* scores of a pair are divided by that of its batch, as a peer does; 0 */

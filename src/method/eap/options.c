@@ -11,23 +11,37 @@ static bool is(const ca_job *job, const char *path, const char *word) {
     return strcmp(ca_config_text(job->config, path), word) == 0;
 }
 
-/* Left for inputs and right for activations, as in the code of the source. */
-static eap_rule rule_of(const ca_job *job, const eap *e) {
+/* Left for inputs and right for activations, as in the code of the source; but not where every
+ * embedding is 0: the gradient of a norm there is that of its epsilon. */
+static ca_status read_rule(const ca_job *job, eap *e) {
+    bool from_zero = e->ablation.kind == EAP_ZERO && e->variant->path == EAP_OF_INPUTS;
     if (is(job, "method.rule", "auto"))
-        return e->variant->path == EAP_OF_ACTIVATIONS ? EAP_RIGHT : EAP_LEFT;
-    return ca_eap_rule_find(ca_config_text(job->config, "method.rule"));
+        e->rule = from_zero || e->variant->path == EAP_OF_ACTIVATIONS ? EAP_RIGHT : EAP_LEFT;
+    else
+        e->rule = ca_eap_rule_find(ca_config_text(job->config, "method.rule"));
+    if (from_zero && e->rule == EAP_LEFT)
+        return ca_config_fail(job->config, "method.rule",
+                              "expected another rule with ablation zero, got left: at the end of "
+                              "the path every embedding is 0, and gradients of norms are those of "
+                              "their epsilon");
+    return CA_OK;
+}
+
+static bool is_line(const eap *e) {
+    return e->variant->path == EAP_OF_INPUTS || e->variant->path == EAP_OF_ACTIVATIONS;
 }
 
 static ca_status read_points(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
     eap_path path = e->variant->path;
-    bool line = path == EAP_OF_INPUTS || path == EAP_OF_ACTIVATIONS;
+    bool line = is_line(e);
     if (path == EAP_NO_PATH) return CA_OK;
+    if (line) CA_TRY(read_rule(job, e));
     e->point_count = path == EAP_AT_BOTH ? 2 : 1;
     if (line) e->point_count = ca_config_int(job->config, "method.steps");
     CA_TRY(ca_calloc((size_t)e->point_count, sizeof *e->points, &e->points));
     if (line)
-        ca_eap_points(rule_of(job, e), e->point_count, e->points);
+        ca_eap_points(e->rule, e->point_count, e->points);
     else
         for (int64_t k = 0; k < e->point_count; k++)
             e->points[k] = (eap_point){1 - (double)k, 1 / (double)e->point_count};

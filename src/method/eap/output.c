@@ -87,8 +87,6 @@ out:
 static ca_status put_edges(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     CA_TRY(ca_eap_put_edges(job, e, "/edges/score", e->sums.edge));
-    CA_TRY(ca_result_attribute_text(job->result, "/edges", "variant",
-                                    ca_config_text(job->config, "method.variant")));
     if (e->sums.positions) CA_TRY(put_positions(job, e));
     if (e->sums.resamples) CA_TRY(put_interval(job, e));
 out:
@@ -137,6 +135,27 @@ out:
     return st;
 }
 
+/* What was done, where a reader of the scores looks. */
+static ca_status put_attributes(ca_job *job, const eap *e) {
+    ca_status st = CA_OK;
+    static const char *const groups[] = {[EAP_EDGES] = "/edges",
+                                         [EAP_NODES] = "/nodes",
+                                         [EAP_NEURONS] = "/neurons",
+                                         [EAP_HIDDEN] = "/hidden"};
+    const char *group = groups[e->level];
+    eap_path path = e->variant->path;
+    CA_TRY(ca_result_attribute_text(job->result, group, "variant", e->variant->name));
+    CA_TRY(ca_result_attribute_text(job->result, group, "ablation",
+                                    ca_config_text(job->config, "method.ablation")));
+    CA_TRY(ca_result_attribute_text(job->result, group, "compat",
+                                    ca_config_text(job->config, "method.compat")));
+    if (path != EAP_OF_INPUTS && path != EAP_OF_ACTIVATIONS) goto out;
+    CA_TRY(ca_result_attribute_text(job->result, group, "rule", ca_eap_rule_name(e->rule)));
+    CA_TRY(ca_result_attribute_int(job->result, group, "steps", e->point_count));
+out:
+    return st;
+}
+
 static ca_status put_neurons(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     const eap_sums *s = &e->sums;
@@ -152,7 +171,7 @@ static ca_status put_means(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     static const char *const names[] = {"clean", "corrupted", "residual"};
     int64_t count = job->data->count, sets = has_residual(e) ? 3 : 2, right = 0;
-    double *values = NULL;
+    double *values = NULL, mean[3];
     int32_t *predicted = NULL;
     char path[64], name[64];
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *values, &values));
@@ -164,7 +183,13 @@ static ca_status put_means(ca_job *job, const eap *e) {
         CA_TRY(ca_result_read_back(job->result, path, values));
         for (int64_t i = 0; i < count; i++) sum += values[i];
         CA_TRY(ca_result_attribute_float(job->result, "/baseline", name, sum / (double)count));
+        mean[s] = sum / (double)count;
     }
+    if (sets == 3 && fabs(mean[2]) > fabs(mean[0] - mean[1]))
+        ca_log(CA_LOG_WARNING,
+               "the path explains the change of the loss by %.3g with an error of %.3g: take more "
+               "steps, or another rule (method.rule)",
+               mean[1] - mean[0], mean[2]);
     CA_TRY(ca_result_read_back(job->result, "/baseline/predicted", predicted));
     for (int64_t i = 0; i < count; i++)
         right += ca_metric_is_answer(&job->data->examples[i].answer, predicted[i]);
@@ -186,6 +211,7 @@ ca_status ca_eap_write_scores(ca_job *job, const eap *e) {
                           e->sums.hidden, "layer", "unit"));
     else
         CA_TRY(put_nodes(job, e));
+    CA_TRY(put_attributes(job, e));
     CA_TRY(put_means(job, e));
 out:
     return st;

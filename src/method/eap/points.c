@@ -15,6 +15,15 @@ eap_rule ca_eap_rule_find(const char *name) {
     return EAP_LEFT;
 }
 
+const char *ca_eap_rule_name(eap_rule rule) {
+    static const char *const names[] = {
+#define EAP_RULE_NAME(rule, text) [rule] = text,
+        EAP_RULE_LIST(EAP_RULE_NAME)
+#undef EAP_RULE_NAME
+    };
+    return names[rule];
+}
+
 /* P_n and its derivative at x in (-1, 1). */
 static double legendre(int64_t n, double x, double *slope) {
     double last = 1, value = x;

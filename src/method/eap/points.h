@@ -31,6 +31,8 @@ typedef enum eap_rule {
 /* The rule of that name, which is one of the list. */
 eap_rule ca_eap_rule_find(const char *name);
 
+const char *ca_eap_rule_name(eap_rule rule);
+
 /* Fills points [count] on [0, 1], rising. */
 void ca_eap_points(eap_rule rule, int64_t count, eap_point *points);
 
