@@ -59,6 +59,26 @@ void ca_method_buffers_free(method_buffers *b) {
     *b = (method_buffers){0};
 }
 
+/* ---- pairs ---- */
+
+ca_status ca_method_check_pair(const ca_dataset *data, const ca_example *e, const char *who) {
+    const char *place = ca_example_place(data, e);
+    if (e->corrupted.count == 0)
+        return ca_fail(CA_E_DATA, "%s: column corrupted: %s needs a prompt, got none", place, who);
+    if (e->corrupted.count != e->clean.count) {
+        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
+        return ca_fail(CA_E_DATA,
+                       "%s: column corrupted: expected %lld tokens as in clean, got %lld", place,
+                       (long long)e->clean.count, (long long)e->corrupted.count);
+    }
+    if (e->first_difference == e->clean.count)
+        return ca_fail(CA_E_DATA,
+                       "%s: column corrupted: expected a prompt that differs from clean, got the "
+                       "same tokens",
+                       place);
+    return CA_OK;
+}
+
 /* ---- micro-batches ---- */
 
 void ca_method_plan_packing(const ca_packing *packing, ca_plan *plan) {

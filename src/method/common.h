@@ -23,6 +23,11 @@ ca_status ca_method_pieces(const ca_job *job, const int32_t *ids, int64_t count,
  * kind apart. */
 uint64_t ca_method_prompt_stream(const char *kind, const ca_prompt_text *prompt, int64_t draw);
 
+/* CA_E_DATA unless an example has a corrupted prompt of the clean one's length that differs from it.
+ * who: needs it, for the message: "style swap". */
+ca_status ca_method_check_pair(const ca_dataset *data, const ca_example *example,
+                               const char *who) CA_MUST_USE;
+
 /* One allocation of backend memory from which a method takes its tensors. */
 typedef struct method_buffers {
     ca_backend *backend;

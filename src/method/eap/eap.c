@@ -63,10 +63,8 @@ static const char *const conventions[] = {
     "a node's score is the sum of those of the edges that leave it",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
-    "share "
-    "of edges asked for, by the trapezoid rule (MIB takes cpr with circuit.absolute false, cmd "
-    "with "
-    "true)",
+    "share of edges asked for, by the trapezoid rule (MIB takes cpr with circuit.absolute false, "
+    "cmd with true)",
     "residual: change of the loss between the ends minus what the input's node explains of it",
     NULL,
 };
@@ -94,50 +92,30 @@ static bool evaluates_patching(const eap *e) {
     return e->faithfulness && e->faithfulness->evaluate && !e->faithfulness->whole;
 }
 
-/* Appends what is wrong with a pair. */
-static ca_status check_pair(const ca_job *job, const eap *state, const ca_example *e,
-                            ca_string *problems) {
-    ca_status st = CA_OK;
-    const char *place = ca_example_place(job->data, e), *line = problems->length ? "\n" : "";
-    bool patching = evaluates_patching(state) || !ca_eap_runs_whole(state);
-    if (patching && e->corrupted.count == 0)
-        CA_TRY(ca_string_printf(problems,
-                                "%s%s: column corrupted: ablation patching needs a prompt, got "
-                                "none",
-                                line, place));
-    else if (patching && e->corrupted.count != e->clean.count)
-        CA_TRY(ca_string_printf(problems,
-                                "%s%s: column corrupted: expected %lld tokens as in clean, got "
-                                "%lld (data.mismatch=skip leaves such pairs out)",
-                                line, place, (long long)e->clean.count,
-                                (long long)e->corrupted.count));
-    else if (patching && e->first_difference == e->clean.count)
-        CA_TRY(ca_string_printf(problems,
-                                "%s%s: column corrupted: expected a prompt that differs from "
-                                "clean, got the same tokens",
-                                line, place));
+static ca_status check_answers(const ca_job *job, const ca_example *e) {
     for (int64_t i = 0; i < e->wrong.count; i++)
-        if (ca_metric_is_answer(&e->answer, e->wrong.ids[i])) {
-            CA_TRY(ca_string_printf(problems,
-                                    "%s%s: column wrong: expected tokens other than those of "
-                                    "answer, got token %d in both",
-                                    problems->length ? "\n" : "", place, e->wrong.ids[i]));
-            break;
-        }
-out:
-    return st;
+        if (ca_metric_is_answer(&e->answer, e->wrong.ids[i]))
+            return ca_fail(CA_E_DATA,
+                           "%s: column wrong: expected tokens other than those of answer, got "
+                           "token %d in both",
+                           ca_example_place(job->data, e), e->wrong.ids[i]);
+    return CA_OK;
 }
 
-/* All pairs at once, up to some. */
-static ca_status check_pairs(const ca_job *job, const eap *e) {
+static ca_status check_examples(const ca_job *job, const eap *e) {
     ca_status st = CA_OK;
-    ca_string problems = {0};
-    enum { MOST_BYTES = 4000 };
-    for (int64_t i = 0; i < job->data->count && problems.length < MOST_BYTES; i++)
-        CA_TRY(check_pair(job, e, &job->data->examples[i], &problems));
-    if (problems.length) st = ca_fail(CA_E_DATA, "%s", problems.text);
+    ca_row_problems problems = {0};
+    bool pairs = evaluates_patching(e) || !ca_eap_runs_whole(e);
+    for (int64_t i = 0; i < job->data->count; i++) {
+        const ca_example *example = &job->data->examples[i];
+        if (pairs)
+            CA_TRY(ca_row_problems_take(
+                &problems, ca_method_check_pair(job->data, example, "ablation patching")));
+        CA_TRY(ca_row_problems_take(&problems, check_answers(job, example)));
+    }
+    CA_TRY(ca_row_problems_report(&problems));
 out:
-    ca_string_free(&problems);
+    ca_row_problems_free(&problems);
     return st;
 }
 
@@ -169,7 +147,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
         goto out;
     }
     CA_TRY(ca_eap_truth_read(job, e));
-    CA_TRY(check_pairs(job, e));
+    CA_TRY(check_examples(job, e));
     CA_TRY(ca_eap_compare_prepare(job, e, plan));
     *state = e;
     return CA_OK;

@@ -63,25 +63,6 @@ static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corru
 
 /* ---- prepare ---- */
 
-static ca_status check_pair(const ca_job *job, const ca_example *e) {
-    const char *place = ca_example_place(job->data, e);
-    if (e->corrupted.count == 0)
-        return ca_fail(CA_E_DATA, "%s: column corrupted: style swap needs a prompt, got none",
-                       place);
-    if (e->corrupted.count != e->clean.count) {
-        ca_hint("data.mismatch=skip leaves such pairs out and lists them in the result");
-        return ca_fail(CA_E_DATA,
-                       "%s: column corrupted: expected %lld tokens as in clean, got %lld", place,
-                       (long long)e->clean.count, (long long)e->corrupted.count);
-    }
-    if (e->first_difference == e->clean.count)
-        return ca_fail(CA_E_DATA,
-                       "%s: column corrupted: expected a prompt that differs from clean, got the "
-                       "same tokens",
-                       place);
-    return CA_OK;
-}
-
 static ca_status check_subject(const ca_job *job, const ca_example *e) {
     if (e->subject_first < e->subject_last) return CA_OK;
     ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
@@ -95,7 +76,8 @@ static ca_status check_examples(const ca_job *job, const patch_state *p) {
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *e = &job->data->examples[i];
         CA_TRY(ca_row_problems_take(&problems,
-                                    p->restore ? check_subject(job, e) : check_pair(job, e)));
+                                    p->restore ? check_subject(job, e)
+                                               : ca_method_check_pair(job->data, e, "style swap")));
     }
     CA_TRY(ca_row_problems_report(&problems));
 out:
