@@ -81,8 +81,8 @@ static void sources_of(const attribution *a, eap_site site, int64_t *first, int6
 
 /* ---- runs */
 
-static eap_ends_sizes sizes_of(const attribution *a, const eap_group *all) {
-    eap_ends_sizes sizes = {0};
+static eap_group_sizes sizes_of(const attribution *a, const eap_group *all) {
+    eap_group_sizes sizes = {0};
     for (int64_t i = 0; i < a->groups; i++) {
         int64_t from = a->cut[i], to = a->cut[i + 1], prefix = 0;
         for (int64_t n = from; n < to; n++) prefix += all->tail[n];

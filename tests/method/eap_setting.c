@@ -96,9 +96,7 @@ void eap_setting_open(eap_setting *s, fixture *f, const ca_dataset *data, int64_
     s->corrupted = run_tails(s, s->corrupted_batch, hooks, hook_count);
     if (ablated == ABLATE_ZERO) zero(s);
     eap_runs_sizes sizes = {
-        .rows = rows,
-        .pairs = s->group.count,
-        .prefix_rows = s->group.prefix_rows,
+        .group = {s->group.count, rows, s->group.prefix_rows},
         .lanes = lanes,
         .sources = sources ? sources : lanes * s->graph.sources,
     };

@@ -86,7 +86,7 @@ struct eap {
     } agreement;        /* with the scores that it is compared with */
     bool is_compared;   /* it is such a one: writes no baseline and nothing of single pairs */
     ca_packing packing; /* examples in groups */
-    eap_ends_sizes sizes;
+    eap_group_sizes sizes;
     int64_t most_points; /* of a pass */
     int64_t longest;     /* tail rows of a pair */
     int64_t expand_rows; /* whose sources have D values at a time */

@@ -13,11 +13,11 @@ static bool is_patching(const eap_ends *e) { return e->ablation == NULL; }
 
 /* ---- memory ---- */
 
-static ca_pass_limits prefix_limits(eap_ends_sizes sizes) {
+static ca_pass_limits prefix_limits(eap_group_sizes sizes) {
     return (ca_pass_limits){.rows = sizes.prefix_rows, .key_values = true};
 }
 
-static ca_pass_limits end_limits(eap_ends_sizes sizes, bool keep_stream, bool keep_hidden) {
+static ca_pass_limits end_limits(eap_group_sizes sizes, bool keep_stream, bool keep_hidden) {
     const uint32_t taps =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
     const uint32_t stream = CA_SITE_BIT(CA_SITE_RESID_PRE) | CA_SITE_BIT(CA_SITE_MLP_IN) |
@@ -57,7 +57,7 @@ static int64_t take(eap_ends *e, const ca_arch *a, ca_dtype type, bool measure) 
     return ca_method_take_list(measure ? NULL : &e->buffers, list, sizeof list / sizeof *list);
 }
 
-int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
+int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
                           bool keep_stream, bool keep_hidden) {
     eap_ends e = {.sizes = sizes, .keep_stream = keep_stream, .keep_hidden = keep_hidden};
     ca_pass_limits prefix = prefix_limits(sizes);
@@ -155,19 +155,14 @@ out:
     return st;
 }
 
-/* The layers of fewer rows lie closer together. */
-static ca_tensor with_rows(ca_tensor t, int64_t rows) {
-    return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
-}
-
 ca_status ca_eap_ends_begin(eap_ends *e, const eap_group *group) {
     ca_status st = CA_OK;
     e->group = group;
     e->clean = ca_eap_outputs_rows(&e->all_clean, group->rows);
     e->ablated = ca_eap_outputs_rows(&e->all_ablated, group->rows);
     e->difference = ca_eap_outputs_rows(&e->all_difference, group->rows);
-    e->stream = with_rows(e->all_stream, group->rows);
-    e->mlp_in = with_rows(e->all_mlp_in, group->rows);
+    e->stream = ca_eap_with_rows(e->all_stream, group->rows);
+    e->mlp_in = ca_eap_with_rows(e->all_mlp_in, group->rows);
     for (int64_t n = 0; n < group->count; n++) e->clean_metric[n] = e->ablated_metric[n] = NAN;
     CA_TRY(run_prefixes(e));
     CA_TRY(embed_tails(e, false, e->clean.embed));

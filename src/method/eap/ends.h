@@ -10,17 +10,12 @@
 #include "pairs.h"
 #include "scorer.h"
 
-/* Upper bounds of a group. */
-typedef struct eap_ends_sizes {
-    int64_t pairs, rows, prefix_rows; /* count, T, rows of all prefixes */
-} eap_ends_sizes;
-
 enum { EAP_STREAM_HOOKS = 3 };
 
 typedef struct eap_ends {
     const ca_model *model;
     const eap_ablation *ablation; /* NULL: patching, ablated = the corrupted run */
-    eap_ends_sizes sizes;
+    eap_group_sizes sizes;
     bool keep_stream, keep_hidden;
     ca_batch *prefix_batch, *batch;
     ca_pass *prefix_pass, *pass; /* no prefix_pass when no pair has a prefix */
@@ -42,7 +37,7 @@ typedef struct eap_ends {
 } eap_ends;
 
 /* Bytes of backend memory. */
-int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
+int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
                           bool keep_stream, bool keep_hidden);
 /* Fills `ends`, whose model, ablation, sizes, keep_stream and keep_hidden (under patching only) are
  * set. Frees what it made on

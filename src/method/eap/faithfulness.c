@@ -22,43 +22,6 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- plan ---- */
 
-static int64_t prefix_of(const eap_faithfulness *f, const ca_job *job, int64_t i) {
-    return f->whole ? 0 : job->data->examples[i].first_difference;
-}
-
-static int64_t tail_of(const eap_faithfulness *f, const ca_job *job, int64_t i) {
-    return job->data->examples[i].clean.count - prefix_of(f, job, i);
-}
-
-static ca_status cut_groups(eap_faithfulness *f, const ca_job *job, int64_t rows) {
-    ca_status st = CA_OK;
-    int64_t *lengths = NULL, count = job->data->count;
-    const ca_pass_limits limits = {0};
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
-    for (int64_t i = 0; i < count; i++) lengths[i] = tail_of(f, job, i);
-    ca_packing_free(&f->packing);
-    CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, rows, INT64_MAX,
-                           &f->packing));
-    f->sizes.pairs = f->packing.max_sequences;
-    f->sizes.rows = f->sizes.prefix_rows = 0;
-    for (int64_t b = 0; b < f->packing.batches; b++) {
-        int64_t own = 0, prefix = 0;
-        for (int64_t i = f->packing.first[b]; i < f->packing.first[b + 1]; i++) {
-            own += lengths[i];
-            prefix += prefix_of(f, job, i);
-        }
-        f->sizes.rows = larger(f->sizes.rows, own);
-        f->sizes.prefix_rows = larger(f->sizes.prefix_rows, prefix);
-    }
-out:
-    free(lengths);
-    return st;
-}
-
-static eap_ends_sizes end_sizes(const eap_faithfulness *f) {
-    return (eap_ends_sizes){f->sizes.pairs, f->sizes.rows, f->sizes.prefix_rows};
-}
-
 /* Fewer circuits at once, then fewer rows, until everything fits or nothing smaller is left. */
 static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
     ca_status st = CA_OK;
@@ -66,9 +29,9 @@ static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
     for (;;) {
         f->sizes.lanes = lanes;
         f->sizes.sources = smaller(lanes, SOURCES) * f->graph.sources;
-        CA_TRY(cut_groups(f, job, rows));
+        CA_TRY(ca_eap_groups_cut(job, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
         *bytes = ca_eap_runs_bytes(job->arch, job->dtype, &f->graph, f->sizes) +
-                 ca_eap_ends_bytes(job->arch, job->dtype, end_sizes(f), false, false);
+                 ca_eap_ends_bytes(job->arch, job->dtype, f->sizes.group, false, false);
         if (*bytes <= job->memory || (lanes == 1 && (job->batch || rows <= 1))) break;
         if (lanes > 1)
             lanes /= 2;
@@ -84,7 +47,8 @@ static double flops_of(const eap_faithfulness *f, const ca_job *job) {
     int64_t circuits = f->selection.count;
     double flops = 0;
     for (int64_t i = 0; i < job->data->count; i++) {
-        int64_t prefix = prefix_of(f, job, i), rows = tail_of(f, job, i);
+        const ca_example *e = &job->data->examples[i];
+        int64_t prefix = ca_eap_prefix_rows(e, f->whole), rows = ca_eap_tail_rows(e, f->whole);
         int64_t keys = ca_sequence_keys(a, rows, prefix);
         flops += ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
         flops += BASELINES * ca_flops_forward(a, rows, keys, a->layers);
@@ -102,7 +66,7 @@ static ca_status plan_runs(eap_faithfulness *f, const ca_job *job, ca_plan *plan
     plan->flops += flops_of(f, job);
     plan->host_bytes +=
         ca_eap_runs_host_bytes(&f->graph, f->sizes) +
-        ca_method_scorer_host_bytes(f->metric, job->arch->vocab, f->sizes.pairs) +
+        ca_method_scorer_host_bytes(f->metric, job->arch->vocab, f->sizes.group.pairs) +
         (f->selection.count + BASELINES) * job->data->count * (int64_t)sizeof(double);
 out:
     return st;
@@ -221,13 +185,13 @@ out:
 static ca_status create_run(eap_faithfulness *f, const eap_ablation *ablation) {
     ca_status st = CA_OK;
     const ca_job *job = f->job;
-    size_t values = (size_t)(f->sizes.pairs * (f->selection.count + BASELINES));
-    f->ends = (eap_ends){.model = job->model, .ablation = ablation, .sizes = end_sizes(f)};
+    size_t values = (size_t)(f->sizes.group.pairs * (f->selection.count + BASELINES));
+    f->ends = (eap_ends){.model = job->model, .ablation = ablation, .sizes = f->sizes.group};
     CA_TRY(ca_eap_ends_create(&f->ends));
-    CA_TRY(ca_eap_group_create(f->sizes.pairs, &f->group));
+    CA_TRY(ca_eap_group_create(f->sizes.group.pairs, &f->group));
     CA_TRY(ca_eap_runs_create(job->model, &f->graph, f->sizes, &f->runs));
     CA_TRY(ca_method_scorer_create(f->metric, job->data, job->backend, job->arch->vocab,
-                                   f->sizes.pairs, &f->scorer));
+                                   f->sizes.group.pairs, &f->scorer));
     CA_TRY(ca_calloc(values, sizeof *f->values, &f->values));
 out:
     return st;

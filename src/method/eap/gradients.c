@@ -20,7 +20,7 @@ static bool has_rest(const ca_model *m) {
     return m->layers[0].qkv_bias.data || m->layers[0].norm1_bias.data;
 }
 
-static ca_pass_limits pass_limits(eap_ends_sizes sizes, int64_t points, unsigned wants) {
+static ca_pass_limits pass_limits(eap_group_sizes sizes, int64_t points, unsigned wants) {
     const uint32_t outputs =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
     uint32_t sites = outputs;
@@ -42,7 +42,7 @@ static ca_pass_limits pass_limits(eap_ends_sizes sizes, int64_t points, unsigned
 }
 
 /* Takes all tensors, or measures them. */
-static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_ends_sizes sizes,
+static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_group_sizes sizes,
                     bool measure) {
     int64_t rows = sizes.rows, all = g->most_points * rows, kv = qkv_width(a);
     bool edges = g->wants & EAP_WANTS_EDGES, nodes = g->wants & EAP_WANTS_NODES;
@@ -69,7 +69,7 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_ends_
     return ca_method_take_list(measure ? NULL : &g->buffers, list, sizeof list / sizeof *list);
 }
 
-int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
+int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
                                int64_t most_points, unsigned wants, bool from_site) {
     eap_gradients g = {.most_points = most_points, .wants = wants, .from_site = from_site};
     ca_pass_limits limits = pass_limits(sizes, most_points, wants);
@@ -102,7 +102,7 @@ out:
 ca_status ca_eap_gradients_create(eap_gradients *g) {
     ca_status st = CA_OK;
     const ca_model *m = g->ends->model;
-    eap_ends_sizes sizes = g->ends->sizes;
+    eap_group_sizes sizes = g->ends->sizes;
     ca_pass_limits limits = pass_limits(sizes, g->most_points, g->wants);
     CA_TRY(ca_batch_create(m->backend, limits.reads, limits.rows, limits.reads, &g->batch));
     CA_TRY(ca_pass_create(m, &limits, &g->pass));
@@ -135,10 +135,6 @@ static int64_t point_at(eap_site site, const eap_point *point, int64_t points, d
     return -1;
 }
 
-static ca_tensor with_rows(ca_tensor t, int64_t rows) {
-    return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
-}
-
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points, method_scorer *scorer) {
     ca_status st = CA_OK;
@@ -151,9 +147,9 @@ ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_s
     g->differs = g->from_site;
     ca_tensor h = g->all_heads;
     g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), group->rows, a->head_dim);
-    g->branch = with_rows(g->all_branch, group->rows);
-    g->output = with_rows(g->all_output, group->rows);
-    g->hidden = with_rows(g->all_hidden, group->rows);
+    g->branch = ca_eap_with_rows(g->all_branch, group->rows);
+    g->output = ca_eap_with_rows(g->all_output, group->rows);
+    g->hidden = ca_eap_with_rows(g->all_hidden, group->rows);
 out:
     return st;
 }

@@ -74,7 +74,7 @@ typedef struct eap_gradients {
 } eap_gradients;
 
 /* Bytes of backend memory, without those of the ends. */
-int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_ends_sizes sizes,
+int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
                                int64_t most_points, unsigned wants, bool from_site);
 /* Fills `g`, whose ends, most_points, wants and from_site are set. Frees what it made on failure.
  */

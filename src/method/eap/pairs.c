@@ -39,13 +39,55 @@ void ca_eap_group_set(eap_group *g, const ca_dataset *data, int64_t first, int64
     g->rows = g->prefix_rows = 0;
     for (int64_t n = 0; n < g->count; n++) {
         const ca_example *e = &data->examples[first + n];
-        g->tail[n] = whole ? 0 : e->first_difference;
+        g->tail[n] = ca_eap_prefix_rows(e, whole);
         g->row[n] = g->rows;
         g->prefix_start[n] = g->prefix_rows;
         g->rows += e->clean.count - g->tail[n];
         g->prefix_rows += g->tail[n];
     }
     g->row[g->count] = g->rows;
+}
+
+int64_t ca_eap_prefix_rows(const ca_example *e, bool whole) {
+    return whole ? 0 : e->first_difference;
+}
+
+int64_t ca_eap_tail_rows(const ca_example *e, bool whole) {
+    return e->clean.count - ca_eap_prefix_rows(e, whole);
+}
+
+/* Sizes of the largest group of a packing. */
+static eap_group_sizes measure(const ca_job *job, bool whole, const ca_packing *p) {
+    eap_group_sizes sizes = {.pairs = p->max_sequences};
+    for (int64_t b = 0; b < p->batches; b++) {
+        int64_t rows = 0, prefix = 0;
+        for (int64_t i = p->first[b]; i < p->first[b + 1]; i++) {
+            rows += ca_eap_tail_rows(&job->data->examples[i], whole);
+            prefix += ca_eap_prefix_rows(&job->data->examples[i], whole);
+        }
+        if (rows > sizes.rows) sizes.rows = rows;
+        if (prefix > sizes.prefix_rows) sizes.prefix_rows = prefix;
+    }
+    return sizes;
+}
+
+ca_status ca_eap_groups_cut(const ca_job *job, bool whole, int64_t runs, int64_t least,
+                            int64_t rows, ca_packing *packing, eap_group_sizes *sizes) {
+    ca_status st = CA_OK;
+    int64_t *lengths = NULL, count = job->data->count;
+    const ca_pass_limits limits = {0};
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
+    for (int64_t i = 0; i < count; i++) {
+        int64_t tail = ca_eap_tail_rows(&job->data->examples[i], whole);
+        lengths[i] = runs * (tail > least ? tail : least);
+    }
+    ca_packing_free(packing);
+    CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, rows, INT64_MAX,
+                           packing));
+    *sizes = measure(job, whole, packing);
+out:
+    free(lengths);
+    return st;
 }
 
 void ca_eap_group_add_prefixes(const eap_group *g, ca_batch *batch) {
@@ -80,8 +122,7 @@ eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *a, ca_dt
     };
 }
 
-/* Rows of every layer become contiguous again: the layers of fewer rows lie closer together. */
-static ca_tensor with_rows(ca_tensor t, int64_t rows) {
+ca_tensor ca_eap_with_rows(ca_tensor t, int64_t rows) {
     return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
 }
 
@@ -89,9 +130,9 @@ eap_outputs ca_eap_outputs_rows(const eap_outputs *o, int64_t rows) {
     assert(rows <= o->embed.shape[0]);
     return (eap_outputs){
         .embed = ca_tensor_slice(o->embed, 0, 0, rows),
-        .z = with_rows(o->z, rows),
-        .mlp = with_rows(o->mlp, rows),
-        .hidden = o->hidden.data ? with_rows(o->hidden, rows) : o->hidden,
+        .z = ca_eap_with_rows(o->z, rows),
+        .mlp = ca_eap_with_rows(o->mlp, rows),
+        .hidden = o->hidden.data ? ca_eap_with_rows(o->hidden, rows) : o->hidden,
     };
 }
 

@@ -34,6 +34,22 @@ void ca_eap_group_free(eap_group *group);
 void ca_eap_group_set(eap_group *group, const ca_dataset *data, int64_t first, int64_t last,
                       bool whole);
 
+/* Tokens of an example's prefix and of its tail. */
+int64_t ca_eap_prefix_rows(const ca_example *example, bool whole);
+int64_t ca_eap_tail_rows(const ca_example *example, bool whole);
+
+/* Upper bounds of groups: pairs, T, rows of all prefixes. */
+typedef struct eap_group_sizes {
+    int64_t pairs, rows, prefix_rows;
+} eap_group_sizes;
+/* Cuts the examples into groups whose runs fill at most `rows` rows of a pass, or are of one pair.
+ *
+ * runs   how often a group's tails stand in a pass
+ * least  rows that a tail counts for at the least, to bound the pairs
+ * sizes  of the largest group */
+ca_status ca_eap_groups_cut(const ca_job *job, bool whole, int64_t runs, int64_t least,
+                            int64_t rows, ca_packing *packing, eap_group_sizes *sizes) CA_MUST_USE;
+
 /* Appends the prefixes to a batch, nothing read. */
 void ca_eap_group_add_prefixes(const eap_group *group, ca_batch *batch);
 /* Appends one run: the tails of all pairs, of the clean or the corrupted prompts, read at the last
@@ -55,6 +71,9 @@ eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *arch, ca
                                 int64_t rows);
 /* The same memory for T rows. */
 eap_outputs ca_eap_outputs_rows(const eap_outputs *outputs, int64_t rows);
+
+/* Values [L, T, n] in memory of more rows: the layers of fewer rows lie closer together. */
+ca_tensor ca_eap_with_rows(ca_tensor t, int64_t rows);
 
 /* Outputs [T, n] of one site: embed, attn.z, mlp_out or mlp.post of a layer. */
 ca_tensor ca_eap_outputs_at(const eap_outputs *outputs, ca_site_kind kind, int64_t layer);

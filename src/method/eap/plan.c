@@ -4,8 +4,6 @@
  */
 #include "eap.h"
 
-#include <stdlib.h>
-
 enum {
     MOST_ROWS = 256, /* of a pass: more are no faster, and a row keeps every block's values */
     LEAST_ROWS = 64, /* as many run well, whatever they take */
@@ -24,49 +22,17 @@ bool ca_eap_runs_whole(const eap *e) {
     return e->ablation.kind != EAP_PATCHING || e->variant->clean_only;
 }
 
-static int64_t prefix_of(const ca_job *job, const eap *e, int64_t i) {
-    return ca_eap_runs_whole(e) ? 0 : job->data->examples[i].first_difference;
-}
-
-static int64_t tail_of(const ca_job *job, const eap *e, int64_t i) {
-    return job->data->examples[i].clean.count - prefix_of(job, e, i);
-}
-
-/* Sizes of the largest group. */
-static void measure_groups(const ca_job *job, eap *e) {
-    e->sizes.rows = e->sizes.prefix_rows = 0;
-    e->sizes.pairs = e->packing.max_sequences;
-    for (int64_t g = 0; g < e->packing.batches; g++) {
-        int64_t rows = 0, prefix = 0;
-        for (int64_t i = e->packing.first[g]; i < e->packing.first[g + 1]; i++) {
-            rows += tail_of(job, e, i);
-            prefix += prefix_of(job, e, i);
-        }
-        e->sizes.rows = larger(e->sizes.rows, rows);
-        e->sizes.prefix_rows = larger(e->sizes.prefix_rows, prefix);
-    }
-}
-
-/* Cuts the pairs into groups whose points have at most `rows` rows together, or of long pairs as
- * many points as that allows. */
+/* Groups whose points have at most `rows` rows together, or of long pairs as many points as that
+ * allows. */
 static ca_status cut_groups(const ca_job *job, eap *e, int64_t rows) {
-    ca_status st = CA_OK;
-    int64_t *lengths = NULL, count = job->data->count;
-    const ca_pass_limits limits = {0};
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
+    bool whole = ca_eap_runs_whole(e);
     e->longest = 1;
-    for (int64_t i = 0; i < count; i++) e->longest = larger(e->longest, tail_of(job, e, i));
+    for (int64_t i = 0; i < job->data->count; i++)
+        e->longest = larger(e->longest, ca_eap_tail_rows(&job->data->examples[i], whole));
     e->most_points =
         smaller(larger(1, smaller(e->point_count, EAP_MOST_POINTS)), larger(1, rows / e->longest));
-    for (int64_t i = 0; i < count; i++)
-        lengths[i] = larger(tail_of(job, e, i), rows / MOST_READS) * e->most_points;
-    ca_packing_free(&e->packing);
-    CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, rows, INT64_MAX,
-                           &e->packing));
-    measure_groups(job, e);
-out:
-    free(lengths);
-    return st;
+    return ca_eap_groups_cut(job, whole, e->most_points, rows / MOST_READS, rows, &e->packing,
+                             &e->sizes);
 }
 
 /* What everything takes when passes have at most so many rows. */
@@ -115,7 +81,10 @@ static int64_t extra_runs(const eap *e) {
 
 static double example_flops(const ca_job *job, const eap *e, int64_t i) {
     const ca_arch *a = job->arch;
-    int64_t prefix = prefix_of(job, e, i), rows = tail_of(job, e, i), runs = extra_runs(e);
+    const ca_example *example = &job->data->examples[i];
+    bool whole = ca_eap_runs_whole(e);
+    int64_t prefix = ca_eap_prefix_rows(example, whole), rows = ca_eap_tail_rows(example, whole);
+    int64_t runs = extra_runs(e);
     double flops = ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
     flops += (double)runs * ca_flops_forward(a, rows, ca_sequence_keys(a, rows, prefix), a->layers);
     flops += ca_flops_head(a, runs);

@@ -23,21 +23,22 @@ static int64_t mask_count(const ca_circuit_graph *g, int64_t sources) {
 static int64_t take_tensors(eap_runs *r, const ca_arch *a, ca_dtype dtype, method_buffers *to) {
     eap_runs_sizes s = r->sizes;
     const ca_circuit_graph *g = &r->graph;
-    int64_t layers = a->layers, d = a->width, rows = s.lanes * s.rows, columns = eap_columns(g);
+    int64_t layers = a->layers, d = a->width, rows = s.lanes * s.group.rows,
+            columns = eap_columns(g);
     int64_t up = a->gated ? 2 * a->mlp_width : a->mlp_width, z = a->heads * a->head_dim;
-    int64_t prefix = g->kv_columns > a->kv_heads ? s.prefix_rows : 0;
+    int64_t prefix = g->kv_columns > a->kv_heads ? s.group.prefix_rows : 0;
     const method_tensor list[] = {
-        {&r->clean, dtype, 2, {s.rows, d}},
-        {&r->start, dtype, 2, {s.rows, d}},
-        {&r->ablated_pre, dtype, 3, {layers + 1, s.rows, d}},
-        {&r->ablated_qkv, dtype, 3, {layers, s.rows, columns * a->head_dim}},
-        {&r->ablated_attn, dtype, 3, {layers, s.rows, d}},
-        {&r->resid, dtype, 3, {s.lanes, s.rows, d}},
-        {&r->slots, dtype, 3, {s.sources, s.rows, d}},
+        {&r->clean, dtype, 2, {s.group.rows, d}},
+        {&r->start, dtype, 2, {s.group.rows, d}},
+        {&r->ablated_pre, dtype, 3, {layers + 1, s.group.rows, d}},
+        {&r->ablated_qkv, dtype, 3, {layers, s.group.rows, columns * a->head_dim}},
+        {&r->ablated_attn, dtype, 3, {layers, s.group.rows, d}},
+        {&r->resid, dtype, 3, {s.lanes, s.group.rows, d}},
+        {&r->slots, dtype, 3, {s.sources, s.group.rows, d}},
         {&r->masks, dtype, 1, {mask_count(g, s.sources)}},
-        {&r->input, dtype, 3, {columns + 1, s.rows, d}},
-        {&r->normed, dtype, 3, {columns * s.lanes, s.rows, d}},
-        {&r->mlp_input, dtype, 3, {s.lanes, s.rows, d}},
+        {&r->input, dtype, 3, {columns + 1, s.group.rows, d}},
+        {&r->normed, dtype, 3, {columns * s.lanes, s.group.rows, d}},
+        {&r->mlp_input, dtype, 3, {s.lanes, s.group.rows, d}},
         {&r->qkv, dtype, 2, {rows, columns * a->head_dim}},
         {&r->z, dtype, 2, {rows, z}},
         {&r->delta_z, dtype, 2, {rows, z}},
@@ -47,8 +48,8 @@ static int64_t take_tensors(eap_runs *r, const ca_arch *a, ca_dtype dtype, metho
         {&r->hidden, dtype, 2, {rows, a->mlp_width}},
         {&r->prefix_k, dtype, 3, {prefix, g->kv_columns, a->head_dim}},
         {&r->prefix_v, dtype, 3, {prefix, g->kv_columns, a->head_dim}},
-        {&r->last, dtype, 2, {s.lanes * s.pairs, d}},
-        {&r->logits, dtype, 2, {s.lanes * s.pairs, a->vocab}},
+        {&r->last, dtype, 2, {s.lanes * s.group.pairs, d}},
+        {&r->logits, dtype, 2, {s.lanes * s.group.pairs, a->vocab}},
     };
     return ca_method_take_list(to, list, sizeof list / sizeof *list);
 }
@@ -57,7 +58,7 @@ int64_t ca_eap_runs_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_
                           eap_runs_sizes s) {
     eap_runs measured = {.graph = *graph, .sizes = s};
     return take_tensors(&measured, arch, dtype, NULL) +
-           ca_batch_bytes(s.lanes * s.pairs, s.lanes * s.rows, s.lanes * s.pairs);
+           ca_batch_bytes(s.lanes * s.group.pairs, s.lanes * s.group.rows, s.lanes * s.group.pairs);
 }
 
 int64_t ca_eap_runs_host_bytes(const ca_circuit_graph *g, eap_runs_sizes s) {
@@ -98,8 +99,9 @@ ca_status ca_eap_runs_create(const ca_model *model, const ca_circuit_graph *grap
     r->graph = *graph;
     r->sizes = sizes;
     CA_TRY(create_lanes(r));
-    CA_TRY(ca_batch_create(model->backend, sizes.lanes * sizes.pairs, sizes.lanes * sizes.rows,
-                           sizes.lanes * sizes.pairs, &r->batch));
+    CA_TRY(ca_batch_create(model->backend, sizes.lanes * sizes.group.pairs,
+                           sizes.lanes * sizes.group.rows, sizes.lanes * sizes.group.pairs,
+                           &r->batch));
     CA_TRY(ca_method_buffers_create(model->backend, (size_t)take_tensors(r, a, model->dtype, NULL),
                                     &r->buffers));
     take_tensors(r, a, model->dtype, &r->buffers);
@@ -176,10 +178,6 @@ out:
     return st;
 }
 
-static ca_tensor with_rows(ca_tensor t, int64_t rows) {
-    return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
-}
-
 /* x = embed, with positions where the model learned them. */
 static ca_status add_positions(eap_runs *r, ca_tensor x, ca_tensor embed) {
     ca_status st = CA_OK;
@@ -196,15 +194,15 @@ ca_status ca_eap_runs_group(eap_runs *r, const eap_group *group, const ca_pass *
                             const eap_outputs *ablated) {
     ca_status st = CA_OK;
     const ca_model *m = r->model;
-    assert(group->rows <= r->sizes.rows && group->count <= r->sizes.pairs);
-    assert(group->prefix_rows <= r->sizes.prefix_rows && (prefix || group->prefix_rows == 0));
+    assert(group->rows <= r->sizes.group.rows && group->count <= r->sizes.group.pairs);
+    assert(group->prefix_rows <= r->sizes.group.prefix_rows && (prefix || group->prefix_rows == 0));
     r->rows = group->rows;
     r->pairs = group->count;
     r->prefix = group->prefix_rows ? prefix : NULL;
     r->ablated = *ablated;
-    r->ablated_pre = with_rows(r->ablated_pre, r->rows);
-    r->ablated_qkv = with_rows(r->ablated_qkv, r->rows);
-    r->ablated_attn = with_rows(r->ablated_attn, r->rows);
+    r->ablated_pre = ca_eap_with_rows(r->ablated_pre, r->rows);
+    r->ablated_qkv = ca_eap_with_rows(r->ablated_qkv, r->rows);
+    r->ablated_attn = ca_eap_with_rows(r->ablated_attn, r->rows);
     ca_batch_clear(r->batch);
     for (int64_t s = 0; s < r->sizes.lanes; s++) ca_eap_group_add_run(group, r->batch, false);
     CA_TRY(ca_batch_upload(r->batch));

@@ -19,9 +19,9 @@
 
 /* Upper bounds of what an engine holds. */
 typedef struct eap_runs_sizes {
-    int64_t rows, pairs, prefix_rows; /* of a group */
-    int64_t lanes;                    /* circuits that run together */
-    int64_t sources;                  /* of all circuits that run together, at least F */
+    eap_group_sizes group;
+    int64_t lanes;   /* circuits that run together */
+    int64_t sources; /* of all circuits that run together, at least F */
 } eap_runs_sizes;
 
 typedef struct eap_runs eap_runs;
