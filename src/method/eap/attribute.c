@@ -127,7 +127,7 @@ static ca_status write_examples(eap *e) {
         double residual = change - e->sums.pair_node[n * e->sums.graph.sources];
         if (e->variant->path == EAP_OF_INPUTS && e->level != EAP_HIDDEN)
             CA_TRY(ca_result_write(r, "/baseline/residual", first + n, 1, &residual));
-        if (e->per_example) CA_TRY(write_edges(e, n));
+        if (e->sums.per_pair) CA_TRY(write_edges(e, n));
     }
 out:
     return st;

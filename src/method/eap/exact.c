@@ -163,7 +163,7 @@ static ca_status block_edges(eap_exact *e, const source_block *b, double *metric
     ca_tensor qkv = ca_tensor_slice(e->qkv, 0, 0, rows);
     ca_tensor clean = ca_tensor_slice(e->clean, 0, 0, rows);
     ca_tensor z = ca_tensor_slice(e->z, 0, 0, rows);
-    CA_TRY(project(e, b, true, clean));
+    if (b->first == 0) CA_TRY(project(e, b, true, clean)); /* later blocks are no larger */
     CA_TRY(project(e, b, false, qkv));
     for (ca_circuit_input input = CA_CIRCUIT_Q; input <= CA_CIRCUIT_V; input++)
         for (int64_t h = 0; h < a->heads; h++) {

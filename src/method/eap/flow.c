@@ -19,10 +19,8 @@ static int64_t take(eap_flow *f, ca_dtype type, bool measure) {
     return ca_method_take_list(measure ? NULL : &f->buffers, list, sizeof list / sizeof *list);
 }
 
-int64_t ca_eap_flow_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_graph *graph,
-                          int64_t rows) {
+int64_t ca_eap_flow_bytes(ca_dtype dtype, const ca_circuit_graph *graph, int64_t rows) {
     eap_flow f = {.graph = graph, .rows = rows};
-    (void)arch;
     return take(&f, dtype, true);
 }
 

@@ -28,8 +28,7 @@ typedef struct eap_flow {
     double *distance_host, *norm_host;
 } eap_flow;
 
-int64_t ca_eap_flow_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_graph *graph,
-                          int64_t rows);
+int64_t ca_eap_flow_bytes(ca_dtype dtype, const ca_circuit_graph *graph, int64_t rows);
 ca_status ca_eap_flow_create(const eap_ends *ends, const ca_circuit_graph *graph, int64_t rows,
                              eap_flow *out) CA_MUST_USE;
 void ca_eap_flow_free(eap_flow *flow);

@@ -95,8 +95,10 @@ ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point 
  */
 ca_tensor ca_eap_coefficients(const eap_gradients *g, int64_t layer, int64_t column);
 
-/* The norm of the last pass at the residual stream that enters a layer (L: the final one):
- * xhat [points T, D]; recomputed. */
-ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, ca_tensor *xhat) CA_MUST_USE;
+/* The norm of the last pass at the residual stream that enters a layer, in rows [first, first +
+ * rows) of T at every point: xhat [points, rows, D]; recomputed, as is g->inverse [points, rows].
+ */
+ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, int64_t first, int64_t rows,
+                                ca_tensor *xhat) CA_MUST_USE;
 
 #endif

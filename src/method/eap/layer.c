@@ -150,7 +150,7 @@ static ca_status put_head_deltas(eap_runs *r, int64_t layer, int64_t j, int64_t 
     z = ca_tensor_slice(ca_tensor_swap_axes(z, 0, 1), 0, head, count); /* [count, T, Dh] */
     w = ca_tensor_slice(ca_tensor_swap_axes(w, 0, 1), 0, head, count); /* [count, D, Dh] */
     return ca_matmul(r->model->backend, eap_stack(r, r->slots, slot, count), z, w, (ca_tensor){0},
-                     (ca_matmul_options){.transpose_b = true, .alpha = 1});
+                     (ca_matmul_options){.transpose_b = true, .alpha = 1, .wide = true});
 }
 
 /* Deltas of all heads of the layer that are in the circuits. */

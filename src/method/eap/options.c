@@ -138,8 +138,7 @@ static ca_status read_sums(const ca_job *job, eap *e) {
     s->query = ca_circuit_graph_of(job->arch, 0);
     s->graph = ca_circuit_graph_of(job->arch, shared ? job->arch->kv_heads : 0);
     if (e->is_compared) return CA_OK;
-    e->per_example = edges && ca_config_bool(job->config, "method.per_example");
-    s->per_pair = e->per_example;
+    s->per_pair = edges && ca_config_bool(job->config, "method.per_example");
     s->resamples = edges ? ca_config_int(job->config, "method.bootstrap") : 0;
     s->seed = (uint64_t)ca_config_int(job->config, "seed");
     if (ca_config_bool(job->config, "method.by_position")) {

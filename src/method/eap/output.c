@@ -30,7 +30,7 @@ ca_status ca_eap_reserve(ca_job *job, const eap *e) {
     CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric",
                                     ca_config_text(job->config, "metric")));
     if (e->level == EAP_EDGES) CA_TRY(ca_circuit_put_graph(job->result, g));
-    if (e->per_example)
+    if (e->sums.per_pair)
         CA_TRY(ca_result_reserve(job->result, "/edges/score_per_example", CA_RESULT_F32,
                                  (ca_result_shape){3,
                                                    {count, g->sources, g->destinations},

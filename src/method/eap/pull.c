@@ -100,7 +100,8 @@ static ca_status pull_heads(void *context, const ca_hook_call *call, ca_tensor g
     const ca_arch *a = &call->model->arch;
     head_input in = input_of(a, call->site);
     ca_tensor d = ca_tensor_at(gradient, 0, 0), xhat;
-    if (call->site == CA_SITE_V) CA_TRY(ca_eap_gradients_xhat(g, call->layer, &xhat));
+    if (call->site == CA_SITE_V)
+        CA_TRY(ca_eap_gradients_xhat(g, call->layer, 0, g->ends->group->rows, &xhat));
     CA_TRY(set_coefficient(g, call->layer, in, grouped(d, in.heads),
                            ca_eap_coefficients(g, call->layer, in.column)));
     ca_tensor by_head = ca_tensor_swap_axes(d, 0, 1);
@@ -120,11 +121,15 @@ ca_tensor ca_eap_coefficients(const eap_gradients *g, int64_t layer, int64_t col
     return ca_tensor_slice(c, 0, layer * 3 * a->heads + column, a->heads);
 }
 
-ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, ca_tensor *xhat) {
-    int64_t rows = all_rows(g);
-    *xhat = ca_tensor_slice(g->xhat, 0, 0, rows);
-    return ca_norm_stats(g->ends->model->backend, *xhat, ca_tensor_slice(g->inverse, 0, 0, rows),
-                         ca_pass_resid(g->pass, layer), g->ends->model->arch.norm);
+ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, int64_t first, int64_t rows,
+                                ca_tensor *xhat) {
+    const ca_model *m = g->ends->model;
+    ca_tensor x = ca_pass_resid(g->pass, layer);
+    x = ca_tensor_3d(x.data, x.dtype, g->points, g->ends->group->rows, m->arch.width);
+    *xhat = ca_tensor_3d(g->xhat.data, x.dtype, g->points, rows, m->arch.width);
+    ca_tensor inverse = ca_tensor_2d(g->inverse.data, x.dtype, g->points, rows);
+    return ca_norm_stats(m->backend, *xhat, inverse, ca_tensor_slice(x, 1, first, rows),
+                         m->arch.norm);
 }
 
 /* ---- sums [T, n] over points of gradients [1, points T, n]: at the inputs of MLPs and logits,

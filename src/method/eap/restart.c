@@ -9,10 +9,6 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum {
-    MOST_CELLS = 128 /* scored together: reading the head's weights costs more than fewer rows */
-};
-
 static const ca_site_kind site_of[] = {
     [EAP_CHANGE_STREAM] = CA_SITE_COUNT,
     [EAP_CHANGE_Z] = CA_SITE_Z,
@@ -23,15 +19,15 @@ static const ca_site_kind site_of[] = {
 static ca_pass_limits limits_of(int64_t rows) {
     const uint32_t sites =
         CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_MLP_OUT);
-    return (ca_pass_limits){.rows = rows, .reads = MOST_CELLS, .sites = sites, .edited = sites};
+    return (ca_pass_limits){.rows = rows, .reads = EAP_MOST_CELLS, .sites = sites, .edited = sites};
 }
 
 static int64_t take(eap_restart *r, const ca_arch *a, ca_dtype type, bool measure) {
     const method_tensor list[] = {
         {&r->value, type, 2, {r->most_rows, a->width}},
         {&r->resid, type, 2, {r->most_rows, a->width}},
-        {&r->normed, type, 2, {MOST_CELLS, a->width}},
-        {&r->logits, type, 2, {MOST_CELLS, a->vocab}},
+        {&r->normed, type, 2, {EAP_MOST_CELLS, a->width}},
+        {&r->logits, type, 2, {EAP_MOST_CELLS, a->vocab}},
     };
     return ca_method_take_list(measure ? NULL : &r->buffers, list, sizeof list / sizeof *list);
 }
@@ -41,24 +37,22 @@ int64_t ca_eap_restart_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_r
     eap_restart r = {.most_rows = most_rows > longest ? most_rows : longest};
     ca_pass_limits limits = limits_of(r.most_rows);
     return take(&r, arch, dtype, true) + ca_pass_bytes(arch, dtype, &limits) +
-           ca_batch_bytes(MOST_CELLS, r.most_rows, MOST_CELLS);
+           ca_batch_bytes(EAP_MOST_CELLS, r.most_rows, EAP_MOST_CELLS);
 }
 
 ca_status ca_eap_restart_create(const eap_ends *ends, method_scorer *scorer, int64_t most_rows,
                                 int64_t longest, eap_restart *r) {
     ca_status st = CA_OK;
     const ca_model *m = ends->model;
-    *r = (eap_restart){.ends = ends,
-                       .scorer = scorer,
-                       .most_cells = MOST_CELLS,
-                       .most_rows = most_rows > longest ? most_rows : longest};
+    *r = (eap_restart){
+        .ends = ends, .scorer = scorer, .most_rows = most_rows > longest ? most_rows : longest};
     ca_pass_limits limits = limits_of(r->most_rows);
-    CA_TRY(ca_batch_create(m->backend, MOST_CELLS, r->most_rows, MOST_CELLS, &r->batch));
+    CA_TRY(ca_batch_create(m->backend, EAP_MOST_CELLS, r->most_rows, EAP_MOST_CELLS, &r->batch));
     CA_TRY(ca_pass_create(m, &limits, &r->pass));
     CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(r, &m->arch, m->dtype, true),
                                     &r->buffers));
     take(r, &m->arch, m->dtype, false);
-    CA_TRY(ca_calloc(MOST_CELLS, sizeof *r->cells, &r->cells));
+    CA_TRY(ca_calloc(EAP_MOST_CELLS, sizeof *r->cells, &r->cells));
 out:
     if (st != CA_OK) ca_eap_restart_free(r);
     return st;
@@ -166,7 +160,7 @@ static ca_status run_pass(eap_restart *r) {
                    ca_pass_final_norm(r->pass)));
     r->passed = r->waiting;
     r->rows = 0;
-    if (2 * r->passed > r->most_cells) CA_TRY(score(r));
+    if (2 * r->passed > EAP_MOST_CELLS) CA_TRY(score(r));
 out:
     return st;
 }
@@ -181,8 +175,8 @@ ca_status ca_eap_restart_add(eap_restart *r, eap_change kind, int64_t layer, int
     ca_status st = CA_OK;
     int64_t rows = pair_rows(r);
     bool other = r->change != kind || r->layer != layer;
-    if (other || r->waiting == r->most_cells || r->rows + rows > r->most_rows) CA_TRY(run_pass(r));
-    if (r->waiting == r->most_cells) CA_TRY(score(r));
+    if (other || r->waiting == EAP_MOST_CELLS || r->rows + rows > r->most_rows) CA_TRY(run_pass(r));
+    if (r->waiting == EAP_MOST_CELLS) CA_TRY(score(r));
     r->change = kind;
     r->layer = layer;
     ca_tensor place = ca_tensor_slice(r->value, 0, r->rows, rows);
@@ -197,7 +191,7 @@ ca_status ca_eap_restart_add_final(eap_restart *r, ca_tensor value, double *to) 
     ca_status st = CA_OK;
     const ca_model *m = r->ends->model;
     CA_TRY(run_pass(r));
-    if (r->waiting == r->most_cells) CA_TRY(score(r));
+    if (r->waiting == EAP_MOST_CELLS) CA_TRY(score(r));
     ca_tensor normed = ca_tensor_slice(r->normed, 0, r->passed, 1);
     ca_tensor final = of_pair(r, ca_tensor_at(r->ends->stream, 0, m->arch.layers));
     CA_TRY(ca_copy(m->backend, normed, ca_tensor_slice(final, 0, pair_rows(r) - 1, 1)));

@@ -21,19 +21,23 @@ typedef struct eap_cell {
     double *to; /* takes the metric */
 } eap_cell;
 
+enum {
+    EAP_MOST_CELLS =
+        128 /* scored together: reading the head's weights costs more than fewer rows */
+};
+
 typedef struct eap_restart {
     const eap_ends *ends; /* made with keep_stream */
     method_scorer *scorer;
-    int64_t most_rows;  /* of a pass */
-    int64_t most_cells; /* whose logits are asked for together */
+    int64_t most_rows; /* of a pass */
     ca_batch *batch;
     ca_pass *pass;
     method_buffers buffers;
     ca_tensor value;  /* [rows, D] of the cells that wait for their pass */
     ca_tensor resid;  /* [rows, D] that they start from */
-    ca_tensor normed; /* [most_cells, D] after the final norm */
-    ca_tensor logits; /* [most_cells, V] */
-    eap_cell *cells;  /* [most_cells], of which the first `passed` have had their pass */
+    ca_tensor normed; /* [EAP_MOST_CELLS, D] after the final norm */
+    ca_tensor logits; /* [EAP_MOST_CELLS, V] */
+    eap_cell *cells;  /* [EAP_MOST_CELLS], of which the first `passed` have had their pass */
     int64_t passed, waiting;
     /* of the waiting cells without a pass, and of the pair that runs */
     eap_change change;

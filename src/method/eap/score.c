@@ -46,10 +46,9 @@ static eap_scores sized(const ca_circuit_graph *graph, int64_t rows, bool by_pos
                         .units = rows < MOST_UNITS ? rows : MOST_UNITS};
 }
 
-int64_t ca_eap_scores_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_graph *graph,
-                            int64_t rows, bool by_position) {
+int64_t ca_eap_scores_bytes(ca_dtype dtype, const ca_circuit_graph *graph, int64_t rows,
+                            bool by_position) {
     eap_scores s = sized(graph, rows, by_position);
-    (void)arch;
     return take(&s, graph, dtype, true);
 }
 
@@ -133,9 +132,9 @@ static ca_status through_norm(eap_scores *s, eap_gradients *g, int64_t layer, co
         CA_TRY(ca_row_dots(be, mean, to, ones));
         CA_TRY(ca_add_scaled_rows(be, to, ones, mean, share));
     }
-    CA_TRY(ca_eap_gradients_xhat(g, layer, &xhat));
+    CA_TRY(ca_eap_gradients_xhat(g, layer, c->first, c->rows, &xhat));
     for (int64_t k = 0; k < g->points; k++) {
-        ca_tensor x = ca_tensor_slice(xhat, 0, k * rows + c->first, c->rows);
+        ca_tensor x = ca_tensor_at(xhat, 0, k);
         for (int64_t i = 0; i < 3; i++) {
             ca_tensor coefficient = ca_eap_coefficients(g, layer, i * a->heads);
             CA_TRY(ca_add_scaled_rows(be, ca_tensor_slice(to, 0, i * a->heads, a->heads),

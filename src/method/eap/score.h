@@ -37,8 +37,8 @@ typedef struct eap_scores {
 } eap_scores;
 
 /* Bytes of backend memory. rows: how many tail rows are expanded at a time. */
-int64_t ca_eap_scores_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_graph *graph,
-                            int64_t rows, bool by_position);
+int64_t ca_eap_scores_bytes(ca_dtype dtype, const ca_circuit_graph *graph, int64_t rows,
+                            bool by_position);
 ca_status ca_eap_scores_create(const ca_model *model, const ca_circuit_graph *graph, int64_t rows,
                                bool by_position, eap_scores *out) CA_MUST_USE;
 void ca_eap_scores_free(eap_scores *scores);

@@ -19,7 +19,7 @@ typedef struct eap_sums {
     int64_t positions;      /* P: also scores per token position; 0 without */
     int64_t resamples;      /* of the bootstrap; 0 without */
     uint64_t seed;
-    bool per_pair;   /* keeps the edges of the group's pairs */
+    bool per_pair;   /* scores of edges of single pairs are wanted */
     int64_t *column; /* [R of query] column of `graph` */
     bool *valid;     /* [F, R] */
     /* over the pairs that are done, not yet divided by their number */
@@ -31,7 +31,7 @@ typedef struct eap_sums {
     float *resampled; /* [resamples, F, R] */
     double *weight;   /* [resamples] pairs in each */
     /* of the running group */
-    double *pair_edge; /* [pairs, F, R]; NULL unless per_pair */
+    double *pair_edge; /* [pairs, F, R]; NULL unless per_pair or with resamples */
     double *pair_node; /* [pairs, F] */
 } eap_sums;
 
