@@ -58,7 +58,7 @@ kernels       := $(if $(filter 1,$(CUDA)),$(sort $(wildcard kernels/*.cu)))
 headers       := $(wildcard include/causa/*.h)
 test_sources  := $(sort $(wildcard tests/*/test_*.c))
 fuzz_sources  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-bench_sources := $(sort $(wildcard tests/bench/*.c))
+bench_sources := $(sort $(wildcard tests/bench/bench_*.c))
 
 out      := build/$(VARIANT)
 library  := $(out)/libcausa.a
@@ -203,7 +203,7 @@ $(replays): %: %.o $(call object,tests/fuzz/replay.c) $(library)
 	@echo '  LINK  $@'
 	@$(CC) $(link) $^ $(CMOCKA_LIBS) $(libs) -o $@
 
-$(benches): build/%: build/release/tests/bench/%.o $(library)
+$(benches): build/%: build/release/tests/bench/%.o build/release/tests/bench/job.o $(library)
 	@echo '  LINK  $@'
 	@$(CC) $(link) $^ $(libs) -o $@
 

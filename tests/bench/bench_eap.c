@@ -15,18 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "causa/method.h"
 #include "causa/ops.h"
 #include "eap/score.h"
-
-typedef struct bench {
-    ca_backend *be;
-    ca_model_file *file;
-    ca_model *model;
-    const char *path;
-    double peak; /* FLOP/s */
-    double most_seconds;
-} bench;
+#include "job.h"
 
 typedef struct eap_case {
     const char *name, *method; /* YAML of `method` beyond kind */
@@ -49,32 +40,6 @@ static eap_case cases[] = {
 enum { CASES = sizeof cases / sizeof *cases, MOST_TURNS = 9, MOST_PROMPTS = 16 };
 
 static const char *const DATA = "build/bench_eap.json", *const RESULT = "build/bench_eap.h5";
-
-/* ---- the machine's limit ---- */
-
-/* Called between cases: the best that the machine did while they ran. */
-static ca_status measure_peak(bench *b) {
-    enum { N = 2048, RUNS = 3 };
-    ca_status st = CA_OK;
-    void *memory = NULL;
-    ca_tensor t[3];
-    CA_TRY(ca_alloc(b->be, (size_t)3 * N * N * sizeof(float), &memory));
-    for (int i = 0; i < 3; i++) {
-        t[i] = ca_tensor_2d((float *)memory + (size_t)i * N * N, CA_F32, N, N);
-        CA_TRY(ca_fill(b->be, t[i], 0.5));
-    }
-    for (int run = 0; run < RUNS; run++) {
-        double before = ca_seconds();
-        CA_TRY(ca_matmul(b->be, t[0], t[1], t[2], (ca_tensor){0},
-                         (ca_matmul_options){.transpose_b = true, .alpha = 1}));
-        CA_TRY(ca_sync(b->be));
-        double rate = 2.0 * N * N * N / (ca_seconds() - before);
-        if (rate > b->peak) b->peak = rate;
-    }
-out:
-    if (memory) ca_release(b->be, memory);
-    return st;
-}
 
 /* ---- pairs ---- */
 
@@ -141,17 +106,13 @@ static void forget_peak(void) {
 
 static ca_status resolve(const bench *b, const eap_case *c, ca_document **document,
                          ca_config **config) {
-    static const ca_option kind[] = {{"method.kind", CA_OPTION_TEXT, NULL, NULL, NULL, ""}, {0}};
-    static const ca_option *tables[] = {ca_job_options, ca_data_options, kind, NULL, NULL};
     ca_status st = CA_OK;
     ca_string text = {0};
-    tables[3] = ca_method_find("eap")->options;
     CA_TRY(ca_string_printf(&text,
                             "name: bench\nmodel: %s\ndata: {file: %s, bos: false}\n"
                             "method: {kind: eap, %s}\n",
                             b->path, DATA, c->method));
-    CA_TRY(ca_document_parse(text.text, text.length, "bench", NULL, 0, document));
-    CA_TRY(ca_config_resolve(*document, 0, tables, config));
+    CA_TRY(bench_resolve("eap", text.text, document, config));
 out:
     ca_string_free(&text);
     return st;
@@ -264,17 +225,14 @@ static void print(const bench *b, const eap_case *c) {
            1e-6 * (double)c->taken, 1e-6 * (double)c->planned);
 }
 
-/* Cases take turns, so that a disturbance of the machine meets all of them; the best turn counts.
- */
-static ca_status run(bench *b, int threads) {
+/* Cases take turns, and the peak with them, so that a disturbance of the machine meets all; the
+ * best turn counts. */
+static ca_status run(bench *b) {
     ca_status st = CA_OK;
-    CA_TRY(ca_backend_open("cpu", threads, &b->be));
-    CA_TRY(ca_model_file_open(b->path, &b->file));
-    CA_TRY(ca_model_load(b->file, b->be, CA_F32, 0, &b->model));
     for (int turn = 0; turn < MOST_TURNS; turn++)
         for (int i = 0; i < CASES; i++) {
             if (turn && 3 * (cases[i].spent + cases[i].best) > b->most_seconds) continue;
-            CA_TRY(measure_peak(b));
+            CA_TRY(bench_measure_peak(b));
             CA_TRY(run_forwards(b, &cases[i]));
             CA_TRY(run_once(b, &cases[i]));
         }
@@ -282,22 +240,8 @@ static ca_status run(bench *b, int threads) {
            b->path, 1e-9 * b->peak, b->be->threads);
     for (int i = 0; i < CASES; i++) print(b, &cases[i]);
 out:
-    ca_model_free(b->model);
-    ca_model_file_close(b->file);
-    if (b->be) ca_backend_close(b->be);
     remove(DATA);
     return st;
 }
 
-int main(int argc, char **argv) {
-    bench b = {.path = argc > 1 ? argv[1] : "build/models/smollm2.gguf", .most_seconds = 10};
-    if (argc == 1 && !ca_file_exists(b.path)) {
-        printf("%s is not there (make smollm2 fetches it): the bundled model instead\n", b.path);
-        b.path = "experiments/demo-model";
-    }
-    if (argc > 3) b.most_seconds = atof(argv[3]);
-    ca_log_set_level(CA_LOG_ERROR);
-    ca_status st = run(&b, argc > 2 ? atoi(argv[2]) : 0);
-    if (st != CA_OK) fprintf(stderr, "bench: %s\n", ca_error_text());
-    return ca_status_exit_code(st);
-}
+int main(int argc, char **argv) { return bench_main(argc, argv, 10, run); }

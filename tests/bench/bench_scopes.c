@@ -12,17 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "causa/method.h"
-#include "causa/ops.h"
-
-typedef struct bench {
-    ca_backend *be;
-    ca_model_file *file;
-    ca_model *model;
-    const char *path;
-    double peak;         /* FLOP/s */
-    double most_seconds; /* of one case at one size */
-} bench;
+#include "job.h"
 
 typedef struct scope_case {
     const char *name, *method; /* YAML of `method` beyond kind and target */
@@ -50,33 +40,6 @@ typedef struct measured {
 static const int64_t MOST_MEMORY = (int64_t)2 << 30;
 static const char *const DATA = "build/bench_scopes.json", *const RESULT = "build/bench_scopes.h5";
 
-/* ---- the machine's limit ---- */
-
-static ca_status measure_peak(bench *b) {
-    ca_status st = CA_OK;
-    void *memory = NULL;
-    int64_t n = 2048;
-    CA_TRY(ca_alloc(b->be, (size_t)(3 * n * n) * sizeof(float), &memory));
-    ca_tensor t[3];
-    for (int i = 0; i < 3; i++) {
-        t[i] = ca_tensor_2d((float *)memory + i * n * n, CA_F32, n, n);
-        CA_TRY(ca_fill(b->be, t[i], 0.5));
-    }
-    for (int run = 0; run < 5; run++) {
-        double before = ca_seconds();
-        CA_TRY(ca_matmul(b->be, t[0], t[1], t[2], (ca_tensor){0},
-                         (ca_matmul_options){.transpose_b = true, .alpha = 1}));
-        CA_TRY(ca_sync(b->be));
-        double rate = 2.0 * (double)(n * n * n) / (ca_seconds() - before);
-        if (rate > b->peak) b->peak = rate;
-    }
-    printf("sgemm %.1f GFLOP/s at %" PRId64 " x %" PRId64 " x %" PRId64 ", %d threads\n\n",
-           1e-9 * b->peak, n, n, n, b->be->threads);
-out:
-    if (memory) ca_release(b->be, memory);
-    return st;
-}
-
 /* ---- one job ---- */
 
 static ca_status write_prompts(int64_t prompts, int64_t tokens, int64_t vocab) {
@@ -97,17 +60,13 @@ static ca_status write_prompts(int64_t prompts, int64_t tokens, int64_t vocab) {
 
 static ca_status resolve(const bench *b, const scope_case *c, ca_document **document,
                          ca_config **config) {
-    static const ca_option kind[] = {{"method.kind", CA_OPTION_TEXT, NULL, NULL, NULL, ""}, {0}};
-    static const ca_option *tables[] = {ca_job_options, ca_data_options, kind, NULL, NULL};
     ca_status st = CA_OK;
     ca_string text = {0};
-    tables[3] = ca_method_find("jacobian")->options;
     CA_TRY(ca_string_printf(&text,
                             "name: bench\nmodel: %s\ndata: {file: %s}\n"
                             "method: {kind: jacobian, target: argmax, %s}\n",
                             b->path, DATA, c->method));
-    CA_TRY(ca_document_parse(text.text, text.length, "bench", NULL, 0, document));
-    CA_TRY(ca_config_resolve(*document, 0, tables, config));
+    CA_TRY(bench_resolve("jacobian", text.text, document, config));
 out:
     ca_string_free(&text);
     return st;
@@ -210,34 +169,18 @@ out:
     return st;
 }
 
-static ca_status run(bench *b, int threads) {
+static ca_status run(bench *b) {
     ca_status st = CA_OK;
-    CA_TRY(ca_backend_open("cpu", threads, &b->be));
-    CA_TRY(measure_peak(b));
-    CA_TRY(ca_model_file_open(b->path, &b->file));
-    CA_TRY(ca_model_load(b->file, b->be, CA_F32, 0, &b->model));
-    printf("%s; goals: three scopes together 2.1, Fisher with 16 eigenpairs 9 times semantic\n\n",
-           b->path);
+    CA_TRY(bench_measure_peak(b));
+    printf("%s, sgemm %.1f GFLOP/s, %d threads; goals: three scopes together 2.1, Fisher with 16 "
+           "eigenpairs 9 times semantic\n\n",
+           b->path, 1e-9 * b->peak, b->be->threads);
     CA_TRY(bench_size(b, 32, 2));
     CA_TRY(bench_size(b, 128, 1));
     CA_TRY(bench_size(b, 512, 1));
 out:
-    ca_model_free(b->model);
-    ca_model_file_close(b->file);
-    if (b->be) ca_backend_close(b->be);
     remove(DATA);
     return st;
 }
 
-int main(int argc, char **argv) {
-    bench b = {.path = argc > 1 ? argv[1] : "build/models/smollm2.gguf", .most_seconds = 20};
-    if (argc == 1 && !ca_file_exists(b.path)) {
-        printf("%s is not there (make smollm2 fetches it): the bundled model instead\n", b.path);
-        b.path = "experiments/demo-model";
-    }
-    if (argc > 3) b.most_seconds = atof(argv[3]);
-    ca_log_set_level(CA_LOG_ERROR);
-    ca_status st = run(&b, argc > 2 ? atoi(argv[2]) : 0);
-    if (st != CA_OK) fprintf(stderr, "bench: %s\n", ca_error_text());
-    return ca_status_exit_code(st);
-}
+int main(int argc, char **argv) { return bench_main(argc, argv, 20, run); }
