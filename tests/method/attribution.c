@@ -188,14 +188,14 @@ double *mean_scores(const attribution *a, bool as_peer) {
     return mean;
 }
 
+typedef struct golden_test {
+    void (*run)(eap_golden *g);
+} golden_test;
+
+static void run_goldens(const char *backend, const void *context) {
+    on_goldens(backend, ((const golden_test *)context)->run);
+}
+
 void on_every_golden(void (*test)(eap_golden *g)) {
-    for (const ca_backend_entry *const *entry = ca_backend_entries(); *entry; entry++) {
-        ca_backend *be;
-        if (ca_backend_open((*entry)->name, 1, &be) != CA_OK) {
-            print_message("[  SKIPPED ] %s\n", ca_error_text());
-            continue;
-        }
-        ca_backend_close(be);
-        on_goldens((*entry)->name, test);
-    }
+    each_backend(run_goldens, &(golden_test){test});
 }

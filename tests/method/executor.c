@@ -127,10 +127,10 @@ void on_fixtures(const char *const *names, const char *backend, void (*test)(fix
     }
 }
 
-void on_every_backend(const char *const *names, void (*test)(fixture *f)) {
+void each_backend(void (*run)(const char *backend, const void *context), const void *context) {
     const char *only = getenv("CA_TEST_BACKEND");
     if (only) {
-        on_fixtures(names, only, test);
+        run(only, context);
         return;
     }
     for (const ca_backend_entry *const *entry = ca_backend_entries(); *entry; entry++) {
@@ -140,8 +140,22 @@ void on_every_backend(const char *const *names, void (*test)(fixture *f)) {
             continue;
         }
         ca_backend_close(be);
-        on_fixtures(names, (*entry)->name, test);
+        run((*entry)->name, context);
     }
+}
+
+typedef struct on_fixtures_of {
+    const char *const *names;
+    void (*test)(fixture *f);
+} on_fixtures_of;
+
+static void run_fixtures(const char *backend, const void *context) {
+    const on_fixtures_of *of = context;
+    on_fixtures(of->names, backend, of->test);
+}
+
+void on_every_backend(const char *const *names, void (*test)(fixture *f)) {
+    each_backend(run_fixtures, &(on_fixtures_of){names, test});
 }
 
 /* ---- batches and passes */

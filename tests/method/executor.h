@@ -59,6 +59,9 @@ void on_fixtures(const char *const *names, const char *backend, void (*test)(fix
 /* On the backend that CA_TEST_BACKEND names, which must open; without it on each that opens here,
  * and says why another does not. */
 void on_every_backend(const char *const *names, void (*test)(fixture *f));
+/* The same for tests of other models: runs with the name of each backend, or with the one that
+ * CA_TEST_BACKEND demands, which must open. */
+void each_backend(void (*run)(const char *backend, const void *context), const void *context);
 
 /* ---- batches and passes */
 
