@@ -15,6 +15,7 @@ attribution attribution_of(eap_golden *g, eap_rule rule, int64_t points) {
                      .at_a_time = points,
                      .cut = {0, g->data.count},
                      .groups = 1,
+                     .part = MOST_PAIRS,
                      .expanded = 64,
                      .metric = "logit_diff"};
     assert_true(points <= MOST_POINTS && g->data.count <= MOST_PAIRS);
@@ -37,12 +38,13 @@ static int64_t matrix_size(const ca_circuit_graph *g) { return g->sources * g->d
 typedef struct taking {
     attribution *a;
     const eap_group *group;
+    int64_t first; /* pair of the group */
 } taking;
 
 static ca_status take_scores(void *context, int64_t n, int64_t position, const double *score) {
     const taking *t = context;
     const ca_circuit_graph *graph = &t->a->g->graph;
-    int64_t pair = t->group->first + n, columns = graph->destinations;
+    int64_t pair = t->group->first + t->first + n, columns = graph->destinations;
     bool equal = position >= 0 && position < t->group->data->examples[pair].first_difference;
     double *sum = t->a->edge + pair * matrix_size(graph), *most = &t->a->before_difference[pair];
     assert_int_equal(position >= 0, t->a->by_position);
@@ -55,7 +57,7 @@ static ca_status take_scores(void *context, int64_t n, int64_t position, const d
 }
 
 static void add_nodes(attribution *a, const eap_gradients *e) {
-    const eap_group *group = e->ends->group;
+    const eap_group *group = &e->part;
     int64_t all = e->points * group->rows, sources = a->g->graph.sources;
     const double *node =
         values_of(&a->g->f, ca_tensor_2d(e->all_node.data, e->all_node.dtype, sources, all));
@@ -98,10 +100,12 @@ static int64_t points_from(const attribution *a, int64_t k) {
     return a->point_count - k < a->at_a_time ? a->point_count - k : a->at_a_time;
 }
 
-static void attribute_group(attribution *a, eap_gradients *e, eap_scores *s, method_scorer *scorer,
-                            const eap_group *group) {
-    taking t = {a, group};
-    ok(ca_eap_gradients_begin(e, group, a->sites[0], a->points, points_from(a, 0), scorer));
+static void attribute_part(attribution *a, eap_gradients *e, eap_scores *s, method_scorer *scorer,
+                           int64_t pair) {
+    const eap_group *group = e->ends->group;
+    taking t = {a, group, pair};
+    int64_t rest = group->count - pair;
+    ca_eap_gradients_part(e, pair, a->part < rest ? a->part : rest);
     for (int64_t i = 0; i < a->site_count; i++)
         for (int64_t k = 0; k < a->point_count; k += a->at_a_time) {
             int64_t first, count;
@@ -110,6 +114,12 @@ static void attribute_group(attribution *a, eap_gradients *e, eap_scores *s, met
             ok(ca_eap_scores_run(s, e, first, count, take_scores, &t));
             add_nodes(a, e);
         }
+}
+
+static void attribute_group(attribution *a, eap_gradients *e, eap_scores *s, method_scorer *scorer,
+                            const eap_group *group) {
+    ok(ca_eap_gradients_begin(e, group, a->sites[0], a->points, points_from(a, 0), scorer));
+    for (int64_t n = 0; n < group->count; n += a->part) attribute_part(a, e, s, scorer, n);
     size_t bytes = (size_t)group->count * sizeof(double);
     memcpy(a->clean + group->first, e->ends->clean_metric, bytes);
     memcpy(a->corrupted + group->first, e->ends->ablated_metric, bytes);
@@ -139,8 +149,10 @@ static void make_means(attribution *a, eap_ends *ends, eap_ablation *ablation, e
 static void attribute_groups(attribution *a, eap_ends *ends, eap_group *group) {
     const ca_model *m = a->g->f.model;
     const ca_metric metric = {.kind = ca_metric_find(a->metric)};
-    eap_gradients e = {
-        .ends = ends, .most_points = a->at_a_time, .wants = EAP_WANTS_EDGES | EAP_WANTS_NODES};
+    eap_gradients e = {.ends = ends,
+                       .sizes = ends->sizes,
+                       .most_points = a->at_a_time,
+                       .wants = EAP_WANTS_EDGES | EAP_WANTS_NODES};
     eap_scores s;
     method_scorer scorer;
     ok(ca_eap_gradients_create(&e));

@@ -22,6 +22,7 @@ typedef struct attribution {
     int64_t at_a_time;           /* points of a pass */
     int64_t cut[MOST_PAIRS + 1]; /* first pair of each group, and the number of pairs */
     int64_t groups;
+    int64_t part;               /* pairs of a group that passes take at a time */
     int64_t expanded;           /* rows whose outputs and gradients have D values at a time */
     bool whole;                 /* no prefixes */
     bool by_position;           /* units are tokens */

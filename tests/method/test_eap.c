@@ -141,6 +141,8 @@ static void cuts_do_not_matter(eap_golden *g) {
     for (int64_t n = 0; n <= g->data.count; n++) a.cut[n] = n;
     same_scores(&a, &base, "pairs alone");
     a = base;
+    for (a.part = 1; a.part < 4; a.part++) same_scores(&a, &base, "groups in parts");
+    a = base;
     for (a.at_a_time = 1; a.at_a_time < a.point_count; a.at_a_time++)
         same_scores(&a, &base, "points in several passes");
     a = base;

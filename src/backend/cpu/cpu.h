@@ -207,10 +207,13 @@ typedef struct ca_cpu_product {
     float alpha, beta;
 } ca_cpu_product;
 
-/* Measured on two AVX-512 cores: up to here reading b unpacked wins (tests/bench/bench_ops.c). */
+/* Where reading b unpacked beats the library, measured on two AVX-512 cores with b in memory: few
+ * rows, and products long enough to be worth adding up a vector's lanes (tests/bench/bench_ops.c).
+ * A library has no products with b in bf16 that leave a in f32. */
 static inline bool ca_cpu_has_few_rows(const ca_cpu_product *p) {
-    enum { FEW_ROWS = 32 };
-    return !p->transpose_a && p->transpose_b && p->m <= FEW_ROWS;
+    enum { FEW_ROWS = 16, FEW_NARROW_ROWS = 32, LONG_PRODUCT = 256 };
+    if (p->transpose_a || !p->transpose_b) return false;
+    return p->narrow ? p->m <= FEW_NARROW_ROWS : p->m <= FEW_ROWS && p->k >= LONG_PRODUCT;
 }
 /* For few rows of a: reads b once, unpacked. a is taken as it is. */
 void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p);

@@ -13,7 +13,7 @@ static int64_t host_count(const eap *e) {
     const ca_circuit_graph *g = &e->sums.query;
     switch (e->level) {
     case EAP_NODES:
-        return g->sources * e->most_points * e->sizes.rows;
+        return g->sources * e->most_points * e->part_sizes.rows;
     case EAP_NEURONS:
         return g->sources * g->width;
     case EAP_HIDDEN:

@@ -86,10 +86,12 @@ struct eap {
     bool is_compared;   /* it is such a one: writes no baseline and nothing of single pairs */
     ca_packing packing; /* examples in groups */
     eap_group_sizes sizes;
-    int64_t most_points; /* of a pass */
-    int64_t longest;     /* tail rows of a pair */
-    int64_t expand_rows; /* whose sources have D values at a time */
-    int64_t cell_rows;   /* of a pass of exact patching */
+    eap_group_sizes part_sizes; /* of the pairs of a group that a path takes at a time */
+    int64_t most_points;        /* of a pass */
+    int64_t pass_rows;          /* most of a part's points together */
+    int64_t longest;            /* tail rows of a pair */
+    int64_t expand_rows;        /* whose sources have D values at a time */
+    int64_t cell_rows;          /* of a pass of exact patching */
     /* while running */
     ca_job *job;
     eap_group group;
@@ -125,6 +127,9 @@ ca_status ca_eap_write_truth(ca_job *job, eap *e) CA_MUST_USE;
 
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
+
+/* The pair behind the last one of the part of a group that begins with `pair`. */
+int64_t ca_eap_part_end(const eap *e, const ca_dataset *data, int64_t pair, int64_t last);
 
 /* True when every token of a pair is run, not only those behind its first difference. */
 bool ca_eap_runs_whole(const eap *e);

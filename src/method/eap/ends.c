@@ -217,12 +217,13 @@ static int64_t stream_hooks(eap_ends *e, ca_hook *hooks) {
 
 /* ---- runs ---- */
 
-ca_status ca_eap_ends_score(eap_ends *e, bool clean, ca_tensor logits, method_scorer *scorer) {
+ca_status ca_eap_ends_score(eap_ends *e, bool clean, int64_t first, ca_tensor logits,
+                            method_scorer *scorer) {
     ca_status st = CA_OK;
     double *metric = clean ? e->clean_metric : e->ablated_metric;
-    for (int64_t n = 0; n < e->group->count; n++) {
+    for (int64_t n = first; n < first + logits.shape[0]; n++) {
         const ca_example *example = &e->group->data->examples[e->group->first + n];
-        ca_tensor row = ca_tensor_slice(logits, 0, n, 1);
+        ca_tensor row = ca_tensor_slice(logits, 0, n - first, 1);
         if (clean) CA_TRY(ca_method_scorer_clean(scorer, n, row, &e->predicted[n]));
         CA_TRY(ca_method_score(scorer, example, n, row, &metric[n]));
     }
@@ -255,9 +256,9 @@ ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *
     CA_TRY(ca_pass_forward(e->pass, &request));
     ca_tensor logits = ca_pass_logits(e->pass);
     if (!scorer) goto out;
-    if (clean) CA_TRY(ca_eap_ends_score(e, true, ca_tensor_slice(logits, 0, 0, pairs), scorer));
+    if (clean) CA_TRY(ca_eap_ends_score(e, true, 0, ca_tensor_slice(logits, 0, 0, pairs), scorer));
     if (ablated)
-        CA_TRY(ca_eap_ends_score(e, false, ca_tensor_slice(logits, 0, clean ? pairs : 0, pairs),
+        CA_TRY(ca_eap_ends_score(e, false, 0, ca_tensor_slice(logits, 0, clean ? pairs : 0, pairs),
                                  scorer));
 out:
     return st;
@@ -271,14 +272,16 @@ out:
     return st;
 }
 
-ca_status ca_eap_ends_subtract(eap_ends *e) {
+ca_status ca_eap_ends_subtract(eap_ends *e, int64_t first, int64_t rows) {
     ca_status st = CA_OK;
     ca_backend *be = e->model->backend;
-    CA_TRY(subtract(be, e->difference.embed, e->ablated.embed, e->clean.embed));
-    CA_TRY(subtract(be, e->difference.z, e->ablated.z, e->clean.z));
-    CA_TRY(subtract(be, e->difference.mlp, e->ablated.mlp, e->clean.mlp));
-    if (e->keep_hidden)
-        CA_TRY(subtract(be, e->difference.hidden, e->ablated.hidden, e->clean.hidden));
+    eap_outputs difference = ca_eap_outputs_part(&e->difference, first, rows);
+    eap_outputs ablated = ca_eap_outputs_part(&e->ablated, first, rows);
+    eap_outputs clean = ca_eap_outputs_part(&e->clean, first, rows);
+    CA_TRY(subtract(be, difference.embed, ablated.embed, clean.embed));
+    CA_TRY(subtract(be, difference.z, ablated.z, clean.z));
+    CA_TRY(subtract(be, difference.mlp, ablated.mlp, clean.mlp));
+    if (e->keep_hidden) CA_TRY(subtract(be, difference.hidden, ablated.hidden, clean.hidden));
 out:
     return st;
 }

@@ -52,10 +52,11 @@ ca_status ca_eap_ends_begin(eap_ends *ends, const eap_group *group) CA_MUST_USE;
  * or the clean prompts with all outputs replaced. scorer: for the metrics, or NULL. */
 ca_status ca_eap_ends_run(eap_ends *ends, bool clean, bool ablated,
                           method_scorer *scorer) CA_MUST_USE;
-/* difference = ablated - clean. */
-ca_status ca_eap_ends_subtract(eap_ends *ends) CA_MUST_USE;
-/* Metrics of an end from its logits [pairs, V]; of the clean one also `predicted`. */
-ca_status ca_eap_ends_score(eap_ends *ends, bool clean, ca_tensor logits,
+/* difference = ablated - clean, in rows [first, first + rows). */
+ca_status ca_eap_ends_subtract(eap_ends *ends, int64_t first, int64_t rows) CA_MUST_USE;
+/* Metrics of an end from the logits [n, V] of pairs [first, first + n); of the clean one also
+ * `predicted`. */
+ca_status ca_eap_ends_score(eap_ends *ends, bool clean, int64_t first, ca_tensor logits,
                             method_scorer *scorer) CA_MUST_USE;
 /* The pass on whose keys and values the group's tails sit; NULL when it has no prefix. */
 const ca_pass *ca_eap_ends_prefix(const eap_ends *ends);

@@ -102,10 +102,11 @@ out:
 ca_status ca_eap_gradients_create(eap_gradients *g) {
     ca_status st = CA_OK;
     const ca_model *m = g->ends->model;
-    eap_group_sizes sizes = g->ends->sizes;
+    eap_group_sizes sizes = g->sizes;
     ca_pass_limits limits = pass_limits(sizes, g->most_points, g->wants);
     CA_TRY(ca_batch_create(m->backend, limits.reads, limits.rows, limits.reads, &g->batch));
     CA_TRY(ca_pass_create(m, &limits, &g->pass));
+    CA_TRY(ca_eap_group_create(sizes.pairs, &g->part));
     CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(g, &m->arch, m->dtype, sizes, true),
                                     &g->buffers));
     take(g, &m->arch, m->dtype, sizes, false);
@@ -119,6 +120,7 @@ out:
 void ca_eap_gradients_free(eap_gradients *g) {
     ca_pass_free(g->pass);
     ca_batch_free(g->batch);
+    ca_eap_group_free(&g->part);
     ca_method_buffers_free(&g->buffers);
     free(g->staging);
     *g = (eap_gradients){0};
@@ -138,20 +140,31 @@ static int64_t point_at(eap_site site, const eap_point *point, int64_t points, d
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points, method_scorer *scorer) {
     ca_status st = CA_OK;
-    const ca_arch *a = &g->ends->model->arch;
     CA_TRY(ca_eap_ends_begin(g->ends, group));
     bool clean = g->from_site || point_at(site, point, points, 1) < 0;
     bool ablated = g->from_site || !is_patching(g) || point_at(site, point, points, 0) < 0;
     CA_TRY(ca_eap_ends_run(g->ends, clean, ablated, scorer));
-    if (g->from_site) CA_TRY(ca_eap_ends_subtract(g->ends));
-    g->differs = g->from_site;
-    ca_tensor h = g->all_heads;
-    g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), group->rows, a->head_dim);
-    g->branch = ca_eap_with_rows(g->all_branch, group->rows);
-    g->output = ca_eap_with_rows(g->all_output, group->rows);
-    g->hidden = ca_eap_with_rows(g->all_hidden, group->rows);
+    if (g->from_site) CA_TRY(ca_eap_ends_subtract(g->ends, 0, group->rows));
 out:
     return st;
+}
+
+void ca_eap_gradients_part(eap_gradients *g, int64_t first, int64_t count) {
+    const ca_arch *a = &g->ends->model->arch;
+    const eap_group *group = g->ends->group;
+    int64_t row = group->row[first];
+    ca_tensor h = g->all_heads;
+    ca_eap_group_part(group, first, count, &g->part);
+    g->first = first;
+    int64_t rows = g->part.rows;
+    g->clean = ca_eap_outputs_part(&g->ends->clean, row, rows);
+    g->ablated = ca_eap_outputs_part(&g->ends->ablated, row, rows);
+    g->difference = ca_eap_outputs_part(&g->ends->difference, row, rows);
+    g->differs = g->from_site;
+    g->heads = ca_tensor_4d(h.data, h.dtype, a->layers, head_columns(a), rows, a->head_dim);
+    g->branch = ca_eap_with_rows(g->all_branch, rows);
+    g->output = ca_eap_with_rows(g->all_output, rows);
+    g->hidden = ca_eap_with_rows(g->all_hidden, rows);
 }
 
 /* ---- points ---- */
@@ -160,9 +173,9 @@ out:
 static ca_status put_point(void *context, const ca_hook_call *call, ca_tensor value) {
     ca_status st = CA_OK;
     const eap_gradients *g = context;
-    int64_t rows = g->ends->group->rows;
-    ca_tensor clean = ca_eap_outputs_at(&g->ends->clean, call->site, call->layer);
-    ca_tensor ablated = ca_eap_outputs_at(&g->ends->ablated, call->site, call->layer);
+    int64_t rows = g->part.rows;
+    ca_tensor clean = ca_eap_outputs_at(&g->clean, call->site, call->layer);
+    ca_tensor ablated = ca_eap_outputs_at(&g->ablated, call->site, call->layer);
     if (value.rank == 3)
         value = ca_tensor_2d(value.data, value.dtype, value.shape[0], clean.shape[1]);
     for (int64_t k = 0; k < g->points; k++) {
@@ -184,7 +197,7 @@ static ca_status cut_gradient(void *context, const ca_hook_call *call, ca_tensor
 
 /* The path's hook, and taps of the ends that this pass runs. */
 static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
-    int64_t count = 0, rows = g->ends->group->rows;
+    int64_t count = 0, rows = g->part.rows;
     int64_t clean = g->differs ? -1 : point_at(g->site, g->point, g->points, 1);
     int64_t ablated =
         g->differs || !is_patching(g) ? -1 : point_at(g->site, g->point, g->points, 0);
@@ -196,11 +209,11 @@ static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
                                .backward = cut_gradient,
                                .context = g};
     if (clean >= 0) {
-        g->clean_tap = (eap_tap){.from = clean * rows, .to = g->ends->clean};
+        g->clean_tap = (eap_tap){.from = clean * rows, .to = g->clean};
         count += ca_eap_tap_hooks(&g->clean_tap, &g->ends->model->arch, hooks + count);
     }
     if (ablated >= 0) {
-        g->ablated_tap = (eap_tap){.from = ablated * rows, .to = g->ends->ablated};
+        g->ablated_tap = (eap_tap){.from = ablated * rows, .to = g->ablated};
         count += ca_eap_tap_hooks(&g->ablated_tap, &g->ends->model->arch, hooks + count);
     }
     return count + ca_eap_pull_hooks(g, hooks + count);
@@ -209,18 +222,18 @@ static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
 /* Metrics of the ends that this pass ran, and the difference of their outputs. */
 static ca_status finish_ends(eap_gradients *g, method_scorer *scorer) {
     ca_status st = CA_OK;
-    int64_t pairs = g->ends->group->count;
+    int64_t pairs = g->part.count;
     ca_tensor logits = ca_pass_logits(g->pass);
     if (g->differs) return CA_OK;
     int64_t clean = point_at(g->site, g->point, g->points, 1);
     int64_t ablated = is_patching(g) ? point_at(g->site, g->point, g->points, 0) : -1;
     if (clean >= 0)
-        CA_TRY(ca_eap_ends_score(g->ends, true, ca_tensor_slice(logits, 0, clean * pairs, pairs),
-                                 scorer));
+        CA_TRY(ca_eap_ends_score(g->ends, true, g->first,
+                                 ca_tensor_slice(logits, 0, clean * pairs, pairs), scorer));
     if (ablated >= 0)
-        CA_TRY(ca_eap_ends_score(g->ends, false, ca_tensor_slice(logits, 0, ablated * pairs, pairs),
-                                 scorer));
-    CA_TRY(ca_eap_ends_subtract(g->ends));
+        CA_TRY(ca_eap_ends_score(g->ends, false, g->first,
+                                 ca_tensor_slice(logits, 0, ablated * pairs, pairs), scorer));
+    CA_TRY(ca_eap_ends_subtract(g->ends, g->ends->group->row[g->first], g->part.rows));
     g->differs = true;
 out:
     return st;
@@ -230,14 +243,16 @@ out:
 static ca_status start_at_site(eap_gradients *g, ca_forward *request) {
     ca_status st = CA_OK;
     const ca_model *m = g->ends->model;
-    int64_t rows = g->ends->group->rows;
+    int64_t rows = g->part.rows;
     if (!g->from_site || g->site.layer < 0) return CA_OK;
     ca_tensor start = ca_tensor_slice(g->start, 0, 0, g->points * rows);
     request->first_layer = g->site.layer;
     request->resid = start;
+    ca_tensor stream = ca_tensor_at(g->ends->stream, 0, g->site.layer);
+    stream = ca_tensor_slice(stream, 0, g->ends->group->row[g->first], rows);
     CA_TRY(ca_copy(m->backend,
                    ca_tensor_3d(start.data, start.dtype, g->points, rows, m->arch.width),
-                   ca_tensor_repeat(ca_tensor_at(g->ends->stream, 0, g->site.layer), g->points)));
+                   ca_tensor_repeat(stream, g->points)));
 out:
     return st;
 }
@@ -248,7 +263,7 @@ static ca_status forward_points(eap_gradients *g, ca_hook *hooks) {
     double alpha[EAP_MOST_POINTS];
     ca_batch_clear(g->batch);
     for (int64_t k = 0; k < g->points; k++) {
-        ca_eap_group_add_run(g->ends->group, g->batch, false);
+        ca_eap_group_add_run(&g->part, g->batch, false);
         alpha[k] = g->point[k].alpha;
     }
     CA_TRY(ca_batch_upload(g->batch));
@@ -266,7 +281,7 @@ out:
 ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,
                                int64_t points, double factor, method_scorer *scorer) {
     ca_status st = CA_OK;
-    int64_t pairs = g->ends->group->count;
+    int64_t pairs = g->part.count;
     ca_hook hooks[1 + 2 * EAP_TAP_HOOKS + EAP_PULL_HOOKS];
     ca_tensor gradient, d = g->d_logits;
     assert(points <= g->most_points && points <= EAP_MOST_POINTS);
@@ -278,10 +293,10 @@ ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point 
     ca_tensor logits = ca_pass_logits(g->pass);
     d = ca_tensor_3d(d.data, d.dtype, 1, points * pairs, d.shape[2]);
     for (int64_t r = 0; r < points * pairs; r++) {
-        const ca_example *e = &g->ends->group->data->examples[g->ends->group->first + r % pairs];
+        const ca_example *e = &g->part.data->examples[g->part.first + r % pairs];
         double value;
-        CA_TRY(ca_method_score_gradient(scorer, e, r % pairs, ca_tensor_slice(logits, 0, r, 1),
-                                        factor, &value,
+        CA_TRY(ca_method_score_gradient(scorer, e, g->first + r % pairs,
+                                        ca_tensor_slice(logits, 0, r, 1), factor, &value,
                                         ca_tensor_slice(ca_tensor_at(d, 0, 0), 0, r, 1)));
     }
     CA_TRY(ca_eap_pull_begin(g));

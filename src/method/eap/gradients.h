@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Gradients of the loss at the inputs of all destinations, for a group of pairs, summed over points
- * of a path, in a form that takes little room.
+ * Gradients of the loss at the inputs of all destinations, for some pairs of a group, summed over
+ * points of a path, in a form that takes little room. The ends are run for the whole group: many
+ * pairs share the weights' way through the caches there, while a pass that is run backward keeps
+ * every block's values and so takes few.
  *
  * The gradient at the q input of a head, before the norm, is J^T c with c = (gain W_q)^T d: d
  * [Dh] is what the ordinary backward has at the head's projection, and J, the norm's Jacobian at
@@ -41,8 +43,9 @@ typedef enum eap_wants {
 } eap_wants;
 
 typedef struct eap_gradients {
-    eap_ends *ends;      /* of the same groups */
-    int64_t most_points; /* of one pass */
+    eap_ends *ends;        /* of the groups */
+    eap_group_sizes sizes; /* of the parts */
+    int64_t most_points;   /* of one pass */
     unsigned wants;
     bool from_site; /* passes begin at the block of their site, on the clean residual stream, and
                        give the gradients of that block and those above; of ends made with
@@ -50,6 +53,10 @@ typedef struct eap_gradients {
     ca_batch *batch;
     ca_pass *pass;
     method_buffers buffers;
+    /* the part that runs, T rows */
+    eap_group part;
+    int64_t first; /* its first pair in the group */
+    eap_outputs clean, ablated, difference;
     /* of the last pass */
     int64_t points;
     const eap_point *point; /* [points] */
@@ -58,7 +65,7 @@ typedef struct eap_gradients {
     ca_tensor branch; /* [L + 1, T, D] at the inputs of the MLPs, last at the logits: likewise */
     ca_tensor output; /* [1 + 2 L, T, D] at the embeddings, attn_out and mlp_out of each layer */
     ca_tensor hidden; /* [L, T, d_ff] at the hidden units */
-    bool differs;     /* the ends' `difference` is that of the group */
+    bool differs;     /* `difference` is that of the part */
     /* while it runs, and for most rows */
     ca_tensor all_heads, all_branch, all_output, all_hidden;
     ca_tensor all_coefficient;     /* [L, 3 H, points T] */
@@ -76,18 +83,20 @@ typedef struct eap_gradients {
 /* Bytes of backend memory, without those of the ends. */
 int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
                                int64_t most_points, unsigned wants, bool from_site);
-/* Fills `g`, whose ends, most_points, wants and from_site are set. Frees what it made on failure.
- */
+/* Fills `g`, whose ends, sizes, most_points, wants and from_site are set. Frees what it made on
+ * failure. */
 ca_status ca_eap_gradients_create(eap_gradients *g) CA_MUST_USE;
 void ca_eap_gradients_free(eap_gradients *g);
 
 /* Begins a group, with the ends; runs those of them that `point` [points] at `site`, the first pass
- * that follows, will not run anyway. */
+ * of every part, will not run anyway. */
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,
                                  const eap_point *point, int64_t points,
                                  method_scorer *scorer) CA_MUST_USE;
-/* Runs the points forward and backward; the sums are of them alone. factor: multiplies the
- * gradient of the metric. */
+/* Begins pairs [first, first + count) of the group. */
+void ca_eap_gradients_part(eap_gradients *g, int64_t first, int64_t count);
+/* Runs the points of the part forward and backward; the sums are of them alone. factor: multiplies
+ * the gradient of the metric. */
 ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,
                                int64_t points, double factor, method_scorer *scorer) CA_MUST_USE;
 

@@ -52,7 +52,7 @@ static ca_status weigh_outputs(eap_neurons *neurons, int64_t first, ca_tensor pr
     const eap_gradients *g = neurons->gradients;
     const ca_model *m = g->ends->model;
     int64_t rows = product.shape[1], heads = neurons->graph->heads;
-    CA_TRY(ca_eap_expand(m, neurons->graph, &g->ends->difference, first, product));
+    CA_TRY(ca_eap_expand(m, neurons->graph, &g->difference, first, product));
     ca_tensor gradient = ca_tensor_slice(g->output, 1, first, rows);
     CA_TRY(weigh(m->backend, ca_tensor_slice(product, 0, 0, 1), ca_tensor_at(gradient, 0, 0)));
     for (int64_t l = 0; l < m->arch.layers; l++) {
@@ -70,11 +70,11 @@ ca_status ca_eap_neurons_pair(eap_neurons *neurons, int64_t n, ca_tensor *score)
     ca_status st = CA_OK;
     const eap_gradients *g = neurons->gradients;
     ca_backend *be = g->ends->model->backend;
-    int64_t first = g->ends->group->row[n], rows = g->ends->group->row[n + 1] - first;
+    int64_t first = g->part.row[n], rows = g->part.row[n + 1] - first;
     ca_tensor product = ca_tensor_slice(neurons->product, 1, 0, rows);
     *score = neurons->score;
     if (neurons->hidden)
-        CA_TRY(ca_multiply(be, product, ca_tensor_slice(g->ends->difference.hidden, 1, first, rows),
+        CA_TRY(ca_multiply(be, product, ca_tensor_slice(g->difference.hidden, 1, first, rows),
                            ca_tensor_slice(g->hidden, 1, first, rows)));
     else
         CA_TRY(weigh_outputs(neurons, first, product));

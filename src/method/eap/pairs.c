@@ -48,6 +48,21 @@ void ca_eap_group_set(eap_group *g, const ca_dataset *data, int64_t first, int64
     g->row[g->count] = g->rows;
 }
 
+void ca_eap_group_part(const eap_group *group, int64_t first, int64_t count, eap_group *part) {
+    assert(first + count <= group->count && count <= part->most);
+    part->data = group->data;
+    part->first = group->first + first;
+    part->count = count;
+    part->rows = group->row[first + count] - group->row[first];
+    part->prefix_rows = group->prefix_rows;
+    for (int64_t n = 0; n < count; n++) {
+        part->tail[n] = group->tail[first + n];
+        part->row[n] = group->row[first + n] - group->row[first];
+        part->prefix_start[n] = group->prefix_start[first + n];
+    }
+    part->row[count] = part->rows;
+}
+
 int64_t ca_eap_prefix_rows(const ca_example *e, bool whole) {
     return whole ? 0 : e->first_difference;
 }
@@ -133,6 +148,15 @@ eap_outputs ca_eap_outputs_rows(const eap_outputs *o, int64_t rows) {
         .z = ca_eap_with_rows(o->z, rows),
         .mlp = ca_eap_with_rows(o->mlp, rows),
         .hidden = o->hidden.data ? ca_eap_with_rows(o->hidden, rows) : o->hidden,
+    };
+}
+
+eap_outputs ca_eap_outputs_part(const eap_outputs *o, int64_t first, int64_t rows) {
+    return (eap_outputs){
+        .embed = ca_tensor_slice(o->embed, 0, first, rows),
+        .z = ca_tensor_slice(o->z, 1, first, rows),
+        .mlp = ca_tensor_slice(o->mlp, 1, first, rows),
+        .hidden = o->hidden.data ? ca_tensor_slice(o->hidden, 1, first, rows) : o->hidden,
     };
 }
 

@@ -34,6 +34,9 @@ void ca_eap_group_free(eap_group *group);
 void ca_eap_group_set(eap_group *group, const ca_dataset *data, int64_t first, int64_t last,
                       bool whole);
 
+/* Pairs [first, first + count) of a group, whose prefixes stay where they are. */
+void ca_eap_group_part(const eap_group *group, int64_t first, int64_t count, eap_group *part);
+
 /* Tokens of an example's prefix and of its tail. */
 int64_t ca_eap_prefix_rows(const ca_example *example, bool whole);
 int64_t ca_eap_tail_rows(const ca_example *example, bool whole);
@@ -71,6 +74,8 @@ eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *arch, ca
                                 int64_t rows);
 /* The same memory for T rows. */
 eap_outputs ca_eap_outputs_rows(const eap_outputs *outputs, int64_t rows);
+/* Rows [first, first + rows) of the outputs. */
+eap_outputs ca_eap_outputs_part(const eap_outputs *outputs, int64_t first, int64_t rows);
 
 /* Values [L, T, n] in memory of more rows: the layers of fewer rows lie closer together. */
 ca_tensor ca_eap_with_rows(ca_tensor t, int64_t rows);

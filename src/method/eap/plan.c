@@ -9,6 +9,8 @@ enum {
     LEAST_ROWS = 64, /* as many run well, whatever they take */
     ROW_STEP = 32,
     MOST_READS = 64,     /* runs of a pass: bounds the logits */
+    GROUP_ROWS = 128,    /* of the ends of a group: more are no faster */
+    GROUP_PAIRS = 16,    /* bounds the prefixes */
     ENOUGH = 230 << 20,  /* bytes that more rows are not worth */
     EXPANDED = 16 << 20, /* bytes of sources in D values, about */
     LEAST_EXPANDED_ROWS = 16,
@@ -22,17 +24,50 @@ bool ca_eap_runs_whole(const eap *e) {
     return e->ablation.kind != EAP_PATCHING || e->variant->clean_only;
 }
 
-/* Groups whose points have at most `rows` rows together, or of long pairs as many points as that
- * allows. */
+int64_t ca_eap_part_end(const eap *e, const ca_dataset *data, int64_t pair, int64_t last) {
+    int64_t rows = 0;
+    for (int64_t first = pair; pair < last; pair++) {
+        int64_t tail = ca_eap_tail_rows(&data->examples[pair], ca_eap_runs_whole(e));
+        rows += e->most_points * larger(tail, e->pass_rows / MOST_READS);
+        if (rows > e->pass_rows && pair > first) break;
+    }
+    return pair;
+}
+
+/* Sizes of the largest part of a group. */
+static eap_group_sizes measure_parts(const ca_job *job, const eap *e) {
+    eap_group_sizes sizes = {0};
+    const ca_packing *p = &e->packing;
+    for (int64_t b = 0; b < p->batches; b++)
+        for (int64_t pair = p->first[b], end; pair < p->first[b + 1]; pair = end) {
+            int64_t rows = 0;
+            end = ca_eap_part_end(e, job->data, pair, p->first[b + 1]);
+            for (int64_t i = pair; i < end; i++)
+                rows += ca_eap_tail_rows(&job->data->examples[i], ca_eap_runs_whole(e));
+            sizes.pairs = larger(sizes.pairs, end - pair);
+            sizes.rows = larger(sizes.rows, rows);
+        }
+    return sizes;
+}
+
+/* Parts whose points have at most `rows` rows together, or of long pairs as many points as that
+ * allows; groups of some parts. */
 static ca_status cut_groups(const ca_job *job, eap *e, int64_t rows) {
+    ca_status st = CA_OK;
     bool whole = ca_eap_runs_whole(e);
     e->longest = 1;
     for (int64_t i = 0; i < job->data->count; i++)
         e->longest = larger(e->longest, ca_eap_tail_rows(&job->data->examples[i], whole));
     e->most_points =
         smaller(larger(1, smaller(e->point_count, EAP_MOST_POINTS)), larger(1, rows / e->longest));
-    return ca_eap_groups_cut(job, whole, e->most_points, rows / MOST_READS, rows, &e->packing,
-                             &e->sizes);
+    e->pass_rows = rows;
+    int64_t group_rows = larger(rows / e->most_points, smaller(rows, GROUP_ROWS));
+    int64_t pairs = larger(GROUP_PAIRS, MOST_READS / e->most_points);
+    CA_TRY(
+        ca_eap_groups_cut(job, whole, 1, group_rows / pairs, group_rows, &e->packing, &e->sizes));
+    e->part_sizes = measure_parts(job, e);
+out:
+    return st;
 }
 
 /* What everything takes when passes have at most so many rows. */
@@ -41,7 +76,7 @@ static ca_status measure(const ca_job *job, eap *e, int64_t rows, int64_t *bytes
     int64_t row_bytes =
         e->sums.query.sources * job->arch->width * (int64_t)ca_dtype_size(job->dtype);
     CA_TRY(cut_groups(job, e, rows));
-    e->expand_rows = smaller(e->sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
+    e->expand_rows = smaller(e->part_sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
     e->cell_rows = CELLS * rows;
     *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, &e->ablation);
     *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes,
@@ -103,7 +138,7 @@ ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->examples = job->data->count;
     plan->batches = e->packing.batches * larger(1, e->site_count * passes);
-    plan->batch_rows = larger(e->most_points, 2) * e->sizes.rows;
+    plan->batch_rows = larger(e->most_points * e->part_sizes.rows, 2 * e->sizes.rows);
     plan->work_bytes += bytes;
     plan->host_bytes += ca_eap_attribute_host_bytes(e, job->arch->vocab);
 out:

@@ -11,10 +11,10 @@
 
 /* Rows of point k, of a tensor whose axis `axis` counts the rows of all points. */
 static ca_tensor of_point(const eap_gradients *g, ca_tensor t, int axis, int64_t k) {
-    return ca_tensor_slice(t, axis, k * g->ends->group->rows, g->ends->group->rows);
+    return ca_tensor_slice(t, axis, k * g->part.rows, g->part.rows);
 }
 
-static int64_t all_rows(const eap_gradients *g) { return g->points * g->ends->group->rows; }
+static int64_t all_rows(const eap_gradients *g) { return g->points * g->part.rows; }
 
 /* [T, H, n] as [K, G, T, n], heads of a group together; n may be left out. */
 static ca_tensor grouped(ca_tensor t, int64_t groups) {
@@ -101,7 +101,7 @@ static ca_status pull_heads(void *context, const ca_hook_call *call, ca_tensor g
     head_input in = input_of(a, call->site);
     ca_tensor d = ca_tensor_at(gradient, 0, 0), xhat;
     if (call->site == CA_SITE_V)
-        CA_TRY(ca_eap_gradients_xhat(g, call->layer, 0, g->ends->group->rows, &xhat));
+        CA_TRY(ca_eap_gradients_xhat(g, call->layer, 0, g->part.rows, &xhat));
     CA_TRY(set_coefficient(g, call->layer, in, grouped(d, in.heads),
                            ca_eap_coefficients(g, call->layer, in.column)));
     ca_tensor by_head = ca_tensor_swap_axes(d, 0, 1);
@@ -125,7 +125,7 @@ ca_status ca_eap_gradients_xhat(eap_gradients *g, int64_t layer, int64_t first, 
                                 ca_tensor *xhat) {
     const ca_model *m = g->ends->model;
     ca_tensor x = ca_pass_resid(g->pass, layer);
-    x = ca_tensor_3d(x.data, x.dtype, g->points, g->ends->group->rows, m->arch.width);
+    x = ca_tensor_3d(x.data, x.dtype, g->points, g->part.rows, m->arch.width);
     *xhat = ca_tensor_3d(g->xhat.data, x.dtype, g->points, rows, m->arch.width);
     ca_tensor inverse = ca_tensor_2d(g->inverse.data, x.dtype, g->points, rows);
     return ca_norm_stats(m->backend, *xhat, inverse, ca_tensor_slice(x, 1, first, rows),
@@ -175,7 +175,7 @@ static ca_status pull_node(void *context, const ca_hook_call *call, ca_tensor gr
     ca_tensor to =
         ca_tensor_2d(g->all_node.data, g->all_node.dtype, g->all_node.shape[0], all_rows(g));
     ca_tensor d = ca_tensor_at(gradient, 0, 0);
-    ca_tensor difference = ca_eap_outputs_at(&g->ends->difference, call->site, call->layer);
+    ca_tensor difference = ca_eap_outputs_at(&g->difference, call->site, call->layer);
     if (d.rank == 2) d = ca_tensor_split_last(d, 1);
     d = ca_tensor_swap_axes(d, 0, 1);
     difference = ca_tensor_swap_axes(ca_tensor_split_last(difference, heads), 0, 1);

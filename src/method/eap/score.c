@@ -123,7 +123,7 @@ static ca_status through_norm(eap_scores *s, eap_gradients *g, int64_t layer, co
     const ca_model *m = s->model;
     const ca_arch *a = &m->arch;
     ca_backend *be = m->backend;
-    int64_t columns = to.shape[0], rows = g->ends->group->rows;
+    int64_t columns = to.shape[0], rows = g->part.rows;
     double share = -1 / (double)a->width;
     ca_tensor xhat;
     if (a->norm.kind == CA_NORM_LAYER) {
@@ -225,7 +225,7 @@ static ca_status score_chunk(eap_scores *s, eap_gradients *g, const eap_chunk *c
     int64_t n = layer_columns(graph);
     ca_tensor source = ca_tensor_slice(s->source, 1, 0, c->rows);
     const eap_ablation *ablation = g->ends->ablation;
-    CA_TRY(ca_eap_expand(s->model, graph, &g->ends->difference, c->first, source));
+    CA_TRY(ca_eap_expand(s->model, graph, &g->difference, c->first, source));
     if (ablation && ablation->one.data)
         CA_TRY(ca_add(s->model->backend, source,
                       ca_tensor_repeat(ca_tensor_repeat(ablation->one, c->rows), graph->sources),
@@ -238,13 +238,12 @@ static ca_status score_chunk(eap_scores *s, eap_gradients *g, const eap_chunk *c
         int64_t parents = ca_circuit_mlp(graph, l + layers - 1) - first_source;
         for (int64_t i = 0; i < layers; i++)
             CA_TRY(expand_layer(s, g, l + i, c, ca_tensor_slice(column, 0, i * n, n)));
-        CA_TRY(
-            multiply(s, g->ends->group, c, column, l * n, first_source, least(parents, sources)));
+        CA_TRY(multiply(s, &g->part, c, column, l * n, first_source, least(parents, sources)));
     }
     ca_tensor logits = ca_tensor_slice(ca_tensor_slice(s->column, 0, 0, 1), 1, 0, c->rows);
     CA_TRY(ca_copy(s->model->backend, ca_tensor_at(logits, 0, 0),
                    rows_of(ca_tensor_at(g->branch, 0, graph->layers), c)));
-    CA_TRY(multiply(s, g->ends->group, c, logits, graph->destinations - 1, first_source, sources));
+    CA_TRY(multiply(s, &g->part, c, logits, graph->destinations - 1, first_source, sources));
 out:
     return st;
 }
@@ -282,10 +281,10 @@ static void place_of(const eap_scores *s, const eap_group *group, int64_t unit, 
 ca_status ca_eap_scores_run(eap_scores *s, eap_gradients *g, int64_t first_source, int64_t sources,
                             eap_score_visitor visit, void *context) {
     ca_status st = CA_OK;
-    int64_t units = unit_count(s, g->ends->group), from = 0;
+    int64_t units = unit_count(s, &g->part), from = 0;
     CA_TRY(ca_fill(s->model->backend, s->score, 0));
     for (int64_t unit = 0; unit < units;) {
-        eap_chunk c = next_chunk(s, g->ends->group, unit, from);
+        eap_chunk c = next_chunk(s, &g->part, unit, from);
         CA_TRY(score_chunk(s, g, &c, first_source, sources));
         from = c.first + c.rows;
         if (!c.ends) continue;
@@ -293,7 +292,7 @@ ca_status ca_eap_scores_run(eap_scores *s, eap_gradients *g, int64_t first_sourc
             int64_t n, position;
             CA_TRY(ca_download_f64(s->model->backend, ca_tensor_at(s->score, 0, u), s->staging,
                                    s->host));
-            place_of(s, g->ends->group, unit + u, &n, &position);
+            place_of(s, &g->part, unit + u, &n, &position);
             CA_TRY(visit(context, n, position, s->host));
         }
         unit += c.units;

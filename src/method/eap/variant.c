@@ -38,7 +38,7 @@ static unsigned wants_of(const eap *e) {
 }
 
 static int64_t path_bytes(const ca_job *job, const eap *e) {
-    int64_t bytes = ca_eap_gradients_bytes(job->arch, job->dtype, e->sizes, e->most_points,
+    int64_t bytes = ca_eap_gradients_bytes(job->arch, job->dtype, e->part_sizes, e->most_points,
                                            wants_of(e), e->own_site);
     if (e->level == EAP_EDGES)
         bytes +=
@@ -52,6 +52,7 @@ static int64_t path_bytes(const ca_job *job, const eap *e) {
 static ca_status path_create(eap *e) {
     ca_status st = CA_OK;
     e->gradients = (eap_gradients){.ends = &e->ends,
+                                   .sizes = e->part_sizes,
                                    .most_points = e->most_points,
                                    .wants = wants_of(e),
                                    .from_site = e->own_site};
@@ -78,6 +79,7 @@ static void sources_of(const eap *e, eap_site site, int64_t *first, int64_t *cou
 
 static ca_status take_edges(void *context, int64_t n, int64_t position, const double *score) {
     eap *e = context;
+    n += e->gradients.first;
     ca_eap_sums_edges(&e->sums, n, position, ca_eap_share(e, n), score);
     return CA_OK;
 }
@@ -86,16 +88,16 @@ static ca_status take_edges(void *context, int64_t n, int64_t position, const do
 static ca_status take_nodes(eap *e, int64_t first, int64_t count) {
     ca_status st = CA_OK;
     const eap_gradients *g = &e->gradients;
-    const eap_group *group = &e->group;
-    int64_t all = g->points * group->rows;
+    const eap_group *part = &g->part;
+    int64_t all = g->points * part->rows;
     ca_tensor node = ca_tensor_2d(g->all_node.data, g->all_node.dtype, e->sums.query.sources, all);
     CA_TRY(ca_download_f64(e->job->backend, node, e->staging, e->score_host));
-    for (int64_t n = 0; n < group->count; n++)
+    for (int64_t n = 0; n < part->count; n++)
         for (int64_t u = first; u < first + count; u++)
             for (int64_t k = 0; k < g->points; k++) {
-                const double *rows = e->score_host + u * all + k * group->rows;
-                for (int64_t t = group->row[n]; t < group->row[n + 1]; t++)
-                    ca_eap_sums_node(&e->sums, n, ca_eap_share(e, n), u,
+                const double *rows = e->score_host + u * all + k * part->rows;
+                for (int64_t t = part->row[n]; t < part->row[n + 1]; t++)
+                    ca_eap_sums_node(&e->sums, g->first + n, ca_eap_share(e, g->first + n), u,
                                      g->point[k].weight * rows[t]);
             }
 out:
@@ -104,9 +106,10 @@ out:
 
 static ca_status take_neurons(eap *e) {
     ca_status st = CA_OK;
-    for (int64_t n = 0; n < e->group.count; n++) {
+    for (int64_t i = 0; i < e->gradients.part.count; i++) {
         ca_tensor score;
-        CA_TRY(ca_eap_neurons_pair(&e->neurons, n, &score));
+        int64_t n = e->gradients.first + i;
+        CA_TRY(ca_eap_neurons_pair(&e->neurons, i, &score));
         CA_TRY(ca_download_f64(e->job->backend, score, e->staging, e->score_host));
         if (e->level == EAP_HIDDEN)
             ca_eap_sums_units(&e->sums, ca_eap_share(e, n), e->score_host);
@@ -142,7 +145,12 @@ static ca_status path_score(eap *e) {
     int64_t points = e->point_count < e->most_points ? e->point_count : e->most_points;
     CA_TRY(ca_eap_gradients_begin(&e->gradients, &e->group, e->sites[0], e->points, points,
                                   &e->scorer));
-    for (int64_t s = 0; s < e->site_count; s++) CA_TRY(path_site(e, e->sites[s]));
+    int64_t last = e->group.first + e->group.count;
+    for (int64_t pair = e->group.first, end; pair < last; pair = end) {
+        end = ca_eap_part_end(e, e->job->data, pair, last);
+        ca_eap_gradients_part(&e->gradients, pair - e->group.first, end - pair);
+        for (int64_t s = 0; s < e->site_count; s++) CA_TRY(path_site(e, e->sites[s]));
+    }
 out:
     return st;
 }
@@ -169,7 +177,7 @@ static ca_status exact_score(eap *e) {
     int64_t count = e->sums.query.sources * (edges ? e->sums.query.destinations : 1);
     CA_TRY(ca_eap_ends_begin(&e->ends, &e->group));
     CA_TRY(ca_eap_ends_run(&e->ends, true, true, &e->scorer));
-    CA_TRY(ca_eap_ends_subtract(&e->ends));
+    CA_TRY(ca_eap_ends_subtract(&e->ends, 0, e->group.rows));
     for (int64_t n = 0; n < e->group.count; n++) {
         double clean = e->ends.clean_metric[n];
         CA_TRY((edges ? ca_eap_exact_edges : ca_eap_exact_nodes)(&e->exact, n, e->score_host));
