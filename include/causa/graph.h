@@ -91,16 +91,16 @@ typedef struct ca_hook {
 /* What a pass is made for. Sizes are upper bounds of what its batches hold. */
 typedef struct ca_pass_limits {
     int64_t rows, reads;
-    int64_t layers;   /* most blocks that one forward runs; 0 = all */
-    int64_t lanes;    /* most cotangents of a backward; 0 = forward only */
-    bool keep;        /* keep every block's values for the backward; else only block inputs are
-                         kept and a block is recomputed when its gradient is needed */
-    bool logits;      /* has room for logits */
-    bool key_values;  /* keeps the keys and values of all layers, to serve as a prefix */
-    uint32_t sites;   /* CA_SITE_BITs of all hooks */
-    uint32_t edited;  /* CA_SITE_BITs of the hooks that edit */
+    int64_t layers;      /* most blocks that one forward runs; 0 = all */
+    int64_t lanes;       /* most cotangents of a backward; 0 = forward only */
+    bool keep;           /* keep every block's values for the backward; else only block inputs are
+                            kept and a block is recomputed when its gradient is needed */
+    bool logits;         /* has room for logits */
+    bool key_values;     /* keeps the keys and values of all layers, to serve as a prefix */
+    uint32_t sites;      /* CA_SITE_BITs of all hooks */
+    uint32_t edited;     /* CA_SITE_BITs of the hooks that edit */
     bool per_query_head; /* some hook asks for it */
-    int64_t pattern;  /* most pattern elements per head (pattern_start[count]) when hooked */
+    int64_t pattern;     /* most pattern elements per head (pattern_start[count]) when hooked */
 } ca_pass_limits;
 
 /* Adds the sites of hooks to the limits. */
@@ -109,7 +109,8 @@ void ca_pass_limits_add_hooks(ca_pass_limits *limits, const ca_hook *hooks, int6
 /* Bytes of backend memory that ca_pass_create takes for these limits. */
 int64_t ca_pass_bytes(const ca_arch *arch, ca_dtype dtype, const ca_pass_limits *limits);
 
-ca_status ca_pass_create(const ca_model *model, const ca_pass_limits *limits, ca_pass **out) CA_MUST_USE;
+ca_status ca_pass_create(const ca_model *model, const ca_pass_limits *limits,
+                         ca_pass **out) CA_MUST_USE;
 void ca_pass_free(ca_pass *pass);
 
 typedef enum ca_head { CA_HEAD_NONE, CA_HEAD_NORM, CA_HEAD_LOGITS } ca_head;
@@ -130,8 +131,8 @@ ca_forward ca_forward_all(const ca_model *model, const ca_batch *batch);
 
 ca_status ca_pass_forward(ca_pass *pass, const ca_forward *request) CA_MUST_USE;
 
-/* logits [n, V] of normed rows [n, D], as CA_HEAD_NORM leaves them: the vocabulary head and its cap.
- * For rows of many passes at once, which read the head's weights once. Runs no hooks. */
+/* logits [n, V] of normed rows [n, D], as CA_HEAD_NORM leaves them: the vocabulary head and its
+ * cap. For rows of many passes at once, which read the head's weights once. Runs no hooks. */
 ca_status ca_head_forward(const ca_model *model, ca_tensor logits, ca_tensor normed) CA_MUST_USE;
 
 /* Values of the last forward. resid of a layer: its input; `last_layer`: the output of the last
@@ -139,6 +140,10 @@ ca_status ca_head_forward(const ca_model *model, ca_tensor logits, ca_tensor nor
 ca_tensor ca_pass_resid(const ca_pass *pass, int64_t layer);
 ca_tensor ca_pass_final_norm(const ca_pass *pass); /* [n, D] */
 ca_tensor ca_pass_logits(const ca_pass *pass);     /* [n, V] */
+
+/* q [T, H, Dh], k and v [T, K, Dh] of a layer, of a pass that keeps its blocks or is at that block
+ * in its backward. True: as projected; false: q and k are rotated. */
+bool ca_pass_qkv(const ca_pass *pass, int64_t layer, ca_tensor *q, ca_tensor *k, ca_tensor *v);
 
 /* Keys and values of a layer, [T, K, Dh], as the last forward of a pass made with key_values left
  * them: normed and rotated. */
@@ -156,7 +161,8 @@ typedef struct ca_backward {
 /* One backward over the last forward. gradient: view [R, T, D] in the pass of the gradient at the
  * input of block stop_layer (0: at the token embeddings, below any hook); valid until the next
  * backward. No weight gradients are computed. */
-ca_status ca_pass_backward(ca_pass *pass, const ca_backward *request, ca_tensor *gradient) CA_MUST_USE;
+ca_status ca_pass_backward(ca_pass *pass, const ca_backward *request,
+                           ca_tensor *gradient) CA_MUST_USE;
 
 /* ---- parts of a block -------------------------------------------------------------------- */
 
@@ -203,11 +209,12 @@ typedef struct ca_packing {
  * template  lanes, logits, sites ... of the pass; rows, reads, pattern and keep are filled in
  * tokens    rows per micro-batch; 0 = as many as are of use and fit. A longer sequence is a
  *           micro-batch of its own
- * budget    bytes for batch and pass. When nothing fits, the smallest packing is given, with `bytes`
- *           above the budget: whoever knows the whole need compares and says it */
+ * budget    bytes for batch and pass. When nothing fits, the smallest packing is given, with
+ * `bytes` above the budget: whoever knows the whole need compares and says it */
 ca_status ca_plan_packing(const ca_arch *arch, ca_dtype dtype, const ca_pass_limits *template,
                           const int64_t *lengths, const int64_t *prefix, int64_t count,
-                          int64_t reads, int64_t tokens, int64_t budget, ca_packing *out) CA_MUST_USE;
+                          int64_t reads, int64_t tokens, int64_t budget,
+                          ca_packing *out) CA_MUST_USE;
 void ca_packing_free(ca_packing *packing);
 
 #endif

@@ -181,6 +181,20 @@ qkv_views ca_pass_split_qkv(const ca_arch *a, ca_tensor qkv) {
     };
 }
 
+bool ca_pass_qkv(const ca_pass *pass, int64_t layer, ca_tensor *q, ca_tensor *k, ca_tensor *v) {
+    const ca_arch *a = &pass->model->arch;
+    block_values b = ca_pass_block(pass, layer);
+    qkv_views views = ca_pass_split_qkv(a, b.qkv);
+    int64_t n = a->heads * a->head_dim;
+    *q = views.q;
+    *k = views.k;
+    *v = views.v;
+    if (!b.qk.data) return pass->model->layers[layer].rope < 0;
+    *q = ca_tensor_split_last(ca_tensor_slice(b.qk, 1, 0, n), a->heads);
+    *k = ca_tensor_split_last(ca_tensor_slice(b.qk, 1, n, a->kv_heads * a->head_dim), a->kv_heads);
+    return true;
+}
+
 ca_tensor ca_pass_final_norm(const ca_pass *pass) { return pass->scratch.final; }
 ca_tensor ca_pass_logits(const ca_pass *pass) { return pass->scratch.logits; }
 

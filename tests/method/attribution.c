@@ -168,6 +168,12 @@ static void attribute_groups(attribution *a, eap_ends *ends, eap_group *group) {
     ca_eap_gradients_free(&e);
 }
 
+static bool is_of_inputs(const attribution *a) {
+    for (int64_t i = 0; i < a->site_count; i++)
+        if (a->sites[i].kind != CA_SITE_EMBED) return false;
+    return true;
+}
+
 void attribute(attribution *a) {
     const ca_dataset *data = &a->g->data;
     eap_ablation ablation = {.kind = a->ablation, .positions = a->mean_positions};
@@ -178,6 +184,7 @@ void attribute(attribution *a) {
     ok(ca_eap_group_create(data->count, &group));
     ca_eap_group_set(&group, data, 0, data->count, a->whole);
     ends.sizes = sizes_of(a, &group);
+    ends.difference_only = is_of_inputs(a) && !ends.ablation && !a->keep_ends;
     ok(ca_eap_ablation_create(ends.model, &ablation));
     ok(ca_eap_ends_create(&ends));
     make_means(a, &ends, &ablation, &group);

@@ -25,6 +25,7 @@ typedef struct attribution {
     int64_t part;               /* pairs of a group that passes take at a time */
     int64_t expanded;           /* rows whose outputs and gradients have D values at a time */
     bool whole;                 /* no prefixes */
+    bool keep_ends;             /* both ends' outputs are kept where their difference would do */
     bool by_position;           /* units are tokens */
     eap_ablation_kind ablation; /* other than patching: whole prompts */
     int64_t mean_positions;     /* 1 for mean, the prompts' length for mean-positional */

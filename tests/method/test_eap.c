@@ -146,6 +146,9 @@ static void cuts_do_not_matter(eap_golden *g) {
     for (a.at_a_time = 1; a.at_a_time < a.point_count; a.at_a_time++)
         same_scores(&a, &base, "points in several passes");
     a = base;
+    a.keep_ends = true;
+    same_scores(&a, &base, "both ends kept");
+    a = base;
     a.expanded = 5; /* more than a pair has in some, fewer in others */
     same_scores(&a, &base, "few rows expanded");
     a.whole = true;

@@ -32,13 +32,8 @@ int64_t ca_eap_attribute_host_bytes(const eap *e, int64_t vocab) {
 ca_status ca_eap_attribute_create(eap *e) {
     ca_status st = CA_OK;
     ca_job *job = e->job;
-    e->ends = (eap_ends){
-        .model = job->model,
-        .ablation = e->ablation.kind == EAP_PATCHING ? NULL : &e->ablation,
-        .sizes = e->sizes,
-        .keep_stream = e->variant->keep_stream || e->own_site,
-        .keep_hidden = e->level == EAP_HIDDEN,
-    };
+    e->ends = ca_eap_ends_wanted(e);
+    e->ends.model = job->model;
     CA_TRY(ca_eap_ablation_create(job->model, &e->ablation));
     CA_TRY(ca_eap_group_create(e->sizes.pairs, &e->group));
     CA_TRY(ca_eap_ends_create(&e->ends));

@@ -128,6 +128,8 @@ ca_status ca_eap_write_truth(ca_job *job, eap *e) CA_MUST_USE;
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
 
+/* Settings of the ends, without a model. */
+eap_ends ca_eap_ends_wanted(const eap *e);
 /* The pair behind the last one of the part of a group that begins with `pair`. */
 int64_t ca_eap_part_end(const eap *e, const ca_dataset *data, int64_t pair, int64_t last);
 

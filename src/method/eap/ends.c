@@ -17,17 +17,17 @@ static ca_pass_limits prefix_limits(eap_group_sizes sizes) {
     return (ca_pass_limits){.rows = sizes.prefix_rows, .key_values = true};
 }
 
-static ca_pass_limits end_limits(eap_group_sizes sizes, bool keep_stream, bool keep_hidden) {
+static ca_pass_limits end_limits(const eap_ends *e) {
     const uint32_t taps =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
     const uint32_t stream = CA_SITE_BIT(CA_SITE_RESID_PRE) | CA_SITE_BIT(CA_SITE_MLP_IN) |
                             CA_SITE_BIT(CA_SITE_RESID_POST);
     return (ca_pass_limits){
-        .rows = 2 * sizes.rows,
-        .reads = 2 * sizes.pairs,
+        .rows = 2 * e->sizes.rows,
+        .reads = 2 * e->sizes.pairs,
         .logits = true,
-        .sites =
-            taps | (keep_stream ? stream : 0) | (keep_hidden ? CA_SITE_BIT(CA_SITE_MLP_POST) : 0),
+        .sites = taps | (e->keep_stream ? stream : 0) |
+                 (e->keep_hidden ? CA_SITE_BIT(CA_SITE_MLP_POST) : 0),
         .edited = taps,
     };
 }
@@ -37,19 +37,20 @@ static int64_t take(eap_ends *e, const ca_arch *a, ca_dtype type, bool measure) 
     int64_t rows = e->sizes.rows, z = a->heads * a->head_dim;
     int64_t hidden = e->keep_hidden ? a->layers : 0;
     int64_t streams = e->keep_stream ? a->layers + 1 : 0, mlps = e->keep_stream ? a->layers : 0;
+    int64_t layers = e->difference_only ? 0 : a->layers, units = e->difference_only ? 0 : hidden;
     const method_tensor list[] = {
         {&e->ids, CA_I32, 1, {rows}},
         {&e->all_clean.embed, type, 2, {rows, a->width}},
-        {&e->all_clean.z, type, 3, {a->layers, rows, z}},
-        {&e->all_clean.mlp, type, 3, {a->layers, rows, a->width}},
+        {&e->all_clean.z, type, 3, {layers, rows, z}},
+        {&e->all_clean.mlp, type, 3, {layers, rows, a->width}},
+        {&e->all_clean.hidden, type, 3, {units, rows, a->mlp_width}},
         {&e->all_ablated.embed, type, 2, {rows, a->width}},
-        {&e->all_ablated.z, type, 3, {a->layers, rows, z}},
-        {&e->all_ablated.mlp, type, 3, {a->layers, rows, a->width}},
+        {&e->all_ablated.z, type, 3, {layers, rows, z}},
+        {&e->all_ablated.mlp, type, 3, {layers, rows, a->width}},
+        {&e->all_ablated.hidden, type, 3, {units, rows, a->mlp_width}},
         {&e->all_difference.embed, type, 2, {rows, a->width}},
         {&e->all_difference.z, type, 3, {a->layers, rows, z}},
         {&e->all_difference.mlp, type, 3, {a->layers, rows, a->width}},
-        {&e->all_clean.hidden, type, 3, {hidden, rows, a->mlp_width}},
-        {&e->all_ablated.hidden, type, 3, {hidden, rows, a->mlp_width}},
         {&e->all_difference.hidden, type, 3, {hidden, rows, a->mlp_width}},
         {&e->all_stream, type, 3, {streams, rows, a->width}},
         {&e->all_mlp_in, type, 3, {mlps, rows, a->width}},
@@ -57,17 +58,15 @@ static int64_t take(eap_ends *e, const ca_arch *a, ca_dtype type, bool measure) 
     return ca_method_take_list(measure ? NULL : &e->buffers, list, sizeof list / sizeof *list);
 }
 
-int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
-                          bool keep_stream, bool keep_hidden) {
-    eap_ends e = {.sizes = sizes, .keep_stream = keep_stream, .keep_hidden = keep_hidden};
-    ca_pass_limits prefix = prefix_limits(sizes);
-    ca_pass_limits ends = end_limits(sizes, keep_stream, keep_hidden);
+int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, const eap_ends *settings) {
+    eap_ends e = *settings;
+    ca_pass_limits prefix = prefix_limits(e.sizes), ends = end_limits(&e);
     int64_t bytes = take(&e, arch, dtype, true);
-    bytes +=
-        ca_pass_bytes(arch, dtype, &ends) + ca_batch_bytes(2 * sizes.pairs, ends.rows, ends.reads);
-    if (sizes.prefix_rows)
-        bytes +=
-            ca_pass_bytes(arch, dtype, &prefix) + ca_batch_bytes(sizes.pairs, sizes.prefix_rows, 0);
+    bytes += ca_pass_bytes(arch, dtype, &ends) +
+             ca_batch_bytes(2 * e.sizes.pairs, ends.rows, ends.reads);
+    if (e.sizes.prefix_rows)
+        bytes += ca_pass_bytes(arch, dtype, &prefix) +
+                 ca_batch_bytes(e.sizes.pairs, e.sizes.prefix_rows, 0);
     return bytes;
 }
 
@@ -75,7 +74,7 @@ static ca_status create_passes(eap_ends *e) {
     ca_status st = CA_OK;
     ca_backend *be = e->model->backend;
     ca_pass_limits prefix = prefix_limits(e->sizes);
-    ca_pass_limits ends = end_limits(e->sizes, e->keep_stream, e->keep_hidden);
+    ca_pass_limits ends = end_limits(e);
     CA_TRY(ca_batch_create(be, 2 * e->sizes.pairs, ends.rows, ends.reads, &e->batch));
     CA_TRY(ca_pass_create(e->model, &ends, &e->pass));
     if (e->sizes.prefix_rows == 0) goto out;
@@ -93,8 +92,11 @@ ca_status ca_eap_ends_create(eap_ends *e) {
     CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(e, &m->arch, m->dtype, true),
                                     &e->buffers));
     take(e, &m->arch, m->dtype, false);
-    if (!e->keep_hidden)
-        e->all_clean.hidden = e->all_ablated.hidden = e->all_difference.hidden = (ca_tensor){0};
+    if (!e->keep_hidden) e->all_difference.hidden = (ca_tensor){0};
+    if (!e->keep_hidden || e->difference_only)
+        e->all_clean.hidden = e->all_ablated.hidden = (ca_tensor){0};
+    if (e->difference_only)
+        e->all_clean.z = e->all_clean.mlp = e->all_ablated.z = e->all_ablated.mlp = (ca_tensor){0};
     CA_TRY(ca_calloc(pairs, sizeof *e->clean_metric, &e->clean_metric));
     CA_TRY(ca_calloc(pairs, sizeof *e->ablated_metric, &e->ablated_metric));
     CA_TRY(ca_calloc(pairs, sizeof *e->predicted, &e->predicted));
@@ -155,6 +157,26 @@ out:
     return st;
 }
 
+static ca_status subtract(ca_backend *be, ca_tensor y, ca_tensor a, ca_tensor b) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_copy(be, y, a));
+    CA_TRY(ca_add(be, y, b, -1));
+out:
+    return st;
+}
+
+/* Both ends are added to it as they run. */
+static ca_status begin_difference(eap_ends *e) {
+    ca_status st = CA_OK;
+    ca_backend *be = e->model->backend;
+    CA_TRY(subtract(be, e->difference.embed, e->ablated.embed, e->clean.embed));
+    CA_TRY(ca_fill(be, e->difference.z, 0));
+    CA_TRY(ca_fill(be, e->difference.mlp, 0));
+    if (e->keep_hidden) CA_TRY(ca_fill(be, e->difference.hidden, 0));
+out:
+    return st;
+}
+
 ca_status ca_eap_ends_begin(eap_ends *e, const eap_group *group) {
     ca_status st = CA_OK;
     e->group = group;
@@ -170,6 +192,7 @@ ca_status ca_eap_ends_begin(eap_ends *e, const eap_group *group) {
         CA_TRY(embed_tails(e, true, e->ablated.embed));
     else
         CA_TRY(ca_eap_ablation_fill(e->ablation, e->model->backend, group, &e->ablated));
+    if (e->difference_only) CA_TRY(begin_difference(e));
 out:
     return st;
 }
@@ -182,6 +205,13 @@ static ca_status put_ablated(void *context, const ca_hook_call *call, ca_tensor 
     ca_tensor from = ca_eap_outputs_at(&tap->to, call->site, call->layer);
     if (value.rank == 3) from = ca_tensor_split_last(from, value.shape[1]);
     return ca_copy(call->backend, ca_tensor_slice(value, 0, tap->from, from.shape[0]), from);
+}
+
+eap_tap ca_eap_ends_tap(const eap_ends *e, bool clean, int64_t from, int64_t first, int64_t rows) {
+    const eap_outputs *to = e->difference_only ? &e->difference : clean ? &e->clean : &e->ablated;
+    return (eap_tap){.from = from,
+                     .to = ca_eap_outputs_part(to, first, rows),
+                     .add = e->difference_only ? (clean ? -1 : 1) : 0};
 }
 
 /* The hooks of one end: taps, or for the ablated end without a corrupted run, edits. */
@@ -235,8 +265,8 @@ ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *
     ca_status st = CA_OK;
     int64_t rows = e->group->rows, pairs = e->group->count, count = 0;
     ca_hook hooks[2 * EAP_TAP_HOOKS + EAP_STREAM_HOOKS];
-    eap_tap clean_tap = {.from = 0, .to = e->clean},
-            ablated_tap = {.from = clean ? rows : 0, .to = e->ablated};
+    eap_tap clean_tap = ca_eap_ends_tap(e, true, 0, 0, rows);
+    eap_tap ablated_tap = ca_eap_ends_tap(e, false, clean ? rows : 0, 0, rows);
     if (!clean && !ablated) return CA_OK;
     ca_batch_clear(e->batch);
     if (clean) {
@@ -264,20 +294,13 @@ out:
     return st;
 }
 
-static ca_status subtract(ca_backend *be, ca_tensor y, ca_tensor a, ca_tensor b) {
-    ca_status st = CA_OK;
-    CA_TRY(ca_copy(be, y, a));
-    CA_TRY(ca_add(be, y, b, -1));
-out:
-    return st;
-}
-
 ca_status ca_eap_ends_subtract(eap_ends *e, int64_t first, int64_t rows) {
     ca_status st = CA_OK;
     ca_backend *be = e->model->backend;
     eap_outputs difference = ca_eap_outputs_part(&e->difference, first, rows);
     eap_outputs ablated = ca_eap_outputs_part(&e->ablated, first, rows);
     eap_outputs clean = ca_eap_outputs_part(&e->clean, first, rows);
+    if (e->difference_only) return CA_OK;
     CA_TRY(subtract(be, difference.embed, ablated.embed, clean.embed));
     CA_TRY(subtract(be, difference.z, ablated.z, clean.z));
     CA_TRY(subtract(be, difference.mlp, ablated.mlp, clean.mlp));

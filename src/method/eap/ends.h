@@ -17,13 +17,14 @@ typedef struct eap_ends {
     const eap_ablation *ablation; /* NULL: patching, ablated = the corrupted run */
     eap_group_sizes sizes;
     bool keep_stream, keep_hidden;
+    bool difference_only; /* under patching: of the ends' outputs only embed is kept */
     ca_batch *prefix_batch, *batch;
     ca_pass *prefix_pass, *pass; /* no prefix_pass when no pair has a prefix */
     method_buffers buffers;
     /* of the running group, T rows */
     const eap_group *group;
     eap_outputs clean, ablated;
-    eap_outputs difference; /* ablated - clean, once ca_eap_ends_subtract ran */
+    eap_outputs difference; /* ablated - clean, once both ran and ca_eap_ends_subtract */
     ca_tensor stream;       /* [L + 1, T, D] clean residual stream: entering each block, and leaving
                                the last one; with keep_stream */
     ca_tensor mlp_in;       /* [L, T, D] what the clean run's MLPs read; with keep_stream */
@@ -37,11 +38,9 @@ typedef struct eap_ends {
 } eap_ends;
 
 /* Bytes of backend memory. */
-int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
-                          bool keep_stream, bool keep_hidden);
-/* Fills `ends`, whose model, ablation, sizes, keep_stream and keep_hidden (under patching only) are
- * set. Frees what it made on
- * failure. */
+int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, const eap_ends *settings);
+/* Fills `ends`, whose settings (model, ablation, sizes, keep_stream, keep_hidden, difference_only)
+ * are set. Frees what it made on failure. */
 ca_status ca_eap_ends_create(eap_ends *ends) CA_MUST_USE;
 void ca_eap_ends_free(eap_ends *ends);
 
@@ -52,6 +51,10 @@ ca_status ca_eap_ends_begin(eap_ends *ends, const eap_group *group) CA_MUST_USE;
  * or the clean prompts with all outputs replaced. scorer: for the metrics, or NULL. */
 ca_status ca_eap_ends_run(eap_ends *ends, bool clean, bool ablated,
                           method_scorer *scorer) CA_MUST_USE;
+/* How a forward that runs an end in rows from `from` on gives its outputs, those of rows
+ * [first, first + rows) of the group. */
+eap_tap ca_eap_ends_tap(const eap_ends *ends, bool clean, int64_t from, int64_t first,
+                        int64_t rows);
 /* difference = ablated - clean, in rows [first, first + rows). */
 ca_status ca_eap_ends_subtract(eap_ends *ends, int64_t first, int64_t rows) CA_MUST_USE;
 /* Metrics of an end from the logits [n, V] of pairs [first, first + n); of the clean one also

@@ -30,8 +30,9 @@ static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
         f->sizes.lanes = lanes;
         f->sizes.sources = smaller(lanes, SOURCES) * f->graph.sources;
         CA_TRY(ca_eap_groups_cut(job, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
+        const eap_ends ends = {.sizes = f->sizes.group};
         *bytes = ca_eap_runs_bytes(job->arch, job->dtype, &f->graph, f->sizes) +
-                 ca_eap_ends_bytes(job->arch, job->dtype, f->sizes.group, false, false);
+                 ca_eap_ends_bytes(job->arch, job->dtype, &ends);
         if (*bytes <= job->memory || (lanes == 1 && (job->batch || rows <= 1))) break;
         if (lanes > 1)
             lanes /= 2;

@@ -60,7 +60,7 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_group
         {&g->all_output, type, 3, {outputs, rows, a->width}},
         {&g->all_hidden, type, 3, {hidden, rows, a->mlp_width}},
         {&g->all_node, type, 2, {nodes ? sources : 0, all}},
-        {&g->projections, type, 3, {edges ? a->layers : 0, all, kv}},
+        {&g->projected, type, 2, {edges ? all : 0, a->heads * a->head_dim}},
         {&g->rest, type, 2, {edges ? a->layers : 0, kv}},
         {&g->xhat, type, 2, {all, width}},
         {&g->inverse, type, 1, {edges ? all : 0}},
@@ -197,7 +197,7 @@ static ca_status cut_gradient(void *context, const ca_hook_call *call, ca_tensor
 
 /* The path's hook, and taps of the ends that this pass runs. */
 static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
-    int64_t count = 0, rows = g->part.rows;
+    int64_t count = 0, rows = g->part.rows, row = g->ends->group->row[g->first];
     int64_t clean = g->differs ? -1 : point_at(g->site, g->point, g->points, 1);
     int64_t ablated =
         g->differs || !is_patching(g) ? -1 : point_at(g->site, g->point, g->points, 0);
@@ -209,11 +209,11 @@ static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
                                .backward = cut_gradient,
                                .context = g};
     if (clean >= 0) {
-        g->clean_tap = (eap_tap){.from = clean * rows, .to = g->clean};
+        g->clean_tap = ca_eap_ends_tap(g->ends, true, clean * rows, row, rows);
         count += ca_eap_tap_hooks(&g->clean_tap, &g->ends->model->arch, hooks + count);
     }
     if (ablated >= 0) {
-        g->ablated_tap = (eap_tap){.from = ablated * rows, .to = g->ablated};
+        g->ablated_tap = ca_eap_ends_tap(g->ends, false, ablated * rows, row, rows);
         count += ca_eap_tap_hooks(&g->ablated_tap, &g->ends->model->arch, hooks + count);
     }
     return count + ca_eap_pull_hooks(g, hooks + count);

@@ -70,7 +70,7 @@ typedef struct eap_gradients {
     ca_tensor all_heads, all_branch, all_output, all_hidden;
     ca_tensor all_coefficient;     /* [L, 3 H, points T] */
     ca_tensor all_node;            /* [F, points T] difference . gradient at the sources' outputs */
-    ca_tensor projections;         /* [L, points T, (H + 2 K) Dh] as projected */
+    ca_tensor projected;           /* [points T, H Dh] q or k of a layer, before their rotation */
     ca_tensor rest;                /* [L, (H + 2 K) Dh] q0 | k0 | v0; absent when all are 0 */
     ca_tensor xhat, inverse, dots; /* [points T, D], [points T], [H, points T] */
     ca_tensor d_logits;            /* [1, points pairs, V] */

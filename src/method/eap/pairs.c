@@ -138,7 +138,7 @@ eap_outputs ca_eap_outputs_take(method_buffers *buffers, const ca_arch *a, ca_dt
 }
 
 ca_tensor ca_eap_with_rows(ca_tensor t, int64_t rows) {
-    return ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]);
+    return t.data ? ca_tensor_3d(t.data, t.dtype, t.shape[0], rows, t.shape[2]) : t;
 }
 
 eap_outputs ca_eap_outputs_rows(const eap_outputs *o, int64_t rows) {
@@ -147,16 +147,20 @@ eap_outputs ca_eap_outputs_rows(const eap_outputs *o, int64_t rows) {
         .embed = ca_tensor_slice(o->embed, 0, 0, rows),
         .z = ca_eap_with_rows(o->z, rows),
         .mlp = ca_eap_with_rows(o->mlp, rows),
-        .hidden = o->hidden.data ? ca_eap_with_rows(o->hidden, rows) : o->hidden,
+        .hidden = ca_eap_with_rows(o->hidden, rows),
     };
+}
+
+static ca_tensor part_of(ca_tensor t, int64_t first, int64_t rows) {
+    return t.data ? ca_tensor_slice(t, 1, first, rows) : t;
 }
 
 eap_outputs ca_eap_outputs_part(const eap_outputs *o, int64_t first, int64_t rows) {
     return (eap_outputs){
         .embed = ca_tensor_slice(o->embed, 0, first, rows),
-        .z = ca_tensor_slice(o->z, 1, first, rows),
-        .mlp = ca_tensor_slice(o->mlp, 1, first, rows),
-        .hidden = o->hidden.data ? ca_tensor_slice(o->hidden, 1, first, rows) : o->hidden,
+        .z = part_of(o->z, first, rows),
+        .mlp = part_of(o->mlp, first, rows),
+        .hidden = part_of(o->hidden, first, rows),
     };
 }
 
@@ -166,20 +170,25 @@ ca_tensor ca_eap_outputs_at(const eap_outputs *o, ca_site_kind kind, int64_t lay
     return ca_tensor_at(kind == CA_SITE_Z ? o->z : o->mlp, 0, layer);
 }
 
-static ca_status keep(void *context, const ca_hook_call *call, ca_tensor value) {
+static ca_status take_outputs(void *context, const ca_hook_call *call, ca_tensor value) {
     const eap_tap *tap = context;
     if (call->recompute) return CA_OK;
     ca_tensor to = ca_eap_outputs_at(&tap->to, call->site, call->layer);
     if (value.rank == 3) to = ca_tensor_split_last(to, value.shape[1]);
-    return ca_copy(call->backend, to, ca_tensor_slice(value, 0, tap->from, to.shape[0]));
+    value = ca_tensor_slice(value, 0, tap->from, to.shape[0]);
+    return tap->add ? ca_add(call->backend, to, value, tap->add)
+                    : ca_copy(call->backend, to, value);
 }
 
 int64_t ca_eap_tap_hooks(eap_tap *tap, const ca_arch *arch, ca_hook hooks[EAP_TAP_HOOKS]) {
     static const ca_site_kind sites[EAP_TAP_HOOKS] = {CA_SITE_EMBED, CA_SITE_Z, CA_SITE_MLP_OUT,
                                                       CA_SITE_MLP_POST};
-    int64_t count = tap->to.hidden.data ? EAP_TAP_HOOKS : EAP_TAP_HOOKS - 1;
-    for (int64_t i = 0; i < count; i++)
-        hooks[i] = (ca_hook){
-            .site = sites[i], .last_layer = arch->layers - 1, .forward = keep, .context = tap};
-    return count;
+    int64_t first = tap->add ? 1 : 0,
+            last = tap->to.hidden.data ? EAP_TAP_HOOKS : EAP_TAP_HOOKS - 1;
+    for (int64_t i = first; i < last; i++)
+        hooks[i - first] = (ca_hook){.site = sites[i],
+                                     .last_layer = arch->layers - 1,
+                                     .forward = take_outputs,
+                                     .context = tap};
+    return last - first;
 }

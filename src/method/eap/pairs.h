@@ -59,7 +59,8 @@ void ca_eap_group_add_prefixes(const eap_group *group, ca_batch *batch);
  * token of each. */
 void ca_eap_group_add_run(const eap_group *group, ca_batch *batch, bool corrupted);
 
-/* Outputs of all sources in T rows. A head's output is z W_O, kept as z. */
+/* Outputs of all sources in T rows. A head's output is z W_O, kept as z. All but embed may be
+ * absent. */
 typedef struct eap_outputs {
     ca_tensor embed;  /* [T, D] token embeddings, positions not added */
     ca_tensor z;      /* [L, T, H Dh] */
@@ -83,10 +84,11 @@ ca_tensor ca_eap_with_rows(ca_tensor t, int64_t rows);
 /* Outputs [T, n] of one site: embed, attn.z, mlp_out or mlp.post of a layer. */
 ca_tensor ca_eap_outputs_at(const eap_outputs *outputs, ca_site_kind kind, int64_t layer);
 
-/* Keeps the outputs of rows [from, from + T) of a forward. */
+/* Takes the outputs of rows [from, from + T) of a forward. */
 typedef struct eap_tap {
     int64_t from;
     eap_outputs to; /* of T rows */
+    int add;        /* 1, -1: they are added, or subtracted, but for embed; 0: they are kept */
 } eap_tap;
 
 enum { EAP_TAP_HOOKS = 4 };

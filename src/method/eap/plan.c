@@ -11,7 +11,7 @@ enum {
     MOST_READS = 64,     /* runs of a pass: bounds the logits */
     GROUP_ROWS = 128,    /* of the ends of a group: more are no faster */
     GROUP_PAIRS = 16,    /* bounds the prefixes */
-    ENOUGH = 230 << 20,  /* bytes that more rows are not worth */
+    ENOUGH = 240 << 20,  /* bytes that more rows are not worth */
     EXPANDED = 16 << 20, /* bytes of sources in D values, about */
     LEAST_EXPANDED_ROWS = 16,
     CELLS = 4, /* times the rows: of a pass that keeps no values */
@@ -32,6 +32,18 @@ int64_t ca_eap_part_end(const eap *e, const ca_dataset *data, int64_t pair, int6
         if (rows > e->pass_rows && pair > first) break;
     }
     return pair;
+}
+
+eap_ends ca_eap_ends_wanted(const eap *e) {
+    bool patching = e->ablation.kind == EAP_PATCHING;
+    bool of_inputs = e->variant->path != EAP_NO_PATH && e->variant->path != EAP_OF_ACTIVATIONS;
+    return (eap_ends){
+        .ablation = patching ? NULL : &e->ablation,
+        .sizes = e->sizes,
+        .keep_stream = e->variant->keep_stream || e->own_site,
+        .keep_hidden = e->level == EAP_HIDDEN,
+        .difference_only = patching && of_inputs,
+    };
 }
 
 /* Sizes of the largest part of a group. */
@@ -79,8 +91,8 @@ static ca_status measure(const ca_job *job, eap *e, int64_t rows, int64_t *bytes
     e->expand_rows = smaller(e->part_sizes.rows, larger(LEAST_EXPANDED_ROWS, EXPANDED / row_bytes));
     e->cell_rows = CELLS * rows;
     *bytes = ca_eap_ablation_bytes(job->arch, job->dtype, &e->ablation);
-    *bytes += ca_eap_ends_bytes(job->arch, job->dtype, e->sizes,
-                                e->variant->keep_stream || e->own_site, e->level == EAP_HIDDEN);
+    const eap_ends ends = ca_eap_ends_wanted(e);
+    *bytes += ca_eap_ends_bytes(job->arch, job->dtype, &ends);
     *bytes += e->variant->bytes(job, e);
 out:
     return st;

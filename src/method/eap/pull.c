@@ -51,39 +51,50 @@ static head_input input_of(const ca_arch *a, ca_site_kind site) {
 }
 
 /* The heads of an input, of rows of projections [T, (H + 2 K) Dh], as [heads, T, Dh]. */
-static ca_tensor projected(const ca_arch *a, ca_tensor rows, head_input in) {
+static ca_tensor heads_of(const ca_arch *a, ca_tensor rows, head_input in) {
     ca_tensor part = ca_tensor_slice(rows, 1, in.first * a->head_dim, in.heads * a->head_dim);
     return ca_tensor_swap_axes(ca_tensor_split_last(part, in.heads), 0, 1);
 }
 
-static ca_tensor projections_of(const eap_gradients *g, int64_t layer) {
-    ca_tensor p = g->projections;
-    p = ca_tensor_3d(p.data, p.dtype, p.shape[0], all_rows(g), p.shape[2]);
-    return ca_tensor_at(p, 0, layer);
-}
-
-static ca_status keep_projection(void *context, const ca_hook_call *call, ca_tensor value) {
-    const eap_gradients *g = context;
-    const ca_arch *a = &call->model->arch;
-    if (call->recompute) return CA_OK;
-    ca_tensor to = projected(a, projections_of(g, call->layer), input_of(a, call->site));
-    return ca_copy(call->backend, to, ca_tensor_swap_axes(value, 0, 1));
+/* q, k or v [heads, points T, Dh] of the pass as projected: the pass keeps q and k rotated, unless
+ * they are normed first. */
+static ca_status projected(const eap_gradients *g, int64_t layer, ca_site_kind site,
+                           ca_tensor *out) {
+    ca_status st = CA_OK;
+    const ca_model *m = g->ends->model;
+    ca_tensor q, k, v, to;
+    bool rotated = !ca_pass_qkv(g->pass, layer, &q, &k, &v);
+    ca_tensor from = site == CA_SITE_Q ? q : site == CA_SITE_K ? k : v;
+    if (rotated && site != CA_SITE_V) {
+        const ca_layer *w = &m->layers[layer];
+        to = ca_tensor_3d(g->projected.data, from.dtype, from.shape[0], from.shape[1],
+                          from.shape[2]);
+        CA_TRY(ca_copy(m->backend, to, from));
+        CA_TRY(ca_rope(m->backend, to, m->cosine[w->rope], m->sine[w->rope],
+                       g->batch->sequences.positions, true));
+        from = to;
+    }
+    *out = ca_tensor_swap_axes(from, 0, 1);
+out:
+    return st;
 }
 
 /* coefficient [H, points T] = d . (q - q0) / sigma; d [H as K, G; points T; Dh]. */
-static ca_status set_coefficient(eap_gradients *g, int64_t layer, head_input in, ca_tensor d,
+static ca_status set_coefficient(eap_gradients *g, int64_t layer, ca_site_kind site, ca_tensor d,
                                  ca_tensor coefficient) {
     ca_status st = CA_OK;
     ca_backend *be = g->ends->model->backend;
     const ca_arch *a = &g->ends->model->arch;
+    head_input in = input_of(a, site);
     int64_t rows = all_rows(g), share = a->heads / in.heads;
-    ca_tensor q = projected(a, projections_of(g, layer), in);
+    ca_tensor q;
     ca_tensor by_group = ca_tensor_3d(coefficient.data, coefficient.dtype, in.heads, share, rows);
     ca_tensor inverse = ca_tensor_slice(g->inverse, 0, 0, rows);
+    CA_TRY(projected(g, layer, site, &q));
     CA_TRY(ca_row_dots(be, by_group, d, for_heads(q, share, rows)));
     if (g->rest.data) {
         ca_tensor dots = ca_tensor_3d(g->dots.data, g->dots.dtype, in.heads, share, rows);
-        ca_tensor q0 = projected(a, ca_tensor_slice(g->rest, 0, layer, 1), in);
+        ca_tensor q0 = heads_of(a, ca_tensor_slice(g->rest, 0, layer, 1), in);
         CA_TRY(ca_row_dots(be, dots, d, for_heads(q0, share, rows)));
         CA_TRY(ca_add(be, by_group, dots, -1));
     }
@@ -102,7 +113,7 @@ static ca_status pull_heads(void *context, const ca_hook_call *call, ca_tensor g
     ca_tensor d = ca_tensor_at(gradient, 0, 0), xhat;
     if (call->site == CA_SITE_V)
         CA_TRY(ca_eap_gradients_xhat(g, call->layer, 0, g->part.rows, &xhat));
-    CA_TRY(set_coefficient(g, call->layer, in, grouped(d, in.heads),
+    CA_TRY(set_coefficient(g, call->layer, call->site, grouped(d, in.heads),
                            ca_eap_coefficients(g, call->layer, in.column)));
     ca_tensor by_head = ca_tensor_swap_axes(d, 0, 1);
     ca_tensor sum = ca_tensor_slice(ca_tensor_at(g->heads, 0, call->layer), 0, in.column, a->heads);
@@ -209,10 +220,7 @@ int64_t ca_eap_pull_hooks(eap_gradients *g, ca_hook hooks[EAP_PULL_HOOKS]) {
     int64_t count = 0;
     if (g->wants & EAP_WANTS_EDGES) {
         add_hooks(g, heads, 3, pull_heads, hooks, &count);
-        for (int64_t i = 0; i < 3; i++) {
-            hooks[i].forward = keep_projection;
-            hooks[i].per_query_head = heads[i] != CA_SITE_Q;
-        }
+        for (int64_t i = 0; i < 3; i++) hooks[i].per_query_head = heads[i] != CA_SITE_Q;
         add_hooks(g, branches, 2, pull_sum, hooks, &count);
     }
     if (g->wants & EAP_WANTS_NODES) add_hooks(g, nodes, 3, pull_node, hooks, &count);
