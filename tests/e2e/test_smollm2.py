@@ -170,3 +170,46 @@ def test_pairs_of_names_have_one_length_here_too(causa):
     plan = json.loads(causa("plan", "configs/ioi-eap-ig.yaml", f"model={MODEL}",
                             "method.ablation=mean-positional", "--json").stdout)
     assert (plan["examples"], plan["excluded"]) == (64, 0)
+
+
+def ioi_rows(pairs, difference):
+    """Pairs of 15 and 16 tokens that differ from token `difference` on."""
+    def ids(pair, corrupted):
+        tokens = [(2711 * pair + 7919 * t + 13) % 49152 for t in range(15 + pair % 2)]
+        tokens[difference] = (tokens[difference] + corrupted) % 49152
+        return tokens
+    return [{"clean_ids": ids(n, 0), "corrupted_ids": ids(n, 1), "answer_ids": [5],
+             "wrong_ids": [7]} for n in range(pairs)]
+
+
+def peak_and_plan(causa, config, result):
+    plan = json.loads(causa("plan", config, f"output={result}", "--json").stdout)
+    causa("run", config, f"output={result}")
+    with h5py.File(result) as file:
+        return file["run"].attrs["peak_host_bytes"], plan
+
+
+@pytest.mark.parametrize("difference", [1, 10])
+def test_edge_attribution_costs_what_it_may(causa, tmp_path, difference):
+    """Five steps take at most eleven forwards and the product of the scores, and 300 MB beside the
+    weights, however many pairs there are; as planned to a tenth, where loading took less.
+
+    A small model's run tells what the process takes of its own. The operations of the scores are
+    those of src/method/eap/score.h, every edge counted once.
+    """
+    peak, plan = peak_and_plan(causa, "configs/demo.yaml", tmp_path / "demo.h5")
+    process = peak - sum(plan[f"{part}_bytes"] for part in ("weight", "work", "host"))
+    config = tmp_path / "run.yaml"
+    run(causa, tmp_path, ioi_rows(4, difference), "{kind: capture, sites: [logits], positions: last}")
+    forward = json.loads(causa("plan", config, "--json").stdout)["flops"] / 4
+    heads, head, width, layers, edges = 9, 64, 576, 30, 123211
+    row = 2 * width * edges + 8 * heads * head * width * layers + 2 * 5 * 3 * heads * width * layers
+    for pairs in (4, 32):
+        (tmp_path / "rows.json").write_text(json.dumps(ioi_rows(pairs, difference)))
+        config.write_text(f"name: run\nmodel: {MODEL}\ndata: {{file: {tmp_path / 'rows.json'}}}\n"
+                          "method: {kind: eap, variant: ig-inputs, steps: 5}\n")
+        peak, plan = peak_and_plan(causa, config, tmp_path / f"{pairs}.h5")
+        assert plan["flops"] / pairs <= 11 * forward + row * (15.5 - difference)
+        taken, planned = peak - process - plan["weight_bytes"], plan["work_bytes"] + plan["host_bytes"]
+        assert taken <= 300e6, taken
+    assert abs(taken - planned) <= 0.1 * planned, (taken, planned)
