@@ -178,7 +178,8 @@ void attribute(attribution *a) {
     const ca_dataset *data = &a->g->data;
     eap_ablation ablation = {.kind = a->ablation, .positions = a->mean_positions};
     eap_ends ends = {.model = a->g->f.model,
-                     .ablation = a->ablation == EAP_PATCHING ? NULL : &ablation};
+                     .ablation = a->ablation == EAP_PATCHING ? NULL : &ablation,
+                     .runs = 2};
     eap_group group;
     take_results(a);
     ok(ca_eap_group_create(data->count, &group));

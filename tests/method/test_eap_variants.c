@@ -108,6 +108,7 @@ static void setting_open(setting *s, eap_golden *g, bool whole) {
     ca_eap_group_set(&s->group, &g->data, 0, g->data.count, whole);
     s->ends = (eap_ends){.model = m,
                          .sizes = {g->data.count, s->group.rows, s->group.prefix_rows},
+                         .runs = 2,
                          .keep_stream = true};
     ok(ca_eap_ends_create(&s->ends));
     ok(ca_method_scorer_create(&s->metric, &g->data, m->backend, m->arch.vocab, g->data.count,

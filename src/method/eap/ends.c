@@ -6,6 +6,7 @@
 
 #include "causa/ops.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -23,8 +24,8 @@ static ca_pass_limits end_limits(const eap_ends *e) {
     const uint32_t stream = CA_SITE_BIT(CA_SITE_RESID_PRE) | CA_SITE_BIT(CA_SITE_MLP_IN) |
                             CA_SITE_BIT(CA_SITE_RESID_POST);
     return (ca_pass_limits){
-        .rows = 2 * e->sizes.rows,
-        .reads = 2 * e->sizes.pairs,
+        .rows = e->runs * e->sizes.rows,
+        .reads = e->runs * e->sizes.pairs,
         .logits = true,
         .sites = taps | (e->keep_stream ? stream : 0) |
                  (e->keep_hidden ? CA_SITE_BIT(CA_SITE_MLP_POST) : 0),
@@ -63,7 +64,7 @@ int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, const eap_ends *s
     ca_pass_limits prefix = prefix_limits(e.sizes), ends = end_limits(&e);
     int64_t bytes = take(&e, arch, dtype, true);
     bytes += ca_pass_bytes(arch, dtype, &ends) +
-             ca_batch_bytes(2 * e.sizes.pairs, ends.rows, ends.reads);
+             ca_batch_bytes(e.runs * e.sizes.pairs, ends.rows, ends.reads);
     if (e.sizes.prefix_rows)
         bytes += ca_pass_bytes(arch, dtype, &prefix) +
                  ca_batch_bytes(e.sizes.pairs, e.sizes.prefix_rows, 0);
@@ -75,7 +76,7 @@ static ca_status create_passes(eap_ends *e) {
     ca_backend *be = e->model->backend;
     ca_pass_limits prefix = prefix_limits(e->sizes);
     ca_pass_limits ends = end_limits(e);
-    CA_TRY(ca_batch_create(be, 2 * e->sizes.pairs, ends.rows, ends.reads, &e->batch));
+    CA_TRY(ca_batch_create(be, e->runs * e->sizes.pairs, ends.rows, ends.reads, &e->batch));
     CA_TRY(ca_pass_create(e->model, &ends, &e->pass));
     if (e->sizes.prefix_rows == 0) goto out;
     CA_TRY(ca_batch_create(be, e->sizes.pairs, prefix.rows, 0, &e->prefix_batch));
@@ -268,6 +269,7 @@ ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *
     eap_tap clean_tap = ca_eap_ends_tap(e, true, 0, 0, rows);
     eap_tap ablated_tap = ca_eap_ends_tap(e, false, clean ? rows : 0, 0, rows);
     if (!clean && !ablated) return CA_OK;
+    assert(clean + ablated <= e->runs);
     ca_batch_clear(e->batch);
     if (clean) {
         ca_eap_group_add_run(e->group, e->batch, false);

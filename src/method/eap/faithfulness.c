@@ -30,7 +30,7 @@ static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
         f->sizes.lanes = lanes;
         f->sizes.sources = smaller(lanes, SOURCES) * f->graph.sources;
         CA_TRY(ca_eap_groups_cut(job, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
-        const eap_ends ends = {.sizes = f->sizes.group};
+        const eap_ends ends = {.sizes = f->sizes.group, .runs = 2};
         *bytes = ca_eap_runs_bytes(job->arch, job->dtype, &f->graph, f->sizes) +
                  ca_eap_ends_bytes(job->arch, job->dtype, &ends);
         if (*bytes <= job->memory || (lanes == 1 && (job->batch || rows <= 1))) break;
@@ -187,7 +187,8 @@ static ca_status create_run(eap_faithfulness *f, const eap_ablation *ablation) {
     ca_status st = CA_OK;
     const ca_job *job = f->job;
     size_t values = (size_t)(f->sizes.group.pairs * (f->selection.count + BASELINES));
-    f->ends = (eap_ends){.model = job->model, .ablation = ablation, .sizes = f->sizes.group};
+    f->ends =
+        (eap_ends){.model = job->model, .ablation = ablation, .sizes = f->sizes.group, .runs = 2};
     CA_TRY(ca_eap_ends_create(&f->ends));
     CA_TRY(ca_eap_group_create(f->sizes.group.pairs, &f->group));
     CA_TRY(ca_eap_runs_create(job->model, &f->graph, f->sizes, &f->runs));

@@ -132,9 +132,7 @@ static bool is_patching(const eap_gradients *g) { return g->ends->ablation == NU
 
 /* The first point with this alpha of a path of embeddings, which is a run of its own; -1: none. */
 static int64_t point_at(eap_site site, const eap_point *point, int64_t points, double alpha) {
-    for (int64_t k = 0; k < points; k++)
-        if (site.kind == CA_SITE_EMBED && point[k].alpha == alpha) return k;
-    return -1;
+    return site.kind == CA_SITE_EMBED ? ca_eap_point_find(point, points, alpha) : -1;
 }
 
 ca_status ca_eap_gradients_begin(eap_gradients *g, const eap_group *group, eap_site site,

@@ -34,12 +34,24 @@ int64_t ca_eap_part_end(const eap *e, const ca_dataset *data, int64_t pair, int6
     return pair;
 }
 
+/* Ends that are no points of a path's first pass. */
+static int64_t ends_apart(const eap *e) {
+    bool clean = true, ablated = !e->variant->clean_only;
+    if (e->variant->path != EAP_NO_PATH && e->variant->path != EAP_OF_ACTIVATIONS) {
+        clean = ca_eap_point_find(e->points, e->most_points, 1) < 0;
+        ablated =
+            e->ablation.kind != EAP_PATCHING || ca_eap_point_find(e->points, e->most_points, 0) < 0;
+    }
+    return clean + ablated;
+}
+
 eap_ends ca_eap_ends_wanted(const eap *e) {
     bool patching = e->ablation.kind == EAP_PATCHING;
     bool of_inputs = e->variant->path != EAP_NO_PATH && e->variant->path != EAP_OF_ACTIVATIONS;
     return (eap_ends){
         .ablation = patching ? NULL : &e->ablation,
         .sizes = e->sizes,
+        .runs = larger(1, ends_apart(e)),
         .keep_stream = e->variant->keep_stream || e->own_site,
         .keep_hidden = e->level == EAP_HIDDEN,
         .difference_only = patching && of_inputs,
@@ -111,27 +123,12 @@ out:
     return st;
 }
 
-/* Ends that are no points of the path, and runs for the means. */
-static int64_t extra_runs(const eap *e) {
-    int64_t means = e->ablation.positions ? 1 : 0;
-    switch (e->variant->path) {
-    case EAP_AT_BOTH:
-        return 0;
-    case EAP_OF_ACTIVATIONS:
-        return 2 + means;
-    case EAP_NO_PATH:
-        return e->variant->clean_only ? 1 : 2 + means;
-    default:
-        return 1 + means;
-    }
-}
-
 static double example_flops(const ca_job *job, const eap *e, int64_t i) {
     const ca_arch *a = job->arch;
     const ca_example *example = &job->data->examples[i];
     bool whole = ca_eap_runs_whole(e);
     int64_t prefix = ca_eap_prefix_rows(example, whole), rows = ca_eap_tail_rows(example, whole);
-    int64_t runs = extra_runs(e);
+    int64_t runs = ends_apart(e) + (e->ablation.positions ? 1 : 0);
     double flops = ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
     flops += (double)runs * ca_flops_forward(a, rows, ca_sequence_keys(a, rows, prefix), a->layers);
     flops += ca_flops_head(a, runs);
@@ -150,7 +147,8 @@ ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->examples = job->data->count;
     plan->batches = e->packing.batches * larger(1, e->site_count * passes);
-    plan->batch_rows = larger(e->most_points * e->part_sizes.rows, 2 * e->sizes.rows);
+    plan->batch_rows =
+        larger(e->most_points * e->part_sizes.rows, larger(1, ends_apart(e)) * e->sizes.rows);
     plan->work_bytes += bytes;
     plan->host_bytes += ca_eap_attribute_host_bytes(e, job->arch->vocab);
 out:

@@ -48,6 +48,12 @@ static void gauss_legendre(int64_t n, eap_point *points) {
     }
 }
 
+int64_t ca_eap_point_find(const eap_point *points, int64_t count, double alpha) {
+    for (int64_t k = 0; k < count; k++)
+        if (points[k].alpha == alpha) return k;
+    return -1;
+}
+
 void ca_eap_points(eap_rule rule, int64_t count, eap_point *points) {
     static const double shift[] = {[EAP_LEFT] = 0, [EAP_RIGHT] = 1, [EAP_MIDPOINT] = 0.5};
     if (rule == EAP_GAUSS_LEGENDRE) {

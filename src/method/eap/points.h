@@ -33,6 +33,9 @@ eap_rule ca_eap_rule_find(const char *name);
 
 const char *ca_eap_rule_name(eap_rule rule);
 
+/* The first point with this alpha; -1: none. */
+int64_t ca_eap_point_find(const eap_point *points, int64_t count, double alpha);
+
 /* Fills points [count] on [0, 1], rising. */
 void ca_eap_points(eap_rule rule, int64_t count, eap_point *points);
 
