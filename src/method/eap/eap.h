@@ -92,6 +92,7 @@ struct eap {
     int64_t cell_rows;   /* of a pass of exact patching */
     /* while running */
     ca_job *job;
+    int64_t first; /* example of the group */
     eap_group group;
     eap_ends ends;
     eap_gradients gradients;
@@ -105,7 +106,7 @@ struct eap {
     float *row;         /* [F, R], [F, D] or [L, d_ff] */
 };
 
-/* What the scores of pair n of the group are multiplied by in the sums. */
+/* What the scores of example n of the group are multiplied by in the sums. */
 double ca_eap_share(const eap *e, int64_t n);
 
 /* options.c: the variant, the path and its points from the options. variant: one in place of that

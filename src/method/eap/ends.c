@@ -24,7 +24,7 @@ static ca_pass_limits end_limits(eap_group_sizes sizes, bool keep_stream, bool k
                             CA_SITE_BIT(CA_SITE_RESID_POST);
     return (ca_pass_limits){
         .rows = 2 * sizes.rows,
-        .reads = 2 * sizes.pairs,
+        .reads = 2 * sizes.reads,
         .logits = true,
         .sites =
             taps | (keep_stream ? stream : 0) | (keep_hidden ? CA_SITE_BIT(CA_SITE_MLP_POST) : 0),
@@ -217,14 +217,15 @@ static int64_t stream_hooks(eap_ends *e, ca_hook *hooks) {
 
 /* ---- runs ---- */
 
-ca_status ca_eap_ends_score(eap_ends *e, bool clean, ca_tensor logits, method_scorer *scorer) {
+ca_status ca_eap_ends_score(eap_ends *e, bool clean, ca_tensor logits, int64_t k,
+                            method_scorer *scorer) {
     ca_status st = CA_OK;
     double *metric = clean ? e->clean_metric : e->ablated_metric;
     for (int64_t n = 0; n < e->group->count; n++) {
         const ca_example *example = &e->group->data->examples[e->group->first + n];
-        ca_tensor row = ca_tensor_slice(logits, 0, n, 1);
-        if (clean) CA_TRY(ca_method_scorer_clean(scorer, n, row, &e->predicted[n]));
-        CA_TRY(ca_method_score(scorer, example, n, row, &metric[n]));
+        ca_tensor rows = ca_eap_group_logits(e->group, logits, k, n);
+        if (clean) CA_TRY(ca_method_scorer_clean(scorer, n, rows, &e->predicted[n]));
+        CA_TRY(ca_method_score(scorer, example, n, rows, &metric[n]));
     }
 out:
     return st;
@@ -232,7 +233,7 @@ out:
 
 ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *scorer) {
     ca_status st = CA_OK;
-    int64_t rows = e->group->rows, pairs = e->group->count, count = 0;
+    int64_t rows = e->group->rows, count = 0;
     ca_hook hooks[2 * EAP_TAP_HOOKS + EAP_STREAM_HOOKS];
     eap_tap clean_tap = {.from = 0, .to = e->clean},
             ablated_tap = {.from = clean ? rows : 0, .to = e->ablated};
@@ -255,10 +256,8 @@ ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *
     CA_TRY(ca_pass_forward(e->pass, &request));
     ca_tensor logits = ca_pass_logits(e->pass);
     if (!scorer) goto out;
-    if (clean) CA_TRY(ca_eap_ends_score(e, true, ca_tensor_slice(logits, 0, 0, pairs), scorer));
-    if (ablated)
-        CA_TRY(ca_eap_ends_score(e, false, ca_tensor_slice(logits, 0, clean ? pairs : 0, pairs),
-                                 scorer));
+    if (clean) CA_TRY(ca_eap_ends_score(e, true, logits, 0, scorer));
+    if (ablated) CA_TRY(ca_eap_ends_score(e, false, logits, clean ? 1 : 0, scorer));
 out:
     return st;
 }

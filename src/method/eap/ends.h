@@ -54,8 +54,9 @@ ca_status ca_eap_ends_run(eap_ends *ends, bool clean, bool ablated,
                           method_scorer *scorer) CA_MUST_USE;
 /* difference = ablated - clean. */
 ca_status ca_eap_ends_subtract(eap_ends *ends) CA_MUST_USE;
-/* Metrics of an end from its logits [pairs, V]; of the clean one also `predicted`. */
-ca_status ca_eap_ends_score(eap_ends *ends, bool clean, ca_tensor logits,
+/* Metrics of an end from the logits of a pass, in which it is run k; of the clean one also
+ * `predicted`. */
+ca_status ca_eap_ends_score(eap_ends *ends, bool clean, ca_tensor logits, int64_t k,
                             method_scorer *scorer) CA_MUST_USE;
 /* The pass on whose keys and values the group's tails sit; NULL when it has no prefix. */
 const ca_pass *ca_eap_ends_prefix(const eap_ends *ends);

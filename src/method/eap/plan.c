@@ -27,12 +27,12 @@ bool ca_eap_runs_whole(const eap *e) {
 static ca_status cut_groups(const ca_job *job, eap *e, int64_t rows) {
     bool whole = ca_eap_runs_whole(e);
     e->longest = 1;
-    for (int64_t i = 0; i < job->data->count; i++)
-        e->longest = larger(e->longest, ca_eap_tail_rows(&job->data->examples[i], whole));
+    for (int64_t i = 0; i < e->metric.sequences->count; i++)
+        e->longest = larger(e->longest, ca_eap_tail_rows(&e->metric.sequences->examples[i], whole));
     e->most_points =
         smaller(larger(1, smaller(e->point_count, EAP_MOST_POINTS)), larger(1, rows / e->longest));
-    return ca_eap_groups_cut(job, whole, e->most_points, rows / MOST_READS, rows, &e->packing,
-                             &e->sizes);
+    return ca_eap_groups_cut(job, &e->metric, whole, e->most_points, rows / MOST_READS, rows,
+                             &e->packing, &e->sizes);
 }
 
 /* What everything takes when passes have at most so many rows. */
@@ -79,15 +79,14 @@ static int64_t extra_runs(const eap *e) {
     }
 }
 
-static double example_flops(const ca_job *job, const eap *e, int64_t i) {
+static double sequence_flops(const ca_job *job, const eap *e, const ca_example *example) {
     const ca_arch *a = job->arch;
-    const ca_example *example = &job->data->examples[i];
     bool whole = ca_eap_runs_whole(e);
     int64_t prefix = ca_eap_prefix_rows(example, whole), rows = ca_eap_tail_rows(example, whole);
     int64_t runs = extra_runs(e);
     double flops = ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
     flops += (double)runs * ca_flops_forward(a, rows, ca_sequence_keys(a, rows, prefix), a->layers);
-    flops += ca_flops_head(a, runs);
+    flops += ca_flops_head(a, runs * ca_example_reads(example));
     return flops + e->variant->flops(job, e, rows, prefix);
 }
 
@@ -95,10 +94,11 @@ ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     ca_status st = CA_OK;
     int64_t bytes = 0;
     CA_TRY(fit(job, e, &bytes));
-    e->sums.pairs = e->sizes.pairs;
-    for (int64_t i = 0; i < job->data->count; i++) {
-        plan->tokens += (e->variant->clean_only ? 1 : 2) * job->data->examples[i].clean.count;
-        plan->flops += example_flops(job, e, i);
+    e->sums.pairs = e->sizes.pairs / ca_metric_parts(e->metric.kind);
+    for (int64_t i = 0; i < e->metric.sequences->count; i++) {
+        const ca_example *sequence = &e->metric.sequences->examples[i];
+        plan->tokens += (e->variant->clean_only ? 1 : 2) * sequence->clean.count;
+        plan->flops += sequence_flops(job, e, sequence);
     }
     int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->examples = job->data->count;

@@ -76,8 +76,12 @@ static void sources_of(const eap *e, eap_site site, int64_t *first, int64_t *cou
     if (site.kind == CA_SITE_MLP_OUT) *first = ca_circuit_mlp(&e->sums.query, site.layer);
 }
 
+/* The example of the group that pair n is a sequence of. */
+static int64_t example_of(const eap *e, int64_t n) { return n / ca_metric_parts(e->metric.kind); }
+
 static ca_status take_edges(void *context, int64_t n, int64_t position, const double *score) {
     eap *e = context;
+    n = example_of(e, n);
     ca_eap_sums_edges(&e->sums, n, position, ca_eap_share(e, n), score);
     return CA_OK;
 }
@@ -94,8 +98,9 @@ static ca_status take_nodes(eap *e, int64_t first, int64_t count) {
         for (int64_t u = first; u < first + count; u++)
             for (int64_t k = 0; k < g->points; k++) {
                 const double *rows = e->score_host + u * all + k * group->rows;
+                int64_t i = example_of(e, n);
                 for (int64_t t = group->row[n]; t < group->row[n + 1]; t++)
-                    ca_eap_sums_node(&e->sums, n, ca_eap_share(e, n), u,
+                    ca_eap_sums_node(&e->sums, i, ca_eap_share(e, i), u,
                                      g->point[k].weight * rows[t]);
             }
 out:
@@ -105,13 +110,14 @@ out:
 static ca_status take_neurons(eap *e) {
     ca_status st = CA_OK;
     for (int64_t n = 0; n < e->group.count; n++) {
+        int64_t i = example_of(e, n);
         ca_tensor score;
         CA_TRY(ca_eap_neurons_pair(&e->neurons, n, &score));
         CA_TRY(ca_download_f64(e->job->backend, score, e->staging, e->score_host));
         if (e->level == EAP_HIDDEN)
-            ca_eap_sums_units(&e->sums, ca_eap_share(e, n), e->score_host);
+            ca_eap_sums_units(&e->sums, ca_eap_share(e, i), e->score_host);
         else
-            ca_eap_sums_neurons(&e->sums, n, ca_eap_share(e, n), e->score_host);
+            ca_eap_sums_neurons(&e->sums, i, ca_eap_share(e, i), e->score_host);
     }
 out:
     return st;
@@ -154,7 +160,8 @@ static double exact_flops(const ca_job *job, const eap *e, int64_t rows, int64_t
 }
 
 static int64_t exact_bytes(const ca_job *job, const eap *e) {
-    return ca_eap_exact_bytes(job->arch, job->dtype, &e->sums.query, e->cell_rows, e->longest);
+    return ca_eap_exact_bytes(job->arch, job->dtype, &e->sums.query, e->cell_rows, e->longest,
+                              e->sizes.reads);
 }
 
 static ca_status exact_create(eap *e) {
@@ -175,9 +182,11 @@ static ca_status exact_score(eap *e) {
         CA_TRY((edges ? ca_eap_exact_edges : ca_eap_exact_nodes)(&e->exact, n, e->score_host));
         for (int64_t i = 0; i < count; i++)
             e->score_host[i] = -e->metric.kind->sign * (e->score_host[i] - clean);
-        if (edges) ca_eap_sums_edges(&e->sums, n, -1, ca_eap_share(e, n), e->score_host);
+        int64_t example = example_of(e, n);
+        double share = ca_eap_share(e, example);
+        if (edges) ca_eap_sums_edges(&e->sums, example, -1, share, e->score_host);
         for (int64_t u = 0; u < count && !edges; u++)
-            ca_eap_sums_node(&e->sums, n, ca_eap_share(e, n), u, e->score_host[u]);
+            ca_eap_sums_node(&e->sums, example, share, u, e->score_host[u]);
     }
 out:
     return st;

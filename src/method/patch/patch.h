@@ -52,7 +52,7 @@ typedef struct patch_state {
     ca_position_kind positions;
     int64_t slots;
     int64_t *slot_position; /* [slots] as named; -1 the last, 0 for named sets of tokens */
-    patch_span *spans;      /* [N, slots] */
+    patch_span *spans;      /* [N, slots] of the prompts; what follows them is never patched */
     int *role;              /* [N, slots] of positions: all, -1 beyond a prompt; else NULL */
     bool by_role;           /* the prompts' roles stand at different places */
     ca_packing packing;     /* examples in groups that share a first pass */
