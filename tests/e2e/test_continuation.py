@@ -11,7 +11,7 @@ from test_patch import PAIR, id_pairs
 
 PATCH = {"kind": "patch"}
 SITES = ["embed", "blocks.*.resid_pre", "blocks.*.resid_post", "blocks.*.attn.pattern",
-         "blocks.*.attn.z[*]", "blocks.*.mlp_out"]
+         "blocks.*.attn.z[*]", "blocks.*.mlp_out", "final_norm"]
 TEXTS = {"answer_text": " the store to", "wrong_text": " a bar"}
 ANSWERS, WRONGS = [[7, 8, 9], [10], [11, 12]], [[20, 21], [22, 23, 24], [25]]
 

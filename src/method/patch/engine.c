@@ -41,6 +41,7 @@ struct patch_engine {
 };
 
 static bool is_stream(const patch_place *place) { return place->kind == CA_SITE_RESID_PRE; }
+static bool is_final(const patch_place *place) { return place->kind == CA_SITE_FINAL_NORM; }
 
 /* ---- sizes ---- */
 
@@ -67,6 +68,7 @@ static ca_status list_taps(const ca_arch *arch, const patch_place *places, int64
     for (int64_t i = 0; i < count; i++) most += 2 + places[i].last - places[i].first;
     CA_TRY(ca_calloc((size_t)most + 1, sizeof *out->taps, &out->taps));
     for (int64_t i = 0; i < count; i++) {
+        if (is_final(&places[i])) continue; /* the first pass has it */
         add_tap(out, arch, CA_SITE_RESID_PRE, places[i].first);
         for (int64_t l = places[i].first; !is_stream(&places[i]) && l <= places[i].last; l++)
             add_tap(out, arch, places[i].kind, l);
@@ -96,7 +98,7 @@ static void set_limits(const patch_place *places, int64_t count, patch_sizes siz
     *cell = (ca_pass_limits){
         .rows = sizes.cell_rows, .reads = sizes.cell_reads, .pattern = sizes.cell_pattern};
     for (int64_t i = 0; i < count; i++) {
-        if (is_stream(&places[i])) continue;
+        if (is_stream(&places[i]) || is_final(&places[i])) continue;
         base->sites |= CA_SITE_BIT(places[i].kind);
         cell->sites |= CA_SITE_BIT(places[i].kind);
         cell->edited |= CA_SITE_BIT(places[i].kind);
@@ -308,6 +310,37 @@ out:
     return st;
 }
 
+/* The index of a row of the first pass among those that it read. */
+static int64_t read_index(const patch_engine *e, int64_t row) {
+    int64_t first = 0, last = e->base_batch->reads - 1;
+    while (first < last) {
+        int64_t middle = (first + last) / 2;
+        if (e->base_batch->read_rows[middle] < row)
+            first = middle + 1;
+        else
+            last = middle;
+    }
+    assert(e->base_batch->read_rows[first] == row);
+    return first;
+}
+
+/* Cells at the final norm: rows of the source where they are patched, else of the target. */
+static ca_status take_final(patch_engine *e, const patch_cell *cells, int64_t count) {
+    ca_status st = CA_OK;
+    ca_tensor final = ca_pass_final_norm(e->base_pass);
+    for (int64_t i = 0; i < count; i++) {
+        const patch_cell *c = &cells[i];
+        for (int64_t t = c->length - c->reads; t < c->length; t++) {
+            int64_t row = (c->from <= t && t < c->to ? c->source : c->target) + t;
+            assert(e->waiting < e->sizes.cell_reads);
+            CA_TRY(ca_copy(e->model->backend, ca_tensor_slice(e->normed, 0, e->waiting++, 1),
+                           ca_tensor_slice(final, 0, read_index(e, row), 1)));
+        }
+    }
+out:
+    return st;
+}
+
 ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
                                     const patch_cell *cells, int64_t count) {
     ca_status st = CA_OK;
@@ -317,6 +350,7 @@ ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
                     .edits = true,
                     .forward = place->kind == CA_SITE_PATTERN ? put_pattern_in : put_in,
                     .context = e};
+    if (is_final(place)) return take_final(e, cells, count);
     CA_TRY(start_cells(e, place, cells, count));
     int64_t reads = e->cell_batch->reads;
     assert(e->waiting + reads <= e->sizes.cell_reads);

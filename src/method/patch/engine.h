@@ -12,7 +12,8 @@
 
 #include "causa/graph.h"
 
-/* Where values are exchanged. CA_SITE_RESID_PRE stands for the residual stream: the one that enters
+/* Where values are exchanged. CA_SITE_FINAL_NORM, with first == last == L, stands for what the head
+ * reads at the tokens whose logits are read: nothing is run after it. CA_SITE_RESID_PRE stands for the residual stream: the one that enters
  * block `first`, or with first == L the one that leaves the last block. Not attn.result, whose
  * exchange is that of attn.z. Of attn.pattern a token's value is its row: how it attends. */
 typedef struct patch_place {

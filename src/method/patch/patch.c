@@ -53,6 +53,7 @@ static const char *const conventions[] = {
     "one layer",
     "embed is patched as the input of block 0, resid_post as the input of the next block, "
     "attn.result as attn.z, of which it is a product",
+    "final_norm and logits are patched where logits are read: at other tokens they change nothing",
     "attn.pattern is patched by rows: how the token of the cell attends to those up to it; what it "
     "reads there stays that of the patched run",
     "attn.k and attn.v have one head per key/value group; q and k are patched before any norm and "
