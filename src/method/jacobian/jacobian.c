@@ -75,6 +75,9 @@ static const char *const conventions[] = {
     "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
     "mu); "
     "standard_error: sample standard deviation over the probes / sqrt(probes)",
+    "fisher: root is the square root of score, on the scale of the norms; predicted_kl: 1/2 sum of "
+    "lambda (u^T J x)^2, the divergence in nats that zeroing the token's leaf causes, to second "
+    "order and of the eigenpairs kept (loo measures it)",
     "tokens after the position that is read score exactly 0; a BOS token is scored like any other",
     "a span: the target is the sum over its positions of their targets' logits "
     "(integrated_gradients: "

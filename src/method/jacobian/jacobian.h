@@ -86,10 +86,12 @@ const jacobian_scope *ca_jacobian_scope_find(const char *name);
 /* One scope of a job. */
 typedef struct jacobian_column {
     const jacobian_scope *scope;
-    int64_t lanes;               /* per slot */
-    int64_t first_lane;          /* in `vectors` */
-    float *score, *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end */
-    double *squares;             /* the same: sums over lanes of |g_t|^4; NULL without probes */
+    int64_t lanes;      /* per slot */
+    int64_t first_lane; /* in `vectors` */
+    float *score,
+        *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end; of sums of
+                          squares the signed ones hold 1/2 sum over lanes of (g_t . x_t)^2 */
+    double *squares;   /* the same: sums over lanes of |g_t|^4; NULL without probes */
 } jacobian_column;
 
 enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16, JACOBIAN_ENTROPY = 16 /* reads at a time */ };
