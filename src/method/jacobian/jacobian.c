@@ -91,6 +91,10 @@ static const char *const conventions[] = {
     "clean) in nats, c the most probable token of the clean run; more negative is better; sem: "
     "sample standard deviation over prompts / sqrt(n); published_sem takes intervals as "
     "independent",
+    "paired_interval: half the 95 % interval (Student's t) of the mean difference of aopc to "
+    "paired_with over prompts; paired_wilcoxon: two-sided p of the signed-rank test (normal "
+    "approximation, zeros left out); aligned_*: the same of the prompts whose target is the "
+    "prediction",
     "ablated tokens: max(1, floor(f n)) of n tokens at fraction f, highest scores first, ties by "
     "position; n counts the tokens up to the one read, a BOS excluded, and the slot of a target "
     "that the prompt holds; at most all but that slot, of a prompt without BOS all but one when "

@@ -13,9 +13,10 @@
 #include "causa/graph.h"
 
 /* Where values are exchanged. CA_SITE_FINAL_NORM, with first == last == L, stands for what the head
- * reads at the tokens whose logits are read: nothing is run after it. CA_SITE_RESID_PRE stands for the residual stream: the one that enters
- * block `first`, or with first == L the one that leaves the last block. Not attn.result, whose
- * exchange is that of attn.z. Of attn.pattern a token's value is its row: how it attends. */
+ * reads at the tokens whose logits are read: nothing is run after it. CA_SITE_RESID_PRE stands for
+ * the residual stream: the one that enters block `first`, or with first == L the one that leaves
+ * the last block. Not attn.result, whose exchange is that of attn.z. Of attn.pattern a token's
+ * value is its row: how it attends. */
 typedef struct patch_place {
     ca_site_kind kind;
     int64_t first, last; /* layers, inclusive; of the stream one */

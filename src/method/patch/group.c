@@ -343,7 +343,7 @@ static ca_status write_example(patch_state *p, int64_t n) {
         }
         for (int64_t d = 0; d < draws; d++)
             spread += pow((of_draw[d * cells] - corrupted[d]) / gap - effect[c], 2);
-        interval[c] = ca_patch_half_width(spread, draws);
+        interval[c] = ca_method_half_width(spread, draws);
     }
     CA_TRY(ca_result_write(p->job->result, "/patch/value", at, 1, value));
     CA_TRY(ca_result_write(p->job->result, "/patch/effect", at, 1, effect));
