@@ -150,11 +150,14 @@ def randomise(result):
     rows = [[scope.replace("_", " "), *(
         cell(float(mean), float(error)) for mean, error in zip(
             result.array(f"{folder}/{scope}/spearman_mean"),
-            result.array(f"{folder}/{scope}/spearman_sem")))] for scope in scopes]
+            result.array(f"{folder}/{scope}/spearman_sem"))),
+        cell(result.attributes(f"{folder}/{scope}").get("spearman_floor"), None)] for scope in scopes]
     markup = page.note(
         "The scores are computed again with random weights in blocks from the top down: Spearman ρ "
         "with the scores of the model. Scores that stay alike do not show what the model has learned. "
+        "The last column is what the scores in random order give. "
         f"± are {NORMAL_95} standard errors over prompts.")
-    header = ["scope", *(f"{count} {'block' if count == 1 else 'blocks'} random" for count in blocks)]
+    header = ["scope", *(f"{count} {'block' if count == 1 else 'blocks'} random" for count in blocks),
+              "random order"]
     return Section("Random weights",
                    markup + page.table(header, rows, numbers=set(range(1, len(header)))))

@@ -265,3 +265,4 @@ def test_page_of_probes_and_random_weights(run_ids):
     text = page_of(run_ids([[1, 2, 3, 4, 5], [6, 7, 8, 9]], method))
     assert "8 probes, standard error" in text
     assert "Random weights" in text and "0 blocks random" in text and "1.000 ± 0.000" in text
+    assert "random order" in text

@@ -105,9 +105,10 @@ static const char *const conventions[] = {
     "ceil(n / 10) tokens that scores and divergences put first, the shared ones as a share of "
     "those "
     "in either",
-    "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
-    "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
-    "final norm, unembedding and target unchanged",
+    "randomise: spearman and top10_jaccard of scores and those with the upper blocks as before "
+    "training (matrices normal with deviation initializer_range of the model's config, biases 0, "
+    "norm gains 1), over the tokens that loo ranks; embeddings, final norm, unembedding and target "
+    "unchanged; _floor: means over 20 random orders of the scores",
     NULL,
 };
 static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_mean", NULL};
