@@ -42,6 +42,9 @@ static const ca_option options[] = {
      "how the scores of a word's tokens become one score of the word"},
     {"method.steps", CA_OPTION_INT, "auto", "1..", "auto",
      "nodes of integrated_gradients and path_semantic; auto: 10, with compat the published 5"},
+    {"method.baseline", CA_OPTION_TEXT, "zero", NULL, NULL,
+     "embeddings at which such paths begin, at every token: zero, mean (of the vocabulary), the "
+     "tokenizer's bos, eos or pad, or a token as text or #id"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
      "jacobian-scopes: paths with the nodes and weights of the published code, not by the midpoint "
      "rule, and input_x_gradient of the log-probability, not of the logit"},
@@ -71,7 +74,9 @@ static const char *const conventions[] = {
     "negative, the cross-entropy, is the published loss. integrated_gradients: of the "
     "log-probability, its gradients averaged over the midpoints of method.steps intervals of [0, "
     "1]; with compat over k / steps and each times k / steps, as published. path_semantic: of the "
-    "logit, over the same midpoints; with compat over k / steps, times (steps - 1) / steps",
+    "logit, over the same midpoints; with compat over k / steps, times (steps - 1) / steps. Paths "
+    "run "
+    "from method.baseline b, e = b + alpha (x - b), and gradients are multiplied by x - b",
     "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
     "mu); "
     "standard_error: sample standard deviation over the probes / sqrt(probes)",
@@ -151,18 +156,21 @@ static bool has_path(const jacobian *j) {
 
 /* Paths scale the embeddings: their leaf and their single read are fixed by that. */
 static ca_status check_path(const ca_job *job, jacobian *j) {
+    ca_status st = CA_OK;
     j->compat = strcmp(ca_config_text(job->config, "method.compat"), "none") != 0;
     j->steps = ca_config_is_word(job->config, "method.steps")
                    ? (j->compat ? COMPAT_STEPS : STEPS)
                    : ca_config_int(job->config, "method.steps");
     if (!has_path(j)) return CA_OK;
+    CA_TRY(ca_jacobian_read_baseline(job, j));
     if (j->layer > 0)
         return ca_config_fail(job->config, "method.layer",
                               "expected 0 with scopes that are integrated over the embeddings");
     if (j->matrix)
         return ca_config_fail(job->config, "method.position",
                               "expected one position per prompt with scopes that are integrated");
-    return CA_OK;
+out:
+    return st;
 }
 
 /* Probes, or eigenpairs; of these more than the width of the model are refused. */
@@ -238,6 +246,7 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->leaf, dtype, 2, {rows, width}},
         {&j->product, dtype, 2, {rows, width}},
         {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
+        {&j->path_baseline, dtype, 2, {has_path(j) ? 1 : 0, width}},
         {&j->probability, dtype, 2, {probability_rows(j), job->arch->vocab}},
         {&j->norms, dtype, 1, {rows}},
         {&j->dots, dtype, 1, {rows}},
@@ -415,6 +424,7 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));
     CA_TRY(create_scores(j));
+    if (has_path(j)) CA_TRY(ca_jacobian_set_baseline(j));
     CA_TRY(ca_jacobian_evaluation_create(j));
 out:
     return st;

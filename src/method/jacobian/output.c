@@ -80,6 +80,8 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     if (c->scope->combine == COMBINE_SUM_SQUARES) CA_TRY(reserve_fisher(j, scores));
     if (c->scope->path) {
         CA_TRY(ca_result_attribute_int(r, group, "steps", j->steps));
+        CA_TRY(ca_result_attribute_text(r, group, "baseline",
+                                        ca_config_text(j->job->config, "method.baseline")));
         snprintf(path, sizeof path, "%s/residual", group);
         CA_TRY(
             ca_result_reserve(r, path, CA_RESULT_F64, (ca_result_shape){1, {count}, {"example"}}));
@@ -197,7 +199,7 @@ ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
     return ca_jacobian_write(j, path, j->first, j->last - j->first, j->residual);
 }
 
-/* How far the signed scores of a path miss the change f(x) - f(0) that they divide up, as a share
+/* How far the signed scores of a path miss the change f(x) - f(b) that they divide up, as a share
  * of it: the median of the prompts, and how many miss by more than a tenth. The compat paths do not
  * divide it up. */
 static ca_status summarise_residuals(jacobian *j, const char *scope) {
@@ -230,7 +232,7 @@ static ca_status summarise_residuals(jacobian *j, const char *scope) {
             CA_LOG_WARNING,
             "%s: in %lld of %lld prompts the signed scores miss the change of the target by more "
             "than a tenth of it (median %.2g): more method.steps bring them nearer, slowly "
-            "where RMS norms put the change next to zero embeddings",
+            "where RMS norms put the change next to zero embeddings (method.baseline)",
             scope, (long long)large, (long long)count, median);
 out:
     free(residual);
