@@ -3,11 +3,15 @@
 the first tokens of the continuation behind it, one run a token.
 """
 
+import signal
+import time
 
 import files
+import h5py
 import numpy as np
 import pytest
 from test_patch import PAIR, id_pairs
+from test_resume import start
 
 PATCH = {"kind": "patch"}
 SITES = ["embed", "blocks.*.resid_pre", "blocks.*.resid_post", "blocks.*.attn.pattern",
@@ -192,3 +196,25 @@ def test_bad_input(causa, tmp_path, method, row, metric, code, words):
     done = causa("run", config, f"output={tmp_path / 'x.h5'}", check=False)
     assert done.returncode == code and words in done.stderr, done.stderr
     assert not list(tmp_path.glob("x.h5*"))
+
+
+def test_stop_inside_an_example(causa, tmp_path):
+    """What is done of the two sequences of a pair is kept, and the run goes on behind it."""
+    method = {**PATCH, "sites": ["blocks.*.attn.q[*]", "blocks.*.attn.z[*]"]}
+    clean = [(7 * t + 3) % 390 for t in range(60)]
+    pair = {"clean_ids": clean, "corrupted_ids": [clean[0], 5, *clean[2:]],
+            "answer_text_ids": [1, 2, 3], "wrong_text_ids": [4, 5]}
+    config = files.write_config(tmp_path / "one.yaml", method, [pair], backend="ref", batch=64,
+                                metric="continuation_diff", model=files.MODELS / "smollm2")
+    path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
+    process = start(causa, config, path)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75 and "finished examples: 0" in errors, errors
+    with h5py.File(f"{path}.checkpoint", "r") as file:
+        first, count, scored = file["unfinished/cells"][()]
+        assert (first, count) == (0, 2) and 0 < scored < file["unfinished/value"].size
+    causa("run", config, f"output={path}", "--resume")
+    causa("run", config, f"output={whole}")
+    files.same_bytes(path, whole)
