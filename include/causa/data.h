@@ -83,7 +83,7 @@ void ca_dataset_free(ca_dataset *dataset);
 ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int64_t vocab,
                            int32_t *id) CA_MUST_USE;
 
-/* How many rows of an example say its metric: the last one of the prompt, and those of the suffix. */
+/* Rows of an example at which its metric is read: the last one of the prompt and the suffix's. */
 static inline int64_t ca_example_reads(const ca_example *example) { return 1 + example->suffix; }
 
 /* The sequences on which continuations are scored: for every example one whose two prompts are
