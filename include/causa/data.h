@@ -40,6 +40,9 @@ typedef struct ca_example {
     int64_t label;
     int64_t subject_first, subject_last; /* tokens [first, last) of clean; first == last: none */
     int64_t first_difference;            /* of a pair: first token that differs; count when none */
+    /* of ca_dataset_continue, else 0 */
+    int64_t suffix;    /* tokens of a continuation at the end of both prompts */
+    bool suffix_wrong; /* they are of wrong_text, not of answer_text */
 } ca_example;
 
 typedef struct ca_dataset {
@@ -79,6 +82,18 @@ void ca_dataset_free(ca_dataset *dataset);
  * token. Errors: CA_E_DATA showing the tokens that it encodes to. */
 ca_status ca_token_of_text(const ca_tokenizer *tokenizer, const char *text, int64_t vocab,
                            int32_t *id) CA_MUST_USE;
+
+/* Rows of an example at which its metric is read: the last one of the prompt and the suffix's. */
+static inline int64_t ca_example_reads(const ca_example *example) { return 1 + example->suffix; }
+
+/* The sequences on which continuations are scored: for every example one whose two prompts are
+ * followed by answer_text but its last token, which nothing is read of, and then with `wrong` one
+ * with wrong_text. They share everything but the prompts' tokens with `dataset`, which must outlive
+ * them. positions: longest sequence that the model takes.
+ * Errors: CA_E_DATA naming the rows: no continuation, or too long together. */
+ca_status ca_dataset_continue(const ca_dataset *dataset, bool wrong, int64_t positions,
+                              ca_dataset **out) CA_MUST_USE;
+void ca_dataset_free_continued(ca_dataset *sequences);
 
 /* Puts the tokens of answer_text behind those of `clean`, where they cover no bytes of its text.
  * positions: longest prompt that the model takes. Errors: CA_E_DATA naming the row: no answer_text,

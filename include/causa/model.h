@@ -51,6 +51,7 @@ typedef struct ca_arch {
 
     double embed_scale; /* 1 unless Gemma */
     bool tied;          /* the head is the embedding */
+    double initializer_range; /* standard deviation of matrices before training; 0.02 if unsaid */
 } ca_arch;
 
 /* Weights of one block. Absent ones have data == NULL. Matrices are [out, in]. */

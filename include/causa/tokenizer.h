@@ -43,6 +43,10 @@ int32_t ca_tokenizer_bos(const ca_tokenizer *tokenizer);
 /* Id to use when the user asks for a BOS (`bos: true`): the post-processor's, else the bos_token
  * of tokenizer_config.json or tokenizer.ggml.bos_token_id, else -1. */
 int32_t ca_tokenizer_default_bos(const ca_tokenizer *tokenizer);
+/* eos_token and pad_token of tokenizer_config.json, or tokenizer.ggml.eos_token_id and
+ * padding_token_id; -1 where none is named. */
+int32_t ca_tokenizer_eos(const ca_tokenizer *tokenizer);
+int32_t ca_tokenizer_pad(const ca_tokenizer *tokenizer);
 /* "byte-level BPE, 49152 tokens, adds no BOS" */
 const char *ca_tokenizer_description(const ca_tokenizer *tokenizer);
 /* SHA-256 of tokenizer.json (or of the GGUF vocabulary), hex. */

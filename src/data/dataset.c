@@ -275,33 +275,3 @@ const char *ca_example_place(const ca_dataset *dataset, const ca_example *exampl
              example->id);
     return text;
 }
-
-ca_status ca_example_join_answer(const ca_dataset *dataset, ca_example *e, int64_t positions) {
-    ca_status st = CA_OK;
-    ca_prompt_text joined = {.text = e->clean.text, .count = e->clean.count + e->answer_text.count};
-    const char *place = ca_example_place(dataset, e);
-    if (e->answer_text.count == 0)
-        return ca_fail(CA_E_DATA, "%s: column answer_text: expected a continuation, got none",
-                       place);
-    if (joined.count > positions)
-        return ca_fail(CA_E_DATA,
-                       "%s: column answer_text: prompt and continuation have %lld tokens, but the "
-                       "model takes %lld",
-                       place, (long long)joined.count, (long long)positions);
-    size_t count = (size_t)joined.count, old = (size_t)e->clean.count;
-    CA_TRY(ca_calloc(count, sizeof *joined.ids, &joined.ids));
-    CA_TRY(ca_calloc(count, sizeof *joined.start, &joined.start));
-    CA_TRY(ca_calloc(count, sizeof *joined.end, &joined.end));
-    memcpy(joined.ids, e->clean.ids, old * sizeof *joined.ids);
-    memcpy(joined.start, e->clean.start, old * sizeof *joined.start);
-    memcpy(joined.end, e->clean.end, old * sizeof *joined.end);
-    memcpy(joined.ids + old, e->answer_text.ids, (count - old) * sizeof *joined.ids);
-    ca_prompt_text swap = e->clean;
-    e->clean = joined;
-    joined = swap;
-out:
-    free(joined.ids);
-    free(joined.start);
-    free(joined.end);
-    return st;
-}

@@ -169,6 +169,13 @@ static const int32_t *wrong_ids(const ca_example *e, int64_t *n) {
     return *n = e->wrong.count, e->wrong.ids;
 }
 
+static const int32_t *answer_text_ids(const ca_example *e, int64_t *n) {
+    return *n = e->answer_text.count, e->answer_text.ids;
+}
+static const int32_t *wrong_text_ids(const ca_example *e, int64_t *n) {
+    return *n = e->wrong_text.count, e->wrong_text.ids;
+}
+
 static ca_status flatten(const ca_dataset *data, ids_of get, flat_ids *out) {
     ca_status st = CA_OK;
     int64_t total = 0, n = 0;
@@ -239,6 +246,8 @@ ca_status ca_method_write_data(ca_job *job) {
     }
     CA_TRY(put_ids(job, "answer", answer_ids));
     CA_TRY(put_ids(job, "wrong", wrong_ids));
+    CA_TRY(put_ids(job, "answer_text", answer_text_ids));
+    CA_TRY(put_ids(job, "wrong_text", wrong_text_ids));
 out:
     flat_free(&clean);
     flat_free(&corrupted);

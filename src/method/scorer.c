@@ -4,6 +4,7 @@
  */
 #include "scorer.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -45,7 +46,7 @@ ca_status ca_method_scorer_clean(method_scorer *s, int64_t n, ca_tensor logits,
                                  int32_t *predicted) {
     ca_status st = CA_OK;
     if (!predicted && !compares(s->metric)) return CA_OK;
-    CA_TRY(ca_download_f64(s->backend, logits, s->staging, s->logits));
+    CA_TRY(ca_download_f64(s->backend, ca_tensor_slice(logits, 0, 0, 1), s->staging, s->logits));
     if (predicted) *predicted = ca_metric_argmax(s->logits, s->vocab);
     if (compares(s->metric))
         ca_metric_log_softmax(s->logits, s->vocab, s->reference + n * s->vocab);
@@ -53,30 +54,45 @@ out:
     return st;
 }
 
-static ca_metric_input input_of(const method_scorer *s, const ca_example *example, int64_t n) {
-    return (ca_metric_input){
+/* Brings a row of logits to the host. */
+static ca_status fetch(method_scorer *s, const ca_example *example, int64_t n, ca_tensor logits,
+                       int64_t row, ca_metric_input *in) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_download_f64(s->backend, ca_tensor_slice(logits, 0, row, 1), s->staging, s->logits));
+    if (s->metric->kind->needs & CA_METRIC_LOG_PROBS)
+        ca_metric_log_softmax(s->logits, s->vocab, s->log_probs);
+    *in = (ca_metric_input){
         .vocab = s->vocab,
         .logits = s->logits,
         .log_probs = s->log_probs,
         .reference = s->reference ? s->reference + n * s->vocab : NULL,
         .example = example,
+        .row = row,
         .numbers = s->metric->numbers,
     };
+out:
+    return st;
+}
+
+static ca_status check_finite(const method_scorer *s, const ca_example *example, double value) {
+    if (isfinite(value)) return CA_OK;
+    return s->data ? ca_fail(CA_E_NUMERIC, "%s: the metric is not finite",
+                             ca_example_place(s->data, example))
+                   : ca_fail(CA_E_NUMERIC, "row %lld: the metric is not finite",
+                             (long long)example->row);
 }
 
 ca_status ca_method_score(method_scorer *s, const ca_example *example, int64_t n, ca_tensor logits,
                           double *value) {
     ca_status st = CA_OK;
-    CA_TRY(ca_download_f64(s->backend, logits, s->staging, s->logits));
-    if (s->metric->kind->needs & CA_METRIC_LOG_PROBS)
-        ca_metric_log_softmax(s->logits, s->vocab, s->log_probs);
-    ca_metric_input input = input_of(s, example, n);
-    *value = s->metric->kind->value(&input);
-    if (!isfinite(*value))
-        st = s->data ? ca_fail(CA_E_NUMERIC, "%s: the metric is not finite",
-                               ca_example_place(s->data, example))
-                     : ca_fail(CA_E_NUMERIC, "row %lld: the metric is not finite",
-                               (long long)example->row);
+    ca_metric_input in;
+    *value = 0;
+    assert(logits.shape[0] == ca_example_reads(example));
+    for (int64_t row = 0; row < logits.shape[0]; row++) {
+        CA_TRY(fetch(s, example, n, logits, row, &in));
+        *value += s->metric->kind->value(&in);
+    }
+    CA_TRY(check_finite(s, example, *value));
 out:
     return st;
 }
@@ -85,11 +101,18 @@ ca_status ca_method_score_gradient(method_scorer *s, const ca_example *example, 
                                    ca_tensor logits, double factor, double *value,
                                    ca_tensor d_logits) {
     ca_status st = CA_OK;
-    CA_TRY(ca_method_score(s, example, n, logits, value));
-    ca_metric_input input = input_of(s, example, n);
-    s->metric->kind->gradient(&input, s->gradient);
-    for (int64_t v = 0; v < s->vocab; v++) s->gradient[v] *= factor;
-    CA_TRY(ca_upload_f64(s->backend, d_logits, s->staging, s->gradient));
+    ca_metric_input in;
+    *value = 0;
+    assert(logits.shape[0] == ca_example_reads(example));
+    for (int64_t row = 0; row < logits.shape[0]; row++) {
+        CA_TRY(fetch(s, example, n, logits, row, &in));
+        *value += s->metric->kind->value(&in);
+        s->metric->kind->gradient(&in, s->gradient);
+        for (int64_t v = 0; v < s->vocab; v++) s->gradient[v] *= factor;
+        CA_TRY(ca_upload_f64(s->backend, ca_tensor_slice(d_logits, 0, row, 1), s->staging,
+                             s->gradient));
+    }
+    CA_TRY(check_finite(s, example, *value));
 out:
     return st;
 }

@@ -2,6 +2,9 @@
  *
  * Metrics of logits that lie in backend memory: brings a row to the host, scores it, and sends its
  * gradient back. One row at a time, so the room does not depend on the batch.
+ *
+ * What is scored is a sequence of the metric's: logits [n, V], n = ca_example_reads(sequence). An
+ * example's metric is the sum of those of its sequences.
  */
 #ifndef CAUSA_METHOD_SCORER_H
 #define CAUSA_METHOD_SCORER_H
@@ -28,15 +31,15 @@ ca_status ca_method_scorer_create(const ca_metric *metric, const ca_dataset *dat
 void ca_method_scorer_free(method_scorer *scorer);
 int64_t ca_method_scorer_host_bytes(const ca_metric *metric, int64_t vocab, int64_t clean_runs);
 
-/* Remembers logits [V] of clean run n as what others are compared with; does nothing when the
- * metric compares with none. predicted: the most probable token, or NULL. */
+/* Remembers logits [n, V] of clean run n as what others are compared with; does nothing when the
+ * metric compares with none. predicted: the most probable token after the prompt, or NULL. */
 ca_status ca_method_scorer_clean(method_scorer *scorer, int64_t n, ca_tensor logits,
                                  int32_t *predicted) CA_MUST_USE;
-/* Metric of logits [V] of the example whose clean run is n.
+/* Metric of logits [n, V] of the sequence whose clean run is n.
  * Errors: CA_E_NUMERIC naming the example when it is not finite. */
 ca_status ca_method_score(method_scorer *scorer, const ca_example *example, int64_t n,
                           ca_tensor logits, double *value) CA_MUST_USE;
-/* The same, and d_logits [V] = factor times its gradient. */
+/* The same, and d_logits [n, V] = factor times its gradient. */
 ca_status ca_method_score_gradient(method_scorer *scorer, const ca_example *example, int64_t n,
                                    ca_tensor logits, double factor, double *value,
                                    ca_tensor d_logits) CA_MUST_USE;

@@ -167,6 +167,29 @@ static void greater_than_gradient(const ca_metric_input *in, double *gradient) {
         gradient[in->numbers[n]] += above(in, n) * share(in) * exp(in->log_probs[in->numbers[n]]);
 }
 
+/* ---- whole continuations ---- */
+
+/* A row's token, and the share of its log-probability in the metric. */
+static double share_of_token(const ca_metric_input *in, int32_t *id) {
+    const ca_example *e = in->example;
+    const ca_continuation *text = e->suffix_wrong ? &e->wrong_text : &e->answer_text;
+    *id = text->ids[in->row];
+    return (e->suffix_wrong ? -1 : 1) / (double)text->count;
+}
+
+static double continuation(const ca_metric_input *in) {
+    int32_t id;
+    double part = share_of_token(in, &id);
+    return part * in->log_probs[id];
+}
+
+static void continuation_gradient(const ca_metric_input *in, double *gradient) {
+    int32_t id;
+    double part = share_of_token(in, &id);
+    for (int64_t v = 0; v < in->vocab; v++) gradient[v] = -part * exp(in->log_probs[v]);
+    gradient[id] += part;
+}
+
 /* ---- table ---- */
 
 enum {
@@ -174,7 +197,9 @@ enum {
     WRONG = CA_METRIC_WRONG,
     LABEL = CA_METRIC_LABEL,
     SOFT = CA_METRIC_LOG_PROBS,
-    REFERENCE = CA_METRIC_LOG_PROBS | CA_METRIC_REFERENCE
+    REFERENCE = CA_METRIC_LOG_PROBS | CA_METRIC_REFERENCE,
+    ANSWER_TEXT = CA_METRIC_LOG_PROBS | CA_METRIC_ANSWER_TEXT,
+    BOTH_TEXTS = ANSWER_TEXT | CA_METRIC_WRONG_TEXT
 };
 
 static const ca_metric_kind kinds[] = {
@@ -187,7 +212,13 @@ static const ca_metric_kind kinds[] = {
     {"accuracy", ANSWER, 1, accuracy, NULL},
     {"rank", ANSWER, -1, rank, NULL},
     {"greater_than", LABEL | SOFT, 1, greater_than, greater_than_gradient},
+    {"continuation", ANSWER_TEXT, 1, continuation, continuation_gradient},
+    {"continuation_diff", BOTH_TEXTS, 1, continuation, continuation_gradient},
 };
+
+int64_t ca_metric_parts(const ca_metric_kind *kind) {
+    return kind->needs & CA_METRIC_WRONG_TEXT ? 2 : 1;
+}
 
 const ca_metric_kind *ca_metric_find(const char *name) {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)

@@ -28,12 +28,19 @@ void ca_metric_log_softmax(const double *logits, int64_t vocab, double *log_prob
     for (int64_t v = 0; v < vocab; v++) log_probs[v] = logits[v] - all;
 }
 
+static bool same_text(const ca_continuation *a, const ca_continuation *b) {
+    return a->count == b->count && memcmp(a->ids, b->ids, (size_t)a->count * sizeof *a->ids) == 0;
+}
+
 static ca_status check_columns(const ca_metric_kind *kind, const ca_dataset *dataset,
                                const ca_example *e) {
     const char *column = NULL, *place = ca_example_place(dataset, e);
     if ((kind->needs & CA_METRIC_ANSWER) && e->answer.count == 0) column = "answer";
     if ((kind->needs & CA_METRIC_WRONG) && e->wrong.count == 0) column = column ? column : "wrong";
     if ((kind->needs & CA_METRIC_LABEL) && !e->has_label) column = "label";
+    if ((kind->needs & CA_METRIC_ANSWER_TEXT) && e->answer_text.count == 0) column = "answer_text";
+    if ((kind->needs & CA_METRIC_WRONG_TEXT) && e->wrong_text.count == 0)
+        column = column ? column : "wrong_text";
     if (column)
         return ca_fail(CA_E_DATA, "%s: column %s: the metric %s needs a value, got none", place,
                        column, kind->name);
@@ -41,6 +48,11 @@ static ca_status check_columns(const ca_metric_kind *kind, const ca_dataset *dat
         return ca_fail(CA_E_DATA,
                        "%s: column label: the metric %s expects a number from 0 to 99, got %lld",
                        place, kind->name, (long long)e->label);
+    if ((kind->needs & CA_METRIC_WRONG_TEXT) && same_text(&e->answer_text, &e->wrong_text))
+        return ca_fail(CA_E_DATA,
+                       "%s: column wrong_text: expected other tokens than those of answer_text, "
+                       "got the same",
+                       place);
     return CA_OK;
 }
 
@@ -85,17 +97,28 @@ out:
 }
 
 ca_status ca_metric_open(const ca_config *config, const char *path, const ca_dataset *dataset,
-                         const ca_tokenizer *tokenizer, int64_t vocab, ca_metric *out) {
+                         const ca_tokenizer *tokenizer, int64_t vocab, int64_t positions,
+                         ca_metric *out) {
     ca_status st = CA_OK;
     ca_row_problems problems = {0};
-    *out = (ca_metric){.kind = ca_metric_find(ca_config_text(config, path))};
+    *out = (ca_metric){.kind = ca_metric_find(ca_config_text(config, path)), .sequences = dataset};
     for (int64_t i = 0; i < dataset->count; i++)
         CA_TRY(ca_row_problems_take(&problems,
                                     check_columns(out->kind, dataset, &dataset->examples[i])));
     CA_TRY(ca_row_problems_report(&problems));
     if (out->kind->needs & CA_METRIC_LABEL)
         CA_TRY(find_numbers(config, path, tokenizer, vocab, out->numbers));
+    if (out->kind->needs & CA_METRIC_ANSWER_TEXT) {
+        CA_TRY(ca_dataset_continue(dataset, ca_metric_parts(out->kind) == 2, positions,
+                                   &out->continued));
+        out->sequences = out->continued;
+    }
 out:
     ca_row_problems_free(&problems);
     return st;
+}
+
+void ca_metric_close(ca_metric *metric) {
+    ca_dataset_free_continued(metric->continued);
+    *metric = (ca_metric){0};
 }

@@ -240,6 +240,8 @@ ca_status ca_hf_config_read(const ca_checkpoint *c, ca_spec *spec) {
     CA_TRY(read_bias(&keys, "attention_bias", family->attention_bias, &spec->qkv_bias,
                      &spec->out_bias));
     CA_TRY(read_bias(&keys, "mlp_bias", family->mlp_bias, &spec->mlp_bias, &spec->mlp_bias));
+    if (ca_keys_has(&keys, "initializer_range"))
+        CA_TRY(ca_keys_positive(&keys, "initializer_range", &a->initializer_range));
     CA_TRY(read_windows(&keys, spec));
     if (family->learned_positions)
         CA_TRY(read_scale(&keys, a));

@@ -85,6 +85,7 @@ ca_status ca_spec_read_sizes(ca_spec *spec, const ca_keys *keys, const ca_size_k
                    .gated = family->gated,
                    .learned_positions = family->learned_positions,
                    .embed_scale = 1,
+                   .initializer_range = 0.02,
                    .norm = {family->norm, family->epsilon, 0}};
     CA_TRY(ca_keys_int(keys, names->layers, 1, MAX_LAYERS, &a->layers));
     CA_TRY(ca_keys_int(keys, names->width, 1, MAX_WIDTH, &a->width));

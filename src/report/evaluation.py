@@ -50,7 +50,9 @@ def aopc(result, figures):
                         {scope: tuple(map(float, spread(pair))) for scope, pair in pairs.items()},
                         baseline),
         "ablation curves and paired differences of AOPC")
-    return Section("Ablation (AOPC)", markup + aopc_table(fractions, curves, areas, pairs, baseline))
+    tests = {scope: result.attributes(f"{folder}/{scope}").get("paired_wilcoxon") for scope in pairs}
+    return Section("Ablation (AOPC)",
+                   markup + aopc_table(fractions, curves, areas, pairs, tests, baseline))
 
 
 def fractions_of(result, folder):
@@ -77,10 +79,11 @@ def spread(values):
     return values.mean(axis=0), NORMAL_95 * error
 
 
-def aopc_table(fractions, curves, areas, pairs, baseline):
+def aopc_table(fractions, curves, areas, pairs, tests, baseline):
+    tested = any(p is not None for p in tests.values())
     header = ["scope", *(f"Δ at {100 * share:g} %" for share in fractions),
               "AOPC" if len(fractions) > 1 else "Δ", "±",
-              f"− {baseline.replace('_', ' ')}", "±", "better on"]
+              f"− {baseline.replace('_', ' ')}", "±", "better on", *["p (Wilcoxon)"] * tested]
     rows = []
     for scope in sorted(areas, key=lambda name: areas[name].mean()):
         mean, half = spread(areas[scope])
@@ -91,6 +94,8 @@ def aopc_table(fractions, curves, areas, pairs, baseline):
             row += [f"{difference:+.4f}", f"{width:.4f}", f"{100 * np.mean(pairs[scope] < 0):.0f} %"]
         else:
             row += ["–", "–", "–"]
+        p = tests.get(scope)
+        row += ["–" if p is None or not np.isfinite(p) else f"{p:.2g}"] * tested
         rows.append(row)
     return page.table(header, rows, numbers=set(range(1, len(header))))
 
@@ -145,11 +150,14 @@ def randomise(result):
     rows = [[scope.replace("_", " "), *(
         cell(float(mean), float(error)) for mean, error in zip(
             result.array(f"{folder}/{scope}/spearman_mean"),
-            result.array(f"{folder}/{scope}/spearman_sem")))] for scope in scopes]
+            result.array(f"{folder}/{scope}/spearman_sem"))),
+        cell(result.attributes(f"{folder}/{scope}").get("spearman_floor"), None)] for scope in scopes]
     markup = page.note(
         "The scores are computed again with random weights in blocks from the top down: Spearman ρ "
         "with the scores of the model. Scores that stay alike do not show what the model has learned. "
+        "The last column is what the scores in random order give. "
         f"± are {NORMAL_95} standard errors over prompts.")
-    header = ["scope", *(f"{count} {'block' if count == 1 else 'blocks'} random" for count in blocks)]
+    header = ["scope", *(f"{count} {'block' if count == 1 else 'blocks'} random" for count in blocks),
+              "random order"]
     return Section("Random weights",
                    markup + page.table(header, rows, numbers=set(range(1, len(header)))))

@@ -311,7 +311,7 @@ struct ca_tokenizer {
     ca_tok_trie raw, normalized;
     ca_tok_bpe bpe;
     ca_tok_components normalizers, pretokenizers, postprocessors, decoders;
-    int32_t bos, default_bos;
+    int32_t bos, default_bos, eos, pad;
     char *description;
     char sha256[65];
 };

@@ -140,25 +140,29 @@ out:
     return st;
 }
 
+/* A token id of the file; *id stays where it names none. */
+static ca_status read_id(const ca_tokenizer *t, const ca_gguf *g, const char *key, int32_t *id) {
+    int64_t value;
+    if (!ca_gguf_int(g, key, &value)) return CA_OK;
+    if (value < 0 || value >= t->size)
+        return ca_fail(CA_E_MODEL, "%s: expected an id below %lld, got %lld", key,
+                       (long long)t->size, (long long)value);
+    *id = (int32_t)value;
+    return CA_OK;
+}
+
 /* BOS in front of every text, as a post-processor. */
 static ca_status read_bos(ca_tokenizer *t, const ca_gguf *g, bool add) {
     ca_status st = CA_OK;
     ca_string text = {0};
-    int64_t bos;
     (void)ca_gguf_bool(g, "tokenizer.ggml.add_bos_token", &add);
-    if (!ca_gguf_int(g, "tokenizer.ggml.bos_token_id", &bos)) return CA_OK;
-    if (bos < 0 || bos >= t->size)
-        CA_TRY(ca_fail(CA_E_MODEL,
-                       "tokenizer.ggml.bos_token_id: expected an id below %lld, got "
-                       "%lld",
-                       (long long)t->size, (long long)bos));
-    t->default_bos = (int32_t)bos;
-    if (!add) return CA_OK;
+    CA_TRY(read_id(t, g, "tokenizer.ggml.bos_token_id", &t->default_bos));
+    if (!add || t->default_bos < 0) return CA_OK;
     CA_TRY(ca_string_printf(&text,
                             "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": "
                             "{\"id\": \"bos\"}}, {\"Sequence\": {\"id\": \"A\"}}], "
                             "\"special_tokens\": {\"bos\": {\"ids\": [%lld]}}}",
-                            (long long)bos));
+                            (long long)t->default_bos));
     CA_TRY(read_stage(t, &ca_tok_postprocessors, text.text, &t->postprocessors));
 out:
     ca_string_free(&text);
@@ -178,6 +182,8 @@ static ca_status read_all(ca_tokenizer *t, const ca_gguf *g, ca_sha256 *digest) 
     CA_TRY(read_stage(t, &ca_tok_normalizers, preset->normalizer, &t->normalizers));
     CA_TRY(read_stage(t, &ca_tok_pretokenizers, preset->pretokenizer, &t->pretokenizers));
     CA_TRY(read_bos(t, g, preset->add_bos));
+    CA_TRY(read_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos));
+    CA_TRY(read_id(t, g, "tokenizer.ggml.padding_token_id", &t->pad));
     CA_TRY(read_stage(t, &ca_tok_decoders, "{\"type\": \"ByteLevel\"}", &t->decoders));
 out:
     return st;

@@ -171,15 +171,22 @@ out:
     return st;
 }
 
-/* bos_token of the tokenizer_config.json beside the file: a string, or an object with content. */
-static ca_status read_config_bos(ca_tokenizer *t, const char *text, size_t size) {
+/* A token that the config names: a string, or an object with content. -1 for none. */
+static int32_t named_token(const ca_tokenizer *t, json_t *root, const char *key) {
+    json_t *name = json_object_get(root, key);
+    if (json_is_object(name)) name = json_object_get(name, "content");
+    if (!json_is_string(name)) return -1;
+    return ca_tok_id(t, json_string_value(name), json_string_length(name));
+}
+
+/* Of the tokenizer_config.json beside the file. */
+static ca_status read_config_tokens(ca_tokenizer *t, const char *text, size_t size) {
     ca_status st = CA_OK;
     json_t *root = NULL;
     CA_TRY(ca_tok_json_parse(text, size, &root));
-    json_t *bos = json_object_get(root, "bos_token");
-    if (json_is_object(bos)) bos = json_object_get(bos, "content");
-    if (json_is_string(bos))
-        t->default_bos = ca_tok_id(t, json_string_value(bos), json_string_length(bos));
+    t->default_bos = named_token(t, root, "bos_token");
+    t->eos = named_token(t, root, "eos_token");
+    t->pad = named_token(t, root, "pad_token");
 out:
     json_decref(root);
     return st;
@@ -195,7 +202,7 @@ static ca_status read_config(ca_tokenizer *t, const char *path) {
     CA_TRY(ca_string_printf(&config, "tokenizer_config.json"));
     if (!ca_file_exists(config.text)) goto out;
     CA_TRY(ca_file_read(config.text, &text, &size));
-    st = read_config_bos(t, text, size);
+    st = read_config_tokens(t, text, size);
     if (st != CA_OK) st = ca_context(st, "%s", config.text);
 out:
     free(text);

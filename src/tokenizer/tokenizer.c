@@ -43,7 +43,7 @@ ca_status ca_tokenizer_open(const char *path, ca_tokenizer **out) {
     *out = NULL;
     CA_TRY(ca_calloc(1, sizeof *t, &t));
     CA_TRY(ca_arena_create(&t->arena));
-    t->bos = t->default_bos = -1;
+    t->bos = t->default_bos = t->eos = t->pad = -1;
     if (ca_is_directory(path))
         CA_TRY(read_directory(t, path));
     else if (ca_gguf_is(path))
@@ -92,6 +92,10 @@ int64_t ca_tokenizer_size(const ca_tokenizer *t) { return t->size; }
 int32_t ca_tokenizer_bos(const ca_tokenizer *t) { return t->bos; }
 
 int32_t ca_tokenizer_default_bos(const ca_tokenizer *t) { return t->default_bos; }
+
+int32_t ca_tokenizer_eos(const ca_tokenizer *t) { return t->eos; }
+
+int32_t ca_tokenizer_pad(const ca_tokenizer *t) { return t->pad; }
 
 const char *ca_tokenizer_description(const ca_tokenizer *t) { return t->description; }
 

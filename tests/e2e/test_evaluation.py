@@ -7,6 +7,7 @@ Captured logits are float32, so agreement with them ends at 1e-5.
 """
 
 import json
+import math
 import signal
 import struct
 import time
@@ -172,7 +173,50 @@ def test_sets_and_summary(run_ids, target):
                 paired = area - product
                 assert group.attrs["paired_with"] == "input_x_gradient"
                 assert group.attrs["paired_difference"] == pytest.approx(paired.mean())
-                assert group.attrs["paired_sem"] == pytest.approx(paired.std(ddof=1) / n ** 0.5)
+                check_differences(group.attrs, "paired", paired)
+                aligned = file["data/target"][:] == file["baseline/predicted"][:]
+                assert aopc.attrs["aligned_prompts"] == aligned.sum()
+                check_differences(group.attrs, "aligned", paired[aligned])
+
+
+T = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764, 6: 2.5706}  # Student's t, 97.5 %
+
+
+def check_differences(attributes, prefix, values):
+    """tests/unit/test_statistics.c has the formulas; the p of all values must not be that of few."""
+    n = len(values)
+    told = {name: attributes[f"{prefix}_{name}"] for name in ("difference", "sem", "interval", "wilcoxon")}
+    if n == 0:
+        assert np.isnan(list(told.values())).all()
+        return
+    assert told["difference"] == pytest.approx(values.mean())
+    if n > 1:
+        sem = values.std(ddof=1) / n ** 0.5
+        assert told["sem"] == pytest.approx(sem)
+        assert told["interval"] == pytest.approx(T[n] * sem)
+    ranks = np.argsort(np.argsort(np.abs(values))) + 1
+    distance = abs(ranks[values > 0].sum() - n * (n + 1) / 4)
+    if len(set(np.abs(values))) == n and (values != 0).all():
+        error = np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        assert told["wilcoxon"] == pytest.approx(math.erfc(distance / error / 2 ** 0.5))
+
+
+def test_target_aligned_prompts(run_ids):
+    """Half of the prompts have what the model predicts as their answer."""
+    prompts = prompts_of(6)
+    with h5py.File(run_ids(prompts, method({}, target="argmax"), *F64, name="all")) as file:
+        predicted = file["baseline/predicted"][:]
+        assert file["evaluation/aopc"].attrs["aligned_prompts"] == 6
+        group = file["evaluation/aopc/semantic"].attrs
+        assert group["aligned_wilcoxon"] == group["paired_wilcoxon"]
+    rows = [{"clean_ids": p, "answer_ids": [int(t) if i % 2 else (int(t) + 1) % 390]}
+            for i, (p, t) in enumerate(zip(prompts, predicted))]
+    with h5py.File(run_ids(rows, method({}, target="gold"), *F64)) as file:
+        aopc = file["evaluation/aopc"]
+        assert aopc.attrs["aligned_prompts"] == 3
+        paired = aopc["semantic/aopc_per_example"][:] - aopc["input_x_gradient/aopc_per_example"][:]
+        check_differences(aopc["semantic"].attrs, "aligned", paired[1::2])
+        check_differences(aopc["semantic"].attrs, "paired", paired)
 
 
 def test_pairs_with_random_without_a_gradient_baseline(run_ids):

@@ -59,10 +59,10 @@ def small_model(request, tmp_path):
 @pytest.fixture
 def sweep(causa, tmp_path):
     """sweep(model, targets, scope, dataset) -> float64 values [targets, T] of a dataset's full name."""
-    def run(model, targets, scope, dataset, **more):
+    def run(model, targets, scope, dataset, prompts=PROMPTS, **more):
         method = {"kind": "jacobian", "target": "argmax", "scopes": [scope], **more}
         config = files.write_config(tmp_path / "sweep.yaml", method,
-                                    [{"clean_ids": p} for p in PROMPTS], model=model, **F64,
+                                    [{"clean_ids": p} for p in prompts], model=model, **F64,
                                     sweep={"method.target": targets})
         folder = tmp_path / f"sweep-{len(list(tmp_path.glob('sweep-*')))}"
         causa("run", config, f"output={folder}")
@@ -81,9 +81,9 @@ EVERY_TOKEN = [f"#{i}" for i in range(VOCABULARY)]
 PAIRS = list(itertools.combinations(range(VOCABULARY), 2))
 
 
-def probabilities(sweep, model):
+def probabilities(sweep, model, targets=EVERY_TOKEN, **prompts):
     """[N, V] in float64: the values of the targets are stored so, unlike captured logits."""
-    z = sweep(model, EVERY_TOKEN, "semantic", "baseline/clean").T
+    z = sweep(model, targets, "semantic", "baseline/clean", **prompts).T
     p = np.exp(z - z.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
 
@@ -106,6 +106,62 @@ def test_fisher_trace_is_the_mean_square_of_log_probability_gradients(run_ids, s
                              "rank": "full"}, "backend=ref", "precision=f64", model=small_model)
     with h5py.File(path) as file:
         assert file["attribution/fisher/score"][:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_predicted_divergence_is_that_of_contrasts(run_ids, sweep, small_model):
+    """1/2 (J x)^T F (J x) = 1/2 sum over pairs p_i p_k (x . J^T (w_i - w_k))^2, the products being
+    signed semantic scores of contrasts; probes estimate the same without bias."""
+    signed = sweep(small_model, [f"#{i}:#{k}" for i, k in PAIRS], "semantic",
+                   "attribution/semantic/signed")
+    p = per_token(probabilities(sweep, small_model))
+    expected = sum(p[:, i] * p[:, k] * s ** 2 for (i, k), s in zip(PAIRS, signed)) / 2
+    method = {"kind": "jacobian", "target": "argmax", "scopes": ["fisher"], "rank": "full"}
+    exact = ["backend=ref", "precision=f64"]
+    with h5py.File(run_ids(PROMPTS, method, *exact, model=small_model)) as file:
+        fisher = file["attribution/fisher"]
+        # float32 products that may be small beside their terms
+        assert fisher["predicted_kl"][:] == pytest.approx(expected, rel=1e-5, abs=1e-6 * expected.max())
+        assert fisher["root"][:] ** 2 == pytest.approx(fisher["score"][:], rel=1e-6)
+    method["fisher"] = {"estimator": "hutchinson", "probes": 4096}
+    with h5py.File(run_ids(PROMPTS, method, *exact, model=small_model, name="probes")) as file:
+        probes = file["attribution/fisher/predicted_kl"][:]
+        # squares of sums of many signs vary by sqrt(2) of their mean: four of their errors
+        assert np.abs(probes / expected - 1).max() <= 4 * np.sqrt(2 / 4096)
+    with h5py.File(run_ids(PROMPTS, {**method, "fisher": {}, "position": "all", "rank": 2},
+                           *exact, model=small_model, name="matrix")) as file:
+        fisher = file["attribution/fisher"]
+        assert fisher["root_matrix"][:] ** 2 == pytest.approx(fisher["matrix"][:], rel=1e-6)
+        assert fisher["predicted_kl_matrix"].shape == fisher["matrix"].shape
+
+
+@pytest.mark.parametrize("source", ["gpt2", "llama3-gqa-new"])
+def test_predicted_divergence_is_the_limit_of_small_steps(run_ids, sweep, tmp_path, source):
+    """A token whose embedding is a little nearer to zero, by h of it, changes the distribution by a
+    divergence of h^2 times that predicted for all of it, and terms of h^3: their share falls with h.
+    """
+    token, near = 4, VOCABULARY  # the prompt's token, and the one that is nearly it
+    prompts = [[3, 1, token, 11, 9, 2], [3, 1, near, 11, 9, 2]]
+    method = {"kind": "jacobian", "target": "argmax", "scopes": ["fisher"], "rank": "full"}
+    errors = []
+    for step in (1e-2, 1e-3, 1e-4):
+        def add_near(name, values):
+            if not name.endswith(("wte.weight", "embed_tokens.weight")):
+                return values
+            values = values[:VOCABULARY + 1].copy()
+            values[near] = values[token] * np.float32(1 - step)
+            return values
+
+        folder = tmp_path / f"{source}-{step}"
+        model = write_model(folder, source, add_near, vocab_size=VOCABULARY + 1)
+        p, q = probabilities(sweep, model, [*EVERY_TOKEN, f"#{near}"], prompts=prompts)
+        path = run_ids(prompts[:1], method, "backend=ref", "precision=f64", model=model,
+                       name=f"r{step}")
+        with h5py.File(path) as file:
+            predicted = file["attribution/fisher/predicted_kl"][2]
+        errors.append((p * np.log(p / q)).sum() / step ** 2 / predicted - 1)
+    errors = np.abs(errors)
+    # at 1e-4 the embeddings' own rounding, 6e-8 of them, is 6e-4 of the step
+    assert errors[0] < 0.3 and errors[1] < 0.03 and errors[2] < 0.005, errors
 
 
 def test_fisher_of_the_likeliest_tokens(run_ids, sweep, small_model):

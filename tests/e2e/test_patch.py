@@ -95,6 +95,32 @@ def test_last_token_of_the_last_layer_is_everything(patch):
     assert got["patch/value"][0, 0, 0] == got["baseline/clean"][0]
 
 
+@pytest.mark.parametrize("method, rows, model", [
+    (SWAP, id_pairs(5), files.MODELS / "smollm2"),
+    (SWAP, id_pairs(5), files.MODELS / "gpt2"),
+    ({**SWAP, "direction": "noise"}, id_pairs(5), files.MODELS / "smollm2"),
+    ({**RESTORE, "noise": {"draws": 1}}, None, None),
+], ids=["llama", "gpt2", "noise", "restore"])
+def test_final_norm_and_logits(patch, text_model, method, rows, model):
+    """At the last token the source run, bit for bit; before it the target, for nothing reads there."""
+    method = {**method, "sites": ["final_norm", "blocks.*.resid_post", "logits"]}
+    rows, model = rows or rows_with_subjects(), model or text_model
+    got = patch(method, rows, model=model)
+    runs = ["corrupted", "clean"]
+    target, source = runs[::-1] if method.get("direction") == "noise" else runs
+    lengths = np.diff(got["data/offsets"])
+    for i, length in enumerate(lengths):
+        for site in (0, -1):
+            value = got["patch/value"][i, site]
+            assert value[length - 1] == got[f"baseline/{source}"][i]
+            assert (value[:length - 1] == got[f"baseline/{target}"][i]).all()
+            assert np.isnan(value[length:]).all()
+        assert got["patch/value"][i, -2, length - 1] == got[f"baseline/{source}"][i]
+    for batch in (1, 9):
+        again = patch(method, rows, f"batch={batch}", model=model, name="b")
+        assert again["patch/value"].tobytes() == got["patch/value"].tobytes()
+
+
 def rows_with_subjects():
     texts = ["When John and Mary went", "The man who saw John left", "John ran", "So did John"]
     return [{"id": str(i), "clean": text, "subject": "John", "answer": " the", "wrong": " a"}
@@ -454,8 +480,6 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
     ({"sites": ["blocks.*.resid_pree"]}, ["method.sites", "did you mean 'resid_pre'"]),
     ({"sites": ["blocks.7.resid_pre"]}, ["method.sites", "expected a layer below 2, got 7"]),
     ({"sites": ["blocks.0.attn.v[3]"]}, ["method.sites", "got 3"]),
-    ({"sites": ["logits"]}, ["method.sites", "part of attention or MLP, got logits"]),
-    ({"sites": ["final_norm"]}, ["method.sites", "part of attention or MLP, got final_norm"]),
     ({"sites": ["embed", "embed"]}, ["method.sites", "got embed twice"]),
     ({"sites": []}, ["method.sites", "at least one site"]),
     ({"positions": "first"}, ["method.positions", "expected all, last, subject"]),

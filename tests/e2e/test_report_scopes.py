@@ -199,7 +199,12 @@ def test_paired_difference(tmp_path):
         file.move("evaluation/aopc/semantic", "evaluation/aopc/input_x_gradient")
     text = page_of(path)
     assert "− input x gradient" in text
-    assert re.search(r"fisher-\d\.\d{3}.*?-0\.07500\.0000100 %", text)
+    assert re.search(r"fisher-\d\.\d{3}.*?-0\.07500\.0000100 %", text) and "Wilcoxon" not in text
+    with h5py.File(path, "a") as file:
+        file["evaluation/aopc/fisher"].attrs["paired_wilcoxon"] = 0.0123
+        file["evaluation/aopc/random"].attrs["paired_wilcoxon"] = np.nan
+    text = page_of(path)
+    assert "p (Wilcoxon)" in text and "-0.07500.0000100 %0.012" in text and "nan" not in text.lower()
 
 
 def test_prompts_that_were_not_reached_are_left_out(tmp_path):
@@ -260,3 +265,4 @@ def test_page_of_probes_and_random_weights(run_ids):
     text = page_of(run_ids([[1, 2, 3, 4, 5], [6, 7, 8, 9]], method))
     assert "8 probes, standard error" in text
     assert "Random weights" in text and "0 blocks random" in text and "1.000 ± 0.000" in text
+    assert "random order" in text

@@ -91,6 +91,7 @@ static eap_group_sizes sizes_of(const attribution *a, const eap_group *all) {
         sizes.pairs = to - from > sizes.pairs ? to - from : sizes.pairs;
         sizes.rows =
             all->row[to] - all->row[from] > sizes.rows ? all->row[to] - all->row[from] : sizes.rows;
+        sizes.reads = sizes.pairs;
         sizes.prefix_rows = prefix > sizes.prefix_rows ? prefix : sizes.prefix_rows;
     }
     return sizes;

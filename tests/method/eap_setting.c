@@ -96,7 +96,7 @@ void eap_setting_open(eap_setting *s, fixture *f, const ca_dataset *data, int64_
     s->corrupted = run_tails(s, s->corrupted_batch, hooks, hook_count);
     if (ablated == ABLATE_ZERO) zero(s);
     eap_runs_sizes sizes = {
-        .group = {s->group.count, rows, s->group.prefix_rows},
+        .group = {s->group.count, rows, s->group.prefix_rows, s->group.count},
         .lanes = lanes,
         .sources = sources ? sources : lanes * s->graph.sources,
     };

@@ -106,10 +106,11 @@ static void setting_open(setting *s, eap_golden *g, bool whole) {
     *s = (setting){.g = g, .metric.kind = ca_metric_find("logit_diff")};
     ok(ca_eap_group_create(g->data.count, &s->group));
     ca_eap_group_set(&s->group, &g->data, 0, g->data.count, whole);
-    s->ends = (eap_ends){.model = m,
-                         .sizes = {g->data.count, s->group.rows, s->group.prefix_rows},
-                         .runs = 2,
-                         .keep_stream = true};
+    s->ends =
+        (eap_ends){.model = m,
+                   .sizes = {g->data.count, s->group.rows, s->group.prefix_rows, g->data.count},
+                   .runs = 2,
+                   .keep_stream = true};
     ok(ca_eap_ends_create(&s->ends));
     ok(ca_method_scorer_create(&s->metric, &g->data, m->backend, m->arch.vocab, g->data.count,
                                &s->scorer));

@@ -56,7 +56,7 @@ typedef struct work {
 
 static ca_status prepare(work *w, eap_golden *g, const char *yaml, bool nodes) {
     const ca_option *const tables[] = {options, NULL};
-    *w = (work){.g = g, .metric = {.kind = ca_metric_find("logit_diff")}};
+    *w = (work){.g = g, .metric = {.kind = ca_metric_find("logit_diff"), .sequences = &g->data}};
     ok(ca_document_parse(yaml, strlen(yaml), "test.yaml", NULL, 0, &w->document));
     ca_status st = ca_config_resolve(w->document, 0, tables, &w->config);
     if (st != CA_OK) return st;

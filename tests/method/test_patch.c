@@ -55,9 +55,11 @@ static void open_setting(setting *s, fixture *f) {
     }
     patch_sizes sizes = {5 + 2 * LENGTH,
                          3,
+                         3,
                          25 + 2 * LENGTH * LENGTH,
                          MOST_CELLS * LENGTH,
                          MOST_CELLS * LENGTH * LENGTH,
+                         MOST_CELLS,
                          MOST_CELLS};
     ok(ca_patch_engine_create(f->model, s->places, s->place_count, sizes, &s->engine));
     ca_batch *base = ca_patch_engine_base(s->engine);
@@ -78,7 +80,7 @@ static void open_setting(setting *s, fixture *f) {
 }
 
 static patch_cell cell_of(const setting *s, int64_t from, int64_t to, int64_t head) {
-    return (patch_cell){s->row[0], s->row[1], LENGTH, from, to, head};
+    return (patch_cell){s->row[0], s->row[1], LENGTH, from, to, 1, head};
 }
 
 static const double *run_cells(setting *s, const patch_place *place, const patch_cell *cells,

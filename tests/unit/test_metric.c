@@ -17,11 +17,13 @@
 
 enum { VOCAB = 120 };
 
-static const char *const names[] = {"logit_diff", "prob_diff", "prob", "logprob",      "kl",
-                                    "js",         "accuracy",  "rank", "greater_than", NULL};
+static const char *const names[] = {"logit_diff",   "prob_diff",    "prob",     "logprob",
+                                    "kl",           "js",           "accuracy", "rank",
+                                    "greater_than", "continuation", NULL};
 
-static int32_t answer_ids[] = {1, 3}, wrong_ids[] = {0};
-static const ca_example example = {.answer = {2, answer_ids}, .wrong = {1, wrong_ids}, .label = 41};
+static int32_t answer_ids[] = {1, 3}, wrong_ids[] = {0}, text_ids[] = {17, 4};
+static const ca_example example = {
+    .answer = {2, answer_ids}, .wrong = {1, wrong_ids}, .label = 41, .answer_text = {2, text_ids}};
 
 /* softmax(log x) = x / sum x: logits whose probabilities are 0.1, 0.2, 0.3, 0.4. */
 static void tenths(double *logits, const double *shares, int64_t vocab) {
@@ -81,6 +83,67 @@ static void test_values(void **state) {
     assert_true(fabs(value_of("kl", logits, reference, 4)) < 1e-15);
     assert_true(fabs(value_of("js", logits, reference, 4)) < 1e-15);
     assert_null(ca_metric_find("logits"));
+}
+
+/* Each row gives its token's log-probability, by as many as there are: two of four and of one. */
+static void test_continuations(void **state) {
+    (void)state;
+    int32_t answer[] = {2, 0}, wrong[] = {3};
+    double log_probs[4], total = 0;
+    ca_example sequence = {.answer_text = {2, answer}, .wrong_text = {1, wrong}, .suffix = 1};
+    ca_metric_input in = {.vocab = 4, .log_probs = log_probs, .example = &sequence};
+    const ca_metric_kind *one = ca_metric_find("continuation");
+    const ca_metric_kind *two = ca_metric_find("continuation_diff");
+    assert_int_equal(ca_metric_parts(one), 1);
+    assert_int_equal(ca_metric_parts(two), 2);
+    assert_int_equal(ca_metric_parts(ca_metric_find("logit_diff")), 1);
+    assert_int_equal(ca_example_reads(&sequence), 2);
+    tenths(log_probs, (const double[]){0.1, 0.2, 0.3, 0.4}, 4);
+    ca_metric_log_softmax(log_probs, 4, log_probs);
+    for (in.row = 0; in.row < 2; in.row++) total += one->value(&in);
+    close_to(total, (log(0.3) + log(0.1)) / 2);
+    sequence.suffix = 0;
+    sequence.suffix_wrong = true;
+    in.row = 0;
+    close_to(total + two->value(&in), (log(0.3) + log(0.1)) / 2 - log(0.4));
+}
+
+/* The sequences of two examples: prompts with all but the last token of each continuation. */
+static void test_sequences(void **state) {
+    (void)state;
+    int32_t prompt[] = {5, 6}, other[] = {7, 6}, answer[] = {1, 2, 3}, wrong[] = {4};
+    int64_t bytes[2] = {0};
+    const ca_example pair = {.id = "a",
+                             .row = 1,
+                             .clean = {NULL, 2, prompt, bytes, bytes},
+                             .corrupted = {NULL, 2, other, bytes, bytes},
+                             .answer_text = {3, answer},
+                             .wrong_text = {1, wrong}};
+    ca_example examples[] = {pair, pair};
+    const ca_dataset data = {.path = "p.csv", .count = 2, .examples = examples};
+    const int32_t clean[] = {5, 6, 1, 2}, corrupted[] = {7, 6, 1, 2};
+    ca_dataset *sequences;
+    assert_int_equal(ca_dataset_continue(&data, true, 4, &sequences), CA_OK);
+    assert_int_equal(sequences->count, 4);
+    for (int i = 0; i < 4; i++) {
+        const ca_example *s = &sequences->examples[i];
+        assert_int_equal(s->suffix_wrong, i % 2);
+        assert_int_equal(ca_example_reads(s), i % 2 ? 1 : 3);
+        assert_int_equal(s->clean.count, i % 2 ? 2 : 4);
+        assert_int_equal(s->corrupted.count, s->clean.count);
+        size_t size = (size_t)s->clean.count * sizeof *clean;
+        assert_memory_equal(s->clean.ids, clean, size);
+        assert_memory_equal(s->corrupted.ids, corrupted, size);
+    }
+    ca_dataset_free_continued(sequences);
+    assert_int_equal(ca_dataset_continue(&data, false, 4, &sequences), CA_OK);
+    assert_int_equal(sequences->count, 2);
+    ca_dataset_free_continued(sequences);
+    examples[1].wrong_text.count = 0;
+    assert_int_equal(ca_dataset_continue(&data, true, 3, &sequences), CA_E_DATA);
+    assert_non_null(strstr(ca_error_text(), "column answer_text: prompt and continuation have 4"));
+    assert_non_null(
+        strstr(ca_error_text(), "column wrong_text: expected a continuation, got none"));
 }
 
 /* Equal logits: 100 of 120 tokens are numbers, 58 above the label 41 and 42 not. */
@@ -164,6 +227,8 @@ static void test_gradients(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
+        cmocka_unit_test(test_continuations),
+        cmocka_unit_test(test_sequences),
         cmocka_unit_test(test_greater_than),
         cmocka_unit_test(test_greater_than_by_digits),
         cmocka_unit_test(test_extreme_logits),

@@ -74,6 +74,43 @@ static void published_areas(void **state) {
     assert_true(differences > 60);
 }
 
+/* Two values 0 and 2: t = 12.7062 times an error of 1; of 41 and more the quantile is from the
+ * expansion: 2.0211 for 40. */
+static void intervals(void **state) {
+    (void)state;
+    const double two[] = {0, NAN, 2};
+    double many[41];
+    NEAR(ca_statistics_half_width(two, 3), 12.7062);
+    assert_true(isnan(ca_statistics_half_width(two, 1)));
+    for (int i = 0; i < 41; i++) many[i] = i % 2 ? -1 : 1;
+    many[40] = 0;
+    assert_true(fabs(ca_statistics_half_width(many, 41) / ca_statistics_sem(many, 41) - 2.02108) <
+                5e-5);
+}
+
+/* p of scipy 1.10.1, wilcoxon(values, method="approx"): ties, zeros, all of one sign, none. */
+static void signed_ranks(void **state) {
+    (void)state;
+    static const struct {
+        int64_t count;
+        double values[12], p;
+    } recorded[] = {
+        {10, {0.3, -0.1, 0.2, 0.05, -0.4, 0.6, 0.7, -0.02, 0.11, 0.9}, 0.09260069782067576},
+        {12, {1, -1, 2, 2, -3, 4, 0, 0, 4, 5, -2, 3}, 0.11248161417523894},
+        {6, {-0.5, -1.5, -2.5, -3.5, -4.5, -5.5}, 0.027707849358079864},
+        {6, {2, 2, 2, -2, -2, 1}, 0.5785147215079439},
+        {2, {-1, 1}, 1},
+        {3, {-1, NAN, 1}, 1},
+    };
+    ranked_value items[12];
+    for (size_t i = 0; i < sizeof recorded / sizeof *recorded; i++) {
+        double p = ca_statistics_wilcoxon(recorded[i].values, recorded[i].count, items);
+        if (!(fabs(p - recorded[i].p) <= 1e-13)) fail_msg("row %zu: %.17g", i, p);
+    }
+    const double zeros[] = {0, NAN, 0};
+    assert_true(isnan(ca_statistics_wilcoxon(zeros, 3, items)));
+}
+
 static void correlations(void **state) {
     (void)state;
     ranked_value items[5];
@@ -119,6 +156,8 @@ int main(void) {
         cmocka_unit_test(means_leave_nan_out),
         cmocka_unit_test(areas),
         cmocka_unit_test(published_areas),
+        cmocka_unit_test(intervals),
+        cmocka_unit_test(signed_ranks),
         cmocka_unit_test(correlations),
         cmocka_unit_test(correlations_with_ties),
         cmocka_unit_test(overlaps),

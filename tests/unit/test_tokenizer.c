@@ -242,6 +242,8 @@ static void test_accessors(void **state) {
     assert_string_equal(ca_tokenizer_description(t), "byte-level BPE, 600 tokens, adds no BOS");
     assert_int_equal(ca_tokenizer_bos(t), -1);
     assert_int_equal(ca_tokenizer_default_bos(t), -1);
+    assert_int_equal(ca_tokenizer_eos(t), -1);
+    assert_int_equal(ca_tokenizer_pad(t), -1);
     ca_encoding e;
     assert_int_equal(ca_tokenizer_encode(t, "ab\xFFz", 4, false, &e), CA_E_DATA);
     assert_non_null(strstr(ca_error_text(), "byte 2"));
@@ -413,11 +415,16 @@ static void test_not_json(void **state) {
     assert_non_null(strstr(ca_error_text(), "tokenizer.json"));
 }
 
-/* bos_token of tokenizer_config.json is the default where the post-processor adds none. */
+/* bos_token of tokenizer_config.json is the default where the post-processor adds none; eos_token
+ * and pad_token are read beside it. */
 static void test_config_bos(void **state) {
     (void)state;
-    static const char *const configs[] = {"{\"bos_token\": \"<|im_start|>\"}",
-                                          "{\"bos_token\": {\"content\": \"<|im_start|>\"}}"};
+    static const char *const configs[] = {
+        "{\"bos_token\": \"<|im_start|>\", \"pad_token\": \"no such token\", "
+        "\"eos_token\": null}",
+        "{\"bos_token\": {\"content\": \"<|im_start|>\"}, \"eos_token\": "
+        "\"<|im_start|>\", \"pad_token\": {\"content\": "
+        "\"<|im_start|>\"}}"};
     char *text, path[200], config[200];
     size_t size;
     assert_int_equal(ca_file_read(FIXTURES "smollm2/tokenizer.json", &text, &size), CA_OK);
@@ -428,6 +435,8 @@ static void test_config_bos(void **state) {
         assert_int_equal(ca_tokenizer_open(directory, &t), CA_OK);
         assert_int_equal(ca_tokenizer_bos(t), -1);
         assert_int_equal(ca_tokenizer_default_bos(t), 1);
+        assert_int_equal(ca_tokenizer_eos(t), i ? 1 : -1);
+        assert_int_equal(ca_tokenizer_pad(t), i ? 1 : -1);
         ca_tokenizer_free(t);
     }
     unlink(path);
@@ -471,7 +480,7 @@ static void write_gguf(json_t *root, const char *pre, char *path, size_t room) {
     put(&s, "GGUF", 4);
     put_u32(&s, 3);
     put_u64(&s, 0);
-    put_u64(&s, 6);
+    put_u64(&s, 8);
     put_text_key(&s, "tokenizer.ggml.model", "gpt2");
     put_text_key(&s, "tokenizer.ggml.pre", pre);
     put_array_key(&s, "tokenizer.ggml.tokens", 8, count);
@@ -492,9 +501,14 @@ static void write_gguf(json_t *root, const char *pre, char *path, size_t room) {
         }
         put_u32(&s, type);
     }
-    put_text(&s, "tokenizer.ggml.bos_token_id");
-    put_u32(&s, 4);
-    put_u32(&s, 0);
+    static const char *const special[] = {"bos", "eos", "padding"};
+    for (uint32_t k = 0; k < 3; k++) {
+        char key[64];
+        snprintf(key, sizeof key, "tokenizer.ggml.%s_token_id", special[k]);
+        put_text(&s, key);
+        put_u32(&s, 4);
+        put_u32(&s, k);
+    }
     write_file("vocabulary.gguf", s.text, s.length, path, room);
     ca_string_free(&s);
     free(tokens);
@@ -517,6 +531,8 @@ static void test_gguf(void **state) {
         if (st != CA_OK) fail_msg("%s", ca_error_text());
         assert_int_equal(ca_tokenizer_default_bos(t), 0);
         assert_int_equal(ca_tokenizer_bos(t), strcmp(pairs[k][0], "llama3") == 0 ? 0 : -1);
+        assert_int_equal(ca_tokenizer_eos(t), 1);
+        assert_int_equal(ca_tokenizer_pad(t), 2);
         snprintf(cases, sizeof cases, FIXTURES "%s/cases.jsonl", pairs[k][0]);
         assert_int_equal(check_cases(t, pairs[k][0], cases), 0);
         ca_tokenizer_free(t);

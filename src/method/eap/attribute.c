@@ -75,11 +75,11 @@ ca_status ca_eap_make_means(eap *e) {
     if (!e->ablation.positions) return CA_OK;
     for (int64_t b = 0; b < p->batches; b++) {
         CA_TRY(ca_signal_status());
-        ca_eap_group_set(&e->group, e->job->data, p->first[b], p->first[b + 1], true);
+        ca_eap_group_set_examples(&e->group, &e->metric, p->first[b], p->first[b + 1], true);
         CA_TRY(ca_eap_ends_begin(&e->ends, &e->group));
         CA_TRY(ca_eap_ends_run(&e->ends, true, false, NULL));
         CA_TRY(ca_eap_ablation_add(&e->ablation, e->job->model, &e->group, &e->ends.clean,
-                                   e->job->data->count));
+                                   e->metric.sequences->count));
     }
 out:
     return st;
@@ -90,7 +90,7 @@ out:
 /* A peer divides the scores of a pair by the size of its batch, the last one being smaller. */
 double ca_eap_share(const eap *e, int64_t n) {
     if (e->batch_size == 0) return 1;
-    int64_t batch = (e->group.first + n) / e->batch_size * e->batch_size;
+    int64_t batch = (e->first + n) / e->batch_size * e->batch_size;
     int64_t rest = e->job->data->count - batch;
     return 1 / (double)(rest < e->batch_size ? rest : e->batch_size);
 }
@@ -102,15 +102,28 @@ static ca_status write_edges(eap *e, int64_t n) {
     int64_t count = s->graph.sources * s->graph.destinations;
     for (int64_t k = 0; k < count; k++)
         e->row[k] = s->valid[k] ? (float)s->pair_edge[n * count + k] : NAN;
-    return ca_result_write(e->job->result, "/edges/score_per_example", e->group.first + n, 1,
-                           e->row);
+    return ca_result_write(e->job->result, "/edges/score_per_example", e->first + n, 1, e->row);
+}
+
+/* Metrics of an example, where those of the pairs were: no later example is in front. */
+static void add_parts(eap_ends *ends, int64_t example, int64_t parts) {
+    double clean = 0, ablated = 0;
+    for (int64_t n = parts * example; n < parts * (example + 1); n++) {
+        clean += ends->clean_metric[n];
+        ablated += ends->ablated_metric[n];
+    }
+    ends->clean_metric[example] = clean;
+    ends->ablated_metric[example] = ablated;
+    ends->predicted[example] = ends->predicted[parts * example];
 }
 
 static ca_status write_examples(eap *e) {
     ca_status st = CA_OK;
     ca_result *r = e->job->result;
-    const eap_ends *ends = &e->ends;
-    int64_t first = e->group.first, count = e->group.count;
+    eap_ends *ends = &e->ends;
+    int64_t parts = ca_metric_parts(e->metric.kind);
+    int64_t first = e->first, count = e->group.count / parts;
+    for (int64_t n = 0; n < count; n++) add_parts(ends, n, parts);
     CA_TRY(ca_result_write(r, "/baseline/clean", first, count, ends->clean_metric));
     CA_TRY(ca_result_write(r, "/baseline/corrupted", first, count, ends->ablated_metric));
     CA_TRY(ca_result_write(r, "/baseline/predicted", first, count, ends->predicted));
@@ -131,7 +144,8 @@ out:
 ca_status ca_eap_attribute(void *state, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     eap *e = state;
-    ca_eap_group_set(&e->group, e->job->data, first, last, ca_eap_runs_whole(e));
+    e->first = first;
+    ca_eap_group_set_examples(&e->group, &e->metric, first, last, ca_eap_runs_whole(e));
     ca_eap_sums_begin(&e->sums, last - first);
     CA_TRY(e->variant->score(e));
     for (int64_t n = 0; e->sums.resamples && n < last - first; n++)

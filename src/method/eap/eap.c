@@ -11,7 +11,7 @@
 
 static const ca_option options[] = {
     {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
-     "what is measured at the last token"},
+     "what is measured at the last token, or of whole continuations behind it"},
     {"method.variant", CA_OPTION_CHOICE, "ig-inputs", NULL, EAP_VARIANTS,
      "gradients at the clean run (eap), along a path of the input or of activations, at both ends; "
      "or without gradients: exact patching of one edge a time, information flow routes"},
@@ -60,6 +60,8 @@ static const char *const conventions[] = {
     "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean; "
     "ablation mean: all sources have the same mean, over sources and prompts, of the output at the "
     "last token divided by the prompt's length",
+    "continuation, continuation_diff: every token of prompt and continuation is scored; of two "
+    "continuations the scores are sums over both",
     "a node's score is the sum of those of the edges that leave it",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
@@ -82,6 +84,7 @@ static void release(void *state) {
     ca_circuit_file_free(&e->truth);
     ca_eap_attribute_free(e);
     ca_packing_free(&e->packing);
+    ca_metric_close(&e->metric);
     free(e->sites);
     free(e->points);
     free(e);

@@ -94,6 +94,7 @@ struct eap {
     int64_t cell_rows;          /* of a pass of exact patching */
     /* while running */
     ca_job *job;
+    int64_t first; /* example of the group */
     eap_group group;
     eap_ends ends;
     eap_gradients gradients;
@@ -107,7 +108,7 @@ struct eap {
     float *row;         /* [F, R], [F, D] or [L, d_ff] */
 };
 
-/* What the scores of pair n of the group are multiplied by in the sums. */
+/* What the scores of example n of the group are multiplied by in the sums. */
 double ca_eap_share(const eap *e, int64_t n);
 
 /* options.c: the variant, the path and its points from the options. variant: one in place of that
@@ -131,7 +132,7 @@ ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
 /* Settings of the ends, without a model. */
 eap_ends ca_eap_ends_wanted(const eap *e);
 /* The pair behind the last one of the part of a group that begins with `pair`. */
-int64_t ca_eap_part_end(const eap *e, const ca_dataset *data, int64_t pair, int64_t last);
+int64_t ca_eap_part_end(const eap *e, int64_t pair, int64_t last);
 
 /* True when every token of a pair is run, not only those behind its first difference. */
 bool ca_eap_runs_whole(const eap *e);

@@ -25,7 +25,7 @@ static ca_pass_limits end_limits(const eap_ends *e) {
                             CA_SITE_BIT(CA_SITE_RESID_POST);
     return (ca_pass_limits){
         .rows = e->runs * e->sizes.rows,
-        .reads = e->runs * e->sizes.pairs,
+        .reads = e->runs * e->sizes.reads,
         .logits = true,
         .sites = taps | (e->keep_stream ? stream : 0) |
                  (e->keep_hidden ? CA_SITE_BIT(CA_SITE_MLP_POST) : 0),
@@ -248,15 +248,16 @@ static int64_t stream_hooks(eap_ends *e, ca_hook *hooks) {
 
 /* ---- runs ---- */
 
-ca_status ca_eap_ends_score(eap_ends *e, bool clean, int64_t first, ca_tensor logits,
-                            method_scorer *scorer) {
+ca_status ca_eap_ends_score(eap_ends *e, bool clean, const eap_group *part, int64_t first,
+                            ca_tensor logits, int64_t k, method_scorer *scorer) {
     ca_status st = CA_OK;
     double *metric = clean ? e->clean_metric : e->ablated_metric;
-    for (int64_t n = first; n < first + logits.shape[0]; n++) {
-        const ca_example *example = &e->group->data->examples[e->group->first + n];
-        ca_tensor row = ca_tensor_slice(logits, 0, n - first, 1);
-        if (clean) CA_TRY(ca_method_scorer_clean(scorer, n, row, &e->predicted[n]));
-        CA_TRY(ca_method_score(scorer, example, n, row, &metric[n]));
+    for (int64_t n = 0; n < part->count; n++) {
+        const ca_example *example = &part->data->examples[part->first + n];
+        ca_tensor rows = ca_eap_group_logits(part, logits, k, n);
+        if (clean)
+            CA_TRY(ca_method_scorer_clean(scorer, first + n, rows, &e->predicted[first + n]));
+        CA_TRY(ca_method_score(scorer, example, first + n, rows, &metric[first + n]));
     }
 out:
     return st;
@@ -264,7 +265,7 @@ out:
 
 ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *scorer) {
     ca_status st = CA_OK;
-    int64_t rows = e->group->rows, pairs = e->group->count, count = 0;
+    int64_t rows = e->group->rows, count = 0;
     ca_hook hooks[2 * EAP_TAP_HOOKS + EAP_STREAM_HOOKS];
     eap_tap clean_tap = ca_eap_ends_tap(e, true, 0, 0, rows);
     eap_tap ablated_tap = ca_eap_ends_tap(e, false, clean ? rows : 0, 0, rows);
@@ -288,10 +289,8 @@ ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *
     CA_TRY(ca_pass_forward(e->pass, &request));
     ca_tensor logits = ca_pass_logits(e->pass);
     if (!scorer) goto out;
-    if (clean) CA_TRY(ca_eap_ends_score(e, true, 0, ca_tensor_slice(logits, 0, 0, pairs), scorer));
-    if (ablated)
-        CA_TRY(ca_eap_ends_score(e, false, 0, ca_tensor_slice(logits, 0, clean ? pairs : 0, pairs),
-                                 scorer));
+    if (clean) CA_TRY(ca_eap_ends_score(e, true, e->group, 0, logits, 0, scorer));
+    if (ablated) CA_TRY(ca_eap_ends_score(e, false, e->group, 0, logits, clean ? 1 : 0, scorer));
 out:
     return st;
 }

@@ -59,10 +59,10 @@ eap_tap ca_eap_ends_tap(const eap_ends *ends, bool clean, int64_t from, int64_t 
                         int64_t rows);
 /* difference = ablated - clean, in rows [first, first + rows). */
 ca_status ca_eap_ends_subtract(eap_ends *ends, int64_t first, int64_t rows) CA_MUST_USE;
-/* Metrics of an end from the logits [n, V] of pairs [first, first + n); of the clean one also
- * `predicted`. */
-ca_status ca_eap_ends_score(eap_ends *ends, bool clean, int64_t first, ca_tensor logits,
-                            method_scorer *scorer) CA_MUST_USE;
+/* Metrics of an end from the logits of a pass, in which it is run k of the group's pairs
+ * [first, first + part->count); of the clean one also `predicted`. */
+ca_status ca_eap_ends_score(eap_ends *ends, bool clean, const eap_group *part, int64_t first,
+                            ca_tensor logits, int64_t k, method_scorer *scorer) CA_MUST_USE;
 /* The pass on whose keys and values the group's tails sit; NULL when it has no prefix. */
 const ca_pass *ca_eap_ends_prefix(const eap_ends *ends);
 

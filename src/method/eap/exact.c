@@ -38,9 +38,9 @@ static int64_t take(eap_exact *e, const ca_arch *a, ca_dtype type, bool measure)
 }
 
 int64_t ca_eap_exact_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_graph *graph,
-                           int64_t rows, int64_t longest) {
+                           int64_t rows, int64_t longest, int64_t reads) {
     eap_exact e = sized(graph, rows, longest);
-    return take(&e, arch, dtype, true) + ca_eap_restart_bytes(arch, dtype, rows, longest) +
+    return take(&e, arch, dtype, true) + ca_eap_restart_bytes(arch, dtype, rows, longest, reads) +
            ca_batch_bytes(e.block, e.block * longest, 0);
 }
 
@@ -224,7 +224,7 @@ ca_status ca_eap_exact_edges(eap_exact *e, int64_t n, double *metric) {
     for (int64_t l = 0; l < g->layers; l++) CA_TRY(layer_edges(e, n, l, metric));
     for (int64_t u = 0; u < g->sources; u++)
         CA_TRY(ca_eap_restart_add_final(&e->restart,
-                                        ca_tensor_at(ca_tensor_at(e->source, 0, u), 0, rows - 1),
+                                        ca_tensor_slice(ca_tensor_at(e->source, 0, u), 0, 0, rows),
                                         &metric[u * g->destinations + logits]));
     CA_TRY(ca_eap_restart_finish(&e->restart));
 out:

@@ -26,7 +26,7 @@ typedef struct eap_exact {
 
 /* Bytes of backend memory. rows: of a pass. */
 int64_t ca_eap_exact_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_graph *graph,
-                           int64_t rows, int64_t longest);
+                           int64_t rows, int64_t longest, int64_t reads);
 ca_status ca_eap_exact_create(const eap_ends *ends, const ca_circuit_graph *graph,
                               method_scorer *scorer, int64_t rows, int64_t longest,
                               eap_exact *out) CA_MUST_USE;

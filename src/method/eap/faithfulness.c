@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     ROWS = 64,    /* of a group: more are no faster, and every row has room for all sources */
@@ -29,7 +30,8 @@ static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
     for (;;) {
         f->sizes.lanes = lanes;
         f->sizes.sources = smaller(lanes, SOURCES) * f->graph.sources;
-        CA_TRY(ca_eap_groups_cut(job, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
+        CA_TRY(
+            ca_eap_groups_cut(job, f->metric, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
         const eap_ends ends = {.sizes = f->sizes.group, .runs = 2};
         *bytes = ca_eap_runs_bytes(job->arch, job->dtype, &f->graph, f->sizes) +
                  ca_eap_ends_bytes(job->arch, job->dtype, &ends);
@@ -47,14 +49,14 @@ static double flops_of(const eap_faithfulness *f, const ca_job *job) {
     const ca_arch *a = job->arch;
     int64_t circuits = f->selection.count;
     double flops = 0;
-    for (int64_t i = 0; i < job->data->count; i++) {
-        const ca_example *e = &job->data->examples[i];
+    for (int64_t i = 0; i < f->metric->sequences->count; i++) {
+        const ca_example *e = &f->metric->sequences->examples[i];
         int64_t prefix = ca_eap_prefix_rows(e, f->whole), rows = ca_eap_tail_rows(e, f->whole);
         int64_t keys = ca_sequence_keys(a, rows, prefix);
         flops += ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
         flops += BASELINES * ca_flops_forward(a, rows, keys, a->layers);
         flops += (double)circuits * ca_eap_runs_flops(a, &f->graph, rows, keys);
-        flops += ca_flops_head(a, circuits + BASELINES);
+        flops += ca_flops_head(a, (circuits + BASELINES) * ca_example_reads(e));
     }
     return flops;
 }
@@ -186,7 +188,8 @@ out:
 static ca_status create_run(eap_faithfulness *f, const eap_ablation *ablation) {
     ca_status st = CA_OK;
     const ca_job *job = f->job;
-    size_t values = (size_t)(f->sizes.group.pairs * (f->selection.count + BASELINES));
+    int64_t examples = f->sizes.group.pairs / ca_metric_parts(f->metric->kind);
+    size_t values = (size_t)(examples * (f->selection.count + BASELINES));
     f->ends =
         (eap_ends){.model = job->model, .ablation = ablation, .sizes = f->sizes.group, .runs = 2};
     CA_TRY(ca_eap_ends_create(&f->ends));
@@ -203,13 +206,16 @@ out:
 static ca_status score_circuits(eap_faithfulness *f, int64_t from, int64_t count) {
     ca_status st = CA_OK;
     ca_tensor logits;
-    int64_t pairs = f->group.count, columns = f->selection.count + BASELINES;
+    int64_t parts = ca_metric_parts(f->metric->kind);
+    int64_t columns = f->selection.count + BASELINES;
     CA_TRY(ca_eap_runs_circuits(f->runs, f->circuits + from, count, &logits));
     for (int64_t c = 0; c < count; c++)
-        for (int64_t n = 0; n < pairs; n++)
-            CA_TRY(ca_method_score(&f->scorer, &f->job->data->examples[f->group.first + n], n,
-                                   ca_tensor_slice(logits, 0, c * pairs + n, 1),
-                                   &f->values[n * columns + from + c]));
+        for (int64_t n = 0; n < f->group.count; n++) {
+            double value;
+            CA_TRY(ca_method_score(&f->scorer, &f->group.data->examples[f->group.first + n], n,
+                                   ca_eap_group_logits(&f->group, logits, c, n), &value));
+            f->values[n / parts * columns + from + c] += value;
+        }
 out:
     return st;
 }
@@ -217,7 +223,9 @@ out:
 static ca_status run_group(eap_faithfulness *f, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     int64_t count = f->selection.count, columns = count + BASELINES;
-    ca_eap_group_set(&f->group, f->job->data, first, last, f->whole);
+    int64_t parts = ca_metric_parts(f->metric->kind);
+    ca_eap_group_set_examples(&f->group, f->metric, first, last, f->whole);
+    memset(f->values, 0, (size_t)((last - first) * columns) * sizeof *f->values);
     CA_TRY(ca_eap_ends_begin(&f->ends, &f->group));
     CA_TRY(ca_eap_ends_run(&f->ends, true, true, &f->scorer));
     CA_TRY(ca_eap_runs_group(f->runs, &f->group, ca_eap_ends_prefix(&f->ends), &f->ends.ablated));
@@ -225,9 +233,9 @@ static ca_status run_group(eap_faithfulness *f, int64_t first, int64_t last) {
         n = ca_eap_runs_fit(f->runs, f->circuits + from, count - from);
         CA_TRY(score_circuits(f, from, n));
     }
-    for (int64_t n = 0; n < last - first; n++) {
-        f->values[n * columns + count] = f->ends.clean_metric[n];
-        f->values[n * columns + count + 1] = f->ends.ablated_metric[n];
+    for (int64_t n = 0; n < f->group.count; n++) {
+        f->values[n / parts * columns + count] += f->ends.clean_metric[n];
+        f->values[n / parts * columns + count + 1] += f->ends.ablated_metric[n];
     }
     CA_TRY(ca_result_write(f->job->result, METRICS, first, last - first, f->values));
 out:

@@ -31,7 +31,7 @@ static ca_pass_limits pass_limits(eap_group_sizes sizes, int64_t points, unsigne
     if (wants & EAP_WANTS_HIDDEN) sites |= CA_SITE_BIT(CA_SITE_MLP_POST);
     return (ca_pass_limits){
         .rows = points * sizes.rows,
-        .reads = points * sizes.pairs,
+        .reads = points * sizes.reads,
         .lanes = 1,
         .keep = true,
         .logits = true,
@@ -53,7 +53,7 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_group
     const method_tensor list[] = {
         {&g->alphas, type, 1, {g->most_points}},
         {&g->start, type, 2, {g->from_site ? all : 0, a->width}},
-        {&g->d_logits, type, 3, {1, g->most_points * sizes.pairs, a->vocab}},
+        {&g->d_logits, type, 3, {1, g->most_points * sizes.reads, a->vocab}},
         {&g->all_heads, type, 3, {a->layers * columns, rows, a->head_dim}},
         {&g->all_coefficient, type, 2, {a->layers * columns, all}},
         {&g->all_branch, type, 3, {edges ? a->layers + 1 : 0, rows, a->width}},
@@ -220,17 +220,14 @@ static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
 /* Metrics of the ends that this pass ran, and the difference of their outputs. */
 static ca_status finish_ends(eap_gradients *g, method_scorer *scorer) {
     ca_status st = CA_OK;
-    int64_t pairs = g->part.count;
     ca_tensor logits = ca_pass_logits(g->pass);
     if (g->differs) return CA_OK;
     int64_t clean = point_at(g->site, g->point, g->points, 1);
     int64_t ablated = is_patching(g) ? point_at(g->site, g->point, g->points, 0) : -1;
     if (clean >= 0)
-        CA_TRY(ca_eap_ends_score(g->ends, true, g->first,
-                                 ca_tensor_slice(logits, 0, clean * pairs, pairs), scorer));
+        CA_TRY(ca_eap_ends_score(g->ends, true, &g->part, g->first, logits, clean, scorer));
     if (ablated >= 0)
-        CA_TRY(ca_eap_ends_score(g->ends, false, g->first,
-                                 ca_tensor_slice(logits, 0, ablated * pairs, pairs), scorer));
+        CA_TRY(ca_eap_ends_score(g->ends, false, &g->part, g->first, logits, ablated, scorer));
     CA_TRY(ca_eap_ends_subtract(g->ends, g->ends->group->row[g->first], g->part.rows));
     g->differs = true;
 out:
@@ -279,7 +276,8 @@ out:
 ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,
                                int64_t points, double factor, method_scorer *scorer) {
     ca_status st = CA_OK;
-    int64_t pairs = g->part.count;
+    const eap_group *part = &g->part;
+    int64_t pairs = part->count;
     ca_hook hooks[1 + 2 * EAP_TAP_HOOKS + EAP_PULL_HOOKS];
     ca_tensor gradient, d = g->d_logits;
     assert(points <= g->most_points && points <= EAP_MOST_POINTS);
@@ -289,13 +287,14 @@ ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point 
     CA_TRY(forward_points(g, hooks));
     CA_TRY(finish_ends(g, scorer));
     ca_tensor logits = ca_pass_logits(g->pass);
-    d = ca_tensor_3d(d.data, d.dtype, 1, points * pairs, d.shape[2]);
+    d = ca_tensor_3d(d.data, d.dtype, 1, points * part->read[pairs], d.shape[2]);
     for (int64_t r = 0; r < points * pairs; r++) {
-        const ca_example *e = &g->part.data->examples[g->part.first + r % pairs];
+        int64_t k = r / pairs, n = r % pairs;
         double value;
-        CA_TRY(ca_method_score_gradient(scorer, e, g->first + r % pairs,
-                                        ca_tensor_slice(logits, 0, r, 1), factor, &value,
-                                        ca_tensor_slice(ca_tensor_at(d, 0, 0), 0, r, 1)));
+        CA_TRY(ca_method_score_gradient(scorer, &part->data->examples[part->first + n],
+                                        g->first + n, ca_eap_group_logits(part, logits, k, n),
+                                        factor, &value,
+                                        ca_eap_group_logits(part, ca_tensor_at(d, 0, 0), k, n)));
     }
     CA_TRY(ca_eap_pull_begin(g));
     ca_backward request = {.lanes = 1, .d_logits = d};

@@ -37,7 +37,7 @@ struct eap_runs {
     ca_batch *batch; /* the clean tails, once per lane */
 
     /* the running group, T rows */
-    int64_t rows, pairs;
+    int64_t rows, pairs, reads;
     const ca_pass *prefix;
     eap_outputs ablated;
     ca_tensor clean; /* [T, D] token embeddings of the clean prompts */
@@ -70,7 +70,7 @@ struct eap_runs {
     ca_tensor branch;             /* [S T, D] */
     ca_tensor up, hidden;         /* [S T, F or 2 F], [S T, F] */
     ca_tensor prefix_k, prefix_v; /* [P, K, Dh] when a group of heads has columns of its own */
-    ca_tensor last, logits;       /* [S pairs, D], [S pairs, V] */
+    ca_tensor last, logits;       /* [S reads, D], [S reads, V] */
 };
 
 /* Heads' columns of a layer, C. */

@@ -66,16 +66,17 @@ out:
     return st;
 }
 
-/* The length of all prompts, for what has positions. */
-static ca_status one_length(const ca_job *job, const char *what, int64_t *length) {
-    *length = job->data->count ? job->data->examples[0].clean.count : 1;
-    for (int64_t i = 1; i < job->data->count; i++)
-        if (job->data->examples[i].clean.count != *length)
+/* The length of all prompts, with what follows them, for what has positions. */
+static ca_status one_length(const eap *e, const char *what, int64_t *length) {
+    const ca_dataset *data = e->metric.sequences;
+    *length = data->count ? data->examples[0].clean.count : 1;
+    for (int64_t i = 1; i < data->count; i++)
+        if (data->examples[i].clean.count != *length)
             return ca_fail(CA_E_DATA,
                            "%s: column clean: %s needs prompts of one length, expected %lld tokens "
                            "as in the first, got %lld",
-                           ca_example_place(job->data, &job->data->examples[i]), what,
-                           (long long)*length, (long long)job->data->examples[i].clean.count);
+                           ca_example_place(data, &data->examples[i]), what, (long long)*length,
+                           (long long)data->examples[i].clean.count);
     return CA_OK;
 }
 
@@ -91,7 +92,7 @@ static ca_status read_ablation(const ca_job *job, eap *e) {
         if (!is(job, "method.compat", "none")) e->ablation.kind = EAP_ONE_MEAN;
     }
     if (e->ablation.kind == EAP_MEAN_POSITIONAL)
-        CA_TRY(one_length(job, "ablation mean-positional", &e->ablation.positions));
+        CA_TRY(one_length(e, "ablation mean-positional", &e->ablation.positions));
     if (e->ablation.kind != EAP_PATCHING &&
         (e->variant->path == EAP_AT_BOTH || e->variant->clean_only))
         st = ca_config_fail(job->config, "method.ablation",
@@ -145,7 +146,7 @@ static ca_status read_sums(const ca_job *job, eap *e) {
         if (!gradients || !edges)
             return ca_config_fail(job->config, "method.by_position",
                                   "expected false: only edges scored by gradients have positions");
-        CA_TRY(one_length(job, "by_position", &s->positions));
+        CA_TRY(one_length(e, "by_position", &s->positions));
     }
 out:
     return st;
@@ -161,6 +162,23 @@ static ca_status check_family(const ca_arch *a) {
         a->family);
 }
 
+static ca_status read_metric(const ca_job *job, eap *e) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
+                          job->arch->max_positions, &e->metric));
+    if (e->variant->path != EAP_NO_PATH && !e->metric.kind->gradient)
+        return ca_config_fail(job->config, "metric",
+                              "expected a metric with a gradient, got %s, which has none",
+                              e->metric.kind->name);
+    if (e->variant->clean_only && (e->metric.kind->needs & CA_METRIC_ANSWER_TEXT))
+        return ca_config_fail(job->config, "metric",
+                              "expected a metric of the prompt's last token with the variant %s, "
+                              "which follows what the prompt's own tokens say, got %s",
+                              e->variant->name, e->metric.kind->name);
+out:
+    return st;
+}
+
 ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
     ca_status st = CA_OK;
     if (!variant) variant = ca_config_text(job->config, "method.variant");
@@ -168,17 +186,12 @@ ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
     if (!is(job, "method.compat", "none"))
         e->batch_size = ca_config_int(job->config, "method.batch_size");
     CA_TRY(check_family(job->arch));
+    CA_TRY(read_metric(job, e));
     CA_TRY(read_ablation(job, e));
     CA_TRY(read_points(job, e));
     CA_TRY(read_sites(job, e));
     CA_TRY(read_level(job, e));
     CA_TRY(read_sums(job, e));
-    CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
-                          &e->metric));
-    if (e->variant->path != EAP_NO_PATH && !e->metric.kind->gradient)
-        return ca_config_fail(job->config, "metric",
-                              "expected a metric with a gradient, got %s, which has none",
-                              e->metric.kind->name);
 out:
     return st;
 }

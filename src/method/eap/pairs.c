@@ -18,6 +18,7 @@ ca_status ca_eap_group_create(int64_t most, eap_group *out) {
     CA_TRY(ca_calloc(n, sizeof *out->tail, &out->tail));
     CA_TRY(ca_calloc(n + 1, sizeof *out->row, &out->row));
     CA_TRY(ca_calloc(n, sizeof *out->prefix_start, &out->prefix_start));
+    CA_TRY(ca_calloc(n + 1, sizeof *out->read, &out->read));
 out:
     if (st != CA_OK) ca_eap_group_free(out);
     return st;
@@ -27,6 +28,7 @@ void ca_eap_group_free(eap_group *group) {
     free(group->tail);
     free(group->row);
     free(group->prefix_start);
+    free(group->read);
     *group = (eap_group){0};
 }
 
@@ -44,6 +46,7 @@ void ca_eap_group_set(eap_group *g, const ca_dataset *data, int64_t first, int64
         g->prefix_start[n] = g->prefix_rows;
         g->rows += e->clean.count - g->tail[n];
         g->prefix_rows += g->tail[n];
+        g->read[n + 1] = g->read[n] + ca_example_reads(e);
     }
     g->row[g->count] = g->rows;
 }
@@ -55,12 +58,24 @@ void ca_eap_group_part(const eap_group *group, int64_t first, int64_t count, eap
     part->count = count;
     part->rows = group->row[first + count] - group->row[first];
     part->prefix_rows = group->prefix_rows;
-    for (int64_t n = 0; n < count; n++) {
-        part->tail[n] = group->tail[first + n];
+    for (int64_t n = 0; n <= count; n++) {
         part->row[n] = group->row[first + n] - group->row[first];
+        part->read[n] = group->read[first + n] - group->read[first];
+        if (n == count) break;
+        part->tail[n] = group->tail[first + n];
         part->prefix_start[n] = group->prefix_start[first + n];
     }
-    part->row[count] = part->rows;
+}
+
+void ca_eap_group_set_examples(eap_group *g, const ca_metric *metric, int64_t first, int64_t last,
+                               bool whole) {
+    int64_t parts = ca_metric_parts(metric->kind);
+    ca_eap_group_set(g, metric->sequences, parts * first, parts * last, whole);
+}
+
+ca_tensor ca_eap_group_logits(const eap_group *g, ca_tensor logits, int64_t k, int64_t n) {
+    return ca_tensor_slice(logits, 0, k * g->read[g->count] + g->read[n],
+                           g->read[n + 1] - g->read[n]);
 }
 
 int64_t ca_eap_prefix_rows(const ca_example *e, bool whole) {
@@ -72,34 +87,40 @@ int64_t ca_eap_tail_rows(const ca_example *e, bool whole) {
 }
 
 /* Sizes of the largest group of a packing. */
-static eap_group_sizes measure(const ca_job *job, bool whole, const ca_packing *p) {
-    eap_group_sizes sizes = {.pairs = p->max_sequences};
+static eap_group_sizes measure(const ca_metric *metric, bool whole, const ca_packing *p) {
+    int64_t parts = ca_metric_parts(metric->kind);
+    eap_group_sizes sizes = {.pairs = parts * p->max_sequences};
     for (int64_t b = 0; b < p->batches; b++) {
-        int64_t rows = 0, prefix = 0;
-        for (int64_t i = p->first[b]; i < p->first[b + 1]; i++) {
-            rows += ca_eap_tail_rows(&job->data->examples[i], whole);
-            prefix += ca_eap_prefix_rows(&job->data->examples[i], whole);
+        int64_t rows = 0, prefix = 0, reads = 0;
+        for (int64_t i = parts * p->first[b]; i < parts * p->first[b + 1]; i++) {
+            const ca_example *e = &metric->sequences->examples[i];
+            rows += ca_eap_tail_rows(e, whole);
+            prefix += ca_eap_prefix_rows(e, whole);
+            reads += ca_example_reads(e);
         }
+        if (reads > sizes.reads) sizes.reads = reads;
         if (rows > sizes.rows) sizes.rows = rows;
         if (prefix > sizes.prefix_rows) sizes.prefix_rows = prefix;
     }
     return sizes;
 }
 
-ca_status ca_eap_groups_cut(const ca_job *job, bool whole, int64_t runs, int64_t least,
-                            int64_t rows, ca_packing *packing, eap_group_sizes *sizes) {
+ca_status ca_eap_groups_cut(const ca_job *job, const ca_metric *metric, bool whole, int64_t runs,
+                            int64_t least, int64_t rows, ca_packing *packing,
+                            eap_group_sizes *sizes) {
     ca_status st = CA_OK;
-    int64_t *lengths = NULL, count = job->data->count;
+    int64_t *lengths = NULL, count = job->data->count, parts = ca_metric_parts(metric->kind);
     const ca_pass_limits limits = {0};
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *lengths, &lengths));
-    for (int64_t i = 0; i < count; i++) {
-        int64_t tail = ca_eap_tail_rows(&job->data->examples[i], whole);
-        lengths[i] = runs * (tail > least ? tail : least);
+    for (int64_t i = 0; i < parts * count; i++) {
+        const ca_example *e = &metric->sequences->examples[i];
+        int64_t tail = ca_eap_tail_rows(e, whole), reads = ca_example_reads(e) * least;
+        lengths[i / parts] += runs * (tail > reads ? tail : reads);
     }
     ca_packing_free(packing);
     CA_TRY(ca_plan_packing(job->arch, job->dtype, &limits, lengths, NULL, count, 1, rows, INT64_MAX,
                            packing));
-    *sizes = measure(job, whole, packing);
+    *sizes = measure(metric, whole, packing);
 out:
     free(lengths);
     return st;
@@ -117,7 +138,7 @@ void ca_eap_group_add_run(const eap_group *g, ca_batch *batch, bool corrupted) {
         const ca_prompt_text *prompt = corrupted ? &e->corrupted : &e->clean;
         int64_t rows = prompt->count - g->tail[n];
         ca_batch_add(batch, prompt->ids + g->tail[n], rows, g->prefix_start[n], g->tail[n]);
-        ca_batch_read(batch, rows - 1);
+        for (int64_t r = ca_example_reads(e); r > 0; r--) ca_batch_read(batch, rows - r);
     }
 }
 

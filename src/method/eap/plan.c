@@ -24,11 +24,12 @@ bool ca_eap_runs_whole(const eap *e) {
     return e->ablation.kind != EAP_PATCHING || e->variant->clean_only;
 }
 
-int64_t ca_eap_part_end(const eap *e, const ca_dataset *data, int64_t pair, int64_t last) {
+int64_t ca_eap_part_end(const eap *e, int64_t pair, int64_t last) {
     int64_t rows = 0;
     for (int64_t first = pair; pair < last; pair++) {
-        int64_t tail = ca_eap_tail_rows(&data->examples[pair], ca_eap_runs_whole(e));
-        rows += e->most_points * larger(tail, e->pass_rows / MOST_READS);
+        const ca_example *sequence = &e->metric.sequences->examples[pair];
+        int64_t least = e->pass_rows / MOST_READS * ca_example_reads(sequence);
+        rows += e->most_points * larger(ca_eap_tail_rows(sequence, ca_eap_runs_whole(e)), least);
         if (rows > e->pass_rows && pair > first) break;
     }
     return pair;
@@ -59,17 +60,21 @@ eap_ends ca_eap_ends_wanted(const eap *e) {
 }
 
 /* Sizes of the largest part of a group. */
-static eap_group_sizes measure_parts(const ca_job *job, const eap *e) {
+static eap_group_sizes measure_parts(const eap *e) {
     eap_group_sizes sizes = {0};
     const ca_packing *p = &e->packing;
+    int64_t parts = ca_metric_parts(e->metric.kind);
     for (int64_t b = 0; b < p->batches; b++)
-        for (int64_t pair = p->first[b], end; pair < p->first[b + 1]; pair = end) {
-            int64_t rows = 0;
-            end = ca_eap_part_end(e, job->data, pair, p->first[b + 1]);
-            for (int64_t i = pair; i < end; i++)
-                rows += ca_eap_tail_rows(&job->data->examples[i], ca_eap_runs_whole(e));
+        for (int64_t pair = parts * p->first[b], end; pair < parts * p->first[b + 1]; pair = end) {
+            int64_t rows = 0, reads = 0;
+            end = ca_eap_part_end(e, pair, parts * p->first[b + 1]);
+            for (int64_t i = pair; i < end; i++) {
+                rows += ca_eap_tail_rows(&e->metric.sequences->examples[i], ca_eap_runs_whole(e));
+                reads += ca_example_reads(&e->metric.sequences->examples[i]);
+            }
             sizes.pairs = larger(sizes.pairs, end - pair);
             sizes.rows = larger(sizes.rows, rows);
+            sizes.reads = larger(sizes.reads, reads);
         }
     return sizes;
 }
@@ -80,16 +85,16 @@ static ca_status cut_groups(const ca_job *job, eap *e, int64_t rows) {
     ca_status st = CA_OK;
     bool whole = ca_eap_runs_whole(e);
     e->longest = 1;
-    for (int64_t i = 0; i < job->data->count; i++)
-        e->longest = larger(e->longest, ca_eap_tail_rows(&job->data->examples[i], whole));
+    for (int64_t i = 0; i < e->metric.sequences->count; i++)
+        e->longest = larger(e->longest, ca_eap_tail_rows(&e->metric.sequences->examples[i], whole));
     e->most_points =
         smaller(larger(1, smaller(e->point_count, EAP_MOST_POINTS)), larger(1, rows / e->longest));
     e->pass_rows = rows;
     int64_t group_rows = larger(rows / e->most_points, smaller(rows, GROUP_ROWS));
     int64_t pairs = larger(GROUP_PAIRS, MOST_READS / e->most_points);
-    CA_TRY(
-        ca_eap_groups_cut(job, whole, 1, group_rows / pairs, group_rows, &e->packing, &e->sizes));
-    e->part_sizes = measure_parts(job, e);
+    CA_TRY(ca_eap_groups_cut(job, &e->metric, whole, 1, group_rows / pairs, group_rows, &e->packing,
+                             &e->sizes));
+    e->part_sizes = measure_parts(e);
 out:
     return st;
 }
@@ -123,15 +128,14 @@ out:
     return st;
 }
 
-static double example_flops(const ca_job *job, const eap *e, int64_t i) {
+static double sequence_flops(const ca_job *job, const eap *e, const ca_example *example) {
     const ca_arch *a = job->arch;
-    const ca_example *example = &job->data->examples[i];
     bool whole = ca_eap_runs_whole(e);
     int64_t prefix = ca_eap_prefix_rows(example, whole), rows = ca_eap_tail_rows(example, whole);
     int64_t runs = ends_apart(e) + (e->ablation.positions ? 1 : 0);
     double flops = ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
     flops += (double)runs * ca_flops_forward(a, rows, ca_sequence_keys(a, rows, prefix), a->layers);
-    flops += ca_flops_head(a, runs);
+    flops += ca_flops_head(a, runs * ca_example_reads(example));
     return flops + e->variant->flops(job, e, rows, prefix);
 }
 
@@ -139,10 +143,11 @@ ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     ca_status st = CA_OK;
     int64_t bytes = 0;
     CA_TRY(fit(job, e, &bytes));
-    e->sums.pairs = e->sizes.pairs;
-    for (int64_t i = 0; i < job->data->count; i++) {
-        plan->tokens += (e->variant->clean_only ? 1 : 2) * job->data->examples[i].clean.count;
-        plan->flops += example_flops(job, e, i);
+    e->sums.pairs = e->sizes.pairs / ca_metric_parts(e->metric.kind);
+    for (int64_t i = 0; i < e->metric.sequences->count; i++) {
+        const ca_example *sequence = &e->metric.sequences->examples[i];
+        plan->tokens += (e->variant->clean_only ? 1 : 2) * sequence->clean.count;
+        plan->flops += sequence_flops(job, e, sequence);
     }
     int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->examples = job->data->count;

@@ -16,43 +16,51 @@ static const ca_site_kind site_of[] = {
     [EAP_CHANGE_MLP_OUT] = CA_SITE_MLP_OUT,
 };
 
-static ca_pass_limits limits_of(int64_t rows) {
+/* A cell has at most the rows of logits of its group, and half of the room is free for the next. */
+static int64_t most_reads(int64_t reads) {
+    return 2 * reads > EAP_MOST_CELLS ? 2 * reads : EAP_MOST_CELLS;
+}
+
+static ca_pass_limits limits_of(int64_t rows, int64_t reads) {
     const uint32_t sites =
         CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_MLP_OUT);
-    return (ca_pass_limits){.rows = rows, .reads = EAP_MOST_CELLS, .sites = sites, .edited = sites};
+    return (ca_pass_limits){.rows = rows, .reads = reads, .sites = sites, .edited = sites};
 }
 
 static int64_t take(eap_restart *r, const ca_arch *a, ca_dtype type, bool measure) {
     const method_tensor list[] = {
         {&r->value, type, 2, {r->most_rows, a->width}},
         {&r->resid, type, 2, {r->most_rows, a->width}},
-        {&r->normed, type, 2, {EAP_MOST_CELLS, a->width}},
-        {&r->logits, type, 2, {EAP_MOST_CELLS, a->vocab}},
+        {&r->normed, type, 2, {r->most_reads, a->width}},
+        {&r->logits, type, 2, {r->most_reads, a->vocab}},
     };
     return ca_method_take_list(measure ? NULL : &r->buffers, list, sizeof list / sizeof *list);
 }
 
 int64_t ca_eap_restart_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_rows,
-                             int64_t longest) {
-    eap_restart r = {.most_rows = most_rows > longest ? most_rows : longest};
-    ca_pass_limits limits = limits_of(r.most_rows);
+                             int64_t longest, int64_t reads) {
+    eap_restart r = {.most_rows = most_rows > longest ? most_rows : longest,
+                     .most_reads = most_reads(reads)};
+    ca_pass_limits limits = limits_of(r.most_rows, r.most_reads);
     return take(&r, arch, dtype, true) + ca_pass_bytes(arch, dtype, &limits) +
-           ca_batch_bytes(EAP_MOST_CELLS, r.most_rows, EAP_MOST_CELLS);
+           ca_batch_bytes(r.most_reads, r.most_rows, r.most_reads);
 }
 
 ca_status ca_eap_restart_create(const eap_ends *ends, method_scorer *scorer, int64_t most_rows,
                                 int64_t longest, eap_restart *r) {
     ca_status st = CA_OK;
     const ca_model *m = ends->model;
-    *r = (eap_restart){
-        .ends = ends, .scorer = scorer, .most_rows = most_rows > longest ? most_rows : longest};
-    ca_pass_limits limits = limits_of(r->most_rows);
-    CA_TRY(ca_batch_create(m->backend, EAP_MOST_CELLS, r->most_rows, EAP_MOST_CELLS, &r->batch));
+    *r = (eap_restart){.ends = ends,
+                       .scorer = scorer,
+                       .most_rows = most_rows > longest ? most_rows : longest,
+                       .most_reads = most_reads(ends->sizes.reads)};
+    ca_pass_limits limits = limits_of(r->most_rows, r->most_reads);
+    CA_TRY(ca_batch_create(m->backend, r->most_reads, r->most_rows, r->most_reads, &r->batch));
     CA_TRY(ca_pass_create(m, &limits, &r->pass));
     CA_TRY(ca_method_buffers_create(m->backend, (size_t)take(r, &m->arch, m->dtype, true),
                                     &r->buffers));
     take(r, &m->arch, m->dtype, false);
-    CA_TRY(ca_calloc(EAP_MOST_CELLS, sizeof *r->cells, &r->cells));
+    CA_TRY(ca_calloc((size_t)r->most_reads, sizeof *r->cells, &r->cells));
 out:
     if (st != CA_OK) ca_eap_restart_free(r);
     return st;
@@ -73,15 +81,20 @@ static const ca_example *example_of(const eap_restart *r) {
     return &g->data->examples[g->first + r->pair];
 }
 
+/* Rows of logits of a cell. */
+static int64_t cell_reads(const eap_restart *r) { return ca_example_reads(example_of(r)); }
+
 static ca_status score(eap_restart *r) {
     ca_status st = CA_OK;
-    ca_tensor logits = ca_tensor_slice(r->logits, 0, 0, r->passed);
+    int64_t reads = cell_reads(r);
+    ca_tensor logits = ca_tensor_slice(r->logits, 0, 0, r->passed * reads);
     assert(r->passed == r->waiting);
     if (r->passed == 0) return CA_OK;
-    CA_TRY(ca_head_forward(r->ends->model, logits, ca_tensor_slice(r->normed, 0, 0, r->passed)));
+    CA_TRY(ca_head_forward(r->ends->model, logits,
+                           ca_tensor_slice(r->normed, 0, 0, r->passed * reads)));
     for (int64_t c = 0; c < r->passed; c++)
-        CA_TRY(ca_method_score(r->scorer, example_of(r), r->pair, ca_tensor_slice(logits, 0, c, 1),
-                               r->cells[c].to));
+        CA_TRY(ca_method_score(r->scorer, example_of(r), r->pair,
+                               ca_tensor_slice(logits, 0, c * reads, reads), r->cells[c].to));
     r->passed = r->waiting = 0;
 out:
     return st;
@@ -123,7 +136,7 @@ static ca_status set_batch(eap_restart *r, int64_t cells) {
     ca_batch_clear(r->batch);
     for (int64_t c = 0; c < cells; c++) {
         ca_batch_add(r->batch, NULL, rows, g->prefix_start[r->pair], g->tail[r->pair]);
-        ca_batch_read(r->batch, rows - 1);
+        for (int64_t read = cell_reads(r); read > 0; read--) ca_batch_read(r->batch, rows - read);
     }
     return ca_batch_upload(r->batch);
 }
@@ -132,7 +145,7 @@ static ca_status set_batch(eap_restart *r, int64_t cells) {
 static ca_status run_pass(eap_restart *r) {
     ca_status st = CA_OK;
     const ca_model *m = r->ends->model;
-    int64_t cells = r->waiting - r->passed, rows = pair_rows(r);
+    int64_t cells = r->waiting - r->passed, rows = pair_rows(r), reads = cell_reads(r);
     if (cells == 0) return CA_OK;
     CA_TRY(ca_signal_status());
     CA_TRY(set_batch(r, cells));
@@ -156,11 +169,11 @@ static ca_status run_pass(eap_restart *r) {
     request.hooks = &hook;
     request.hook_count = r->change != EAP_CHANGE_STREAM;
     CA_TRY(ca_pass_forward(r->pass, &request));
-    CA_TRY(ca_copy(m->backend, ca_tensor_slice(r->normed, 0, r->passed, cells),
+    CA_TRY(ca_copy(m->backend, ca_tensor_slice(r->normed, 0, r->passed * reads, cells * reads),
                    ca_pass_final_norm(r->pass)));
     r->passed = r->waiting;
     r->rows = 0;
-    if (2 * r->passed > EAP_MOST_CELLS) CA_TRY(score(r));
+    if (2 * r->passed * reads > r->most_reads) CA_TRY(score(r));
 out:
     return st;
 }
@@ -170,13 +183,17 @@ void ca_eap_restart_pair(eap_restart *r, int64_t pair) {
     r->pair = pair;
 }
 
+static bool is_full(const eap_restart *r) {
+    return (r->waiting + 1) * cell_reads(r) > r->most_reads;
+}
+
 ca_status ca_eap_restart_add(eap_restart *r, eap_change kind, int64_t layer, int64_t head,
                              ca_tensor value, double *to) {
     ca_status st = CA_OK;
     int64_t rows = pair_rows(r);
     bool other = r->change != kind || r->layer != layer;
-    if (other || r->waiting == EAP_MOST_CELLS || r->rows + rows > r->most_rows) CA_TRY(run_pass(r));
-    if (r->waiting == EAP_MOST_CELLS) CA_TRY(score(r));
+    if (other || is_full(r) || r->rows + rows > r->most_rows) CA_TRY(run_pass(r));
+    if (is_full(r)) CA_TRY(score(r));
     r->change = kind;
     r->layer = layer;
     ca_tensor place = ca_tensor_slice(r->value, 0, r->rows, rows);
@@ -190,12 +207,13 @@ out:
 ca_status ca_eap_restart_add_final(eap_restart *r, ca_tensor value, double *to) {
     ca_status st = CA_OK;
     const ca_model *m = r->ends->model;
+    int64_t reads = cell_reads(r), first = pair_rows(r) - reads;
     CA_TRY(run_pass(r));
-    if (r->waiting == EAP_MOST_CELLS) CA_TRY(score(r));
-    ca_tensor normed = ca_tensor_slice(r->normed, 0, r->passed, 1);
+    if (is_full(r)) CA_TRY(score(r));
+    ca_tensor normed = ca_tensor_slice(r->normed, 0, r->passed * reads, reads);
     ca_tensor final = of_pair(r, ca_tensor_at(r->ends->stream, 0, m->arch.layers));
-    CA_TRY(ca_copy(m->backend, normed, ca_tensor_slice(final, 0, pair_rows(r) - 1, 1)));
-    CA_TRY(ca_add(m->backend, ca_tensor_at(normed, 0, 0), value, 1));
+    CA_TRY(ca_copy(m->backend, normed, ca_tensor_slice(final, 0, first, reads)));
+    CA_TRY(ca_add(m->backend, normed, ca_tensor_slice(value, 0, first, reads), 1));
     CA_TRY(ca_norm_fwd(m->backend, normed, normed, m->final_gain, m->final_bias, m->arch.norm));
     r->cells[r->waiting++] = (eap_cell){-1, to};
     r->passed = r->waiting;

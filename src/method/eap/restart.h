@@ -22,22 +22,23 @@ typedef struct eap_cell {
 } eap_cell;
 
 enum {
-    EAP_MOST_CELLS =
-        128 /* scored together: reading the head's weights costs more than fewer rows */
+    EAP_MOST_CELLS = 128 /* rows of logits together: reading the head's weights costs more than
+                            fewer rows */
 };
 
 typedef struct eap_restart {
     const eap_ends *ends; /* made with keep_stream */
     method_scorer *scorer;
-    int64_t most_rows; /* of a pass */
+    int64_t most_rows;  /* of a pass */
+    int64_t most_reads; /* rows of logits together; half of them do for any cell */
     ca_batch *batch;
     ca_pass *pass;
     method_buffers buffers;
     ca_tensor value;  /* [rows, D] of the cells that wait for their pass */
     ca_tensor resid;  /* [rows, D] that they start from */
-    ca_tensor normed; /* [EAP_MOST_CELLS, D] after the final norm */
-    ca_tensor logits; /* [EAP_MOST_CELLS, V] */
-    eap_cell *cells;  /* [EAP_MOST_CELLS], of which the first `passed` have had their pass */
+    ca_tensor normed; /* [most_reads, D] after the final norm */
+    ca_tensor logits; /* [most_reads, V] */
+    eap_cell *cells;  /* [most_reads], of which the first `passed` have had their pass */
     int64_t passed, waiting;
     /* of the waiting cells without a pass, and of the pair that runs */
     eap_change change;
@@ -45,9 +46,9 @@ typedef struct eap_restart {
     int64_t pair; /* of the group of `ends` */
 } eap_restart;
 
-/* Bytes of backend memory. longest: tail rows of a pair. */
+/* Bytes of backend memory. longest: tail rows of a pair; reads: most rows of logits of a group. */
 int64_t ca_eap_restart_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_rows,
-                             int64_t longest);
+                             int64_t longest, int64_t reads);
 /* ends: begun for groups of any pairs when cells are added. */
 ca_status ca_eap_restart_create(const eap_ends *ends, method_scorer *scorer, int64_t most_rows,
                                 int64_t longest, eap_restart *out) CA_MUST_USE;
@@ -59,7 +60,7 @@ void ca_eap_restart_pair(eap_restart *r, int64_t pair);
  * ca_eap_restart_finish. */
 ca_status ca_eap_restart_add(eap_restart *r, eap_change change, int64_t layer, int64_t head,
                              ca_tensor value, double *to) CA_MUST_USE;
-/* Adds a run that differs in the final residual stream of its last token only: + value [D]. */
+/* Adds a run that differs in the final residual stream only: + value [T, D]. */
 ca_status ca_eap_restart_add_final(eap_restart *r, ca_tensor value, double *to) CA_MUST_USE;
 /* Runs and scores all that waits. */
 ca_status ca_eap_restart_finish(eap_restart *r) CA_MUST_USE;

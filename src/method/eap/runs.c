@@ -48,8 +48,8 @@ static int64_t take_tensors(eap_runs *r, const ca_arch *a, ca_dtype dtype, metho
         {&r->hidden, dtype, 2, {rows, a->mlp_width}},
         {&r->prefix_k, dtype, 3, {prefix, g->kv_columns, a->head_dim}},
         {&r->prefix_v, dtype, 3, {prefix, g->kv_columns, a->head_dim}},
-        {&r->last, dtype, 2, {s.lanes * s.group.pairs, d}},
-        {&r->logits, dtype, 2, {s.lanes * s.group.pairs, a->vocab}},
+        {&r->last, dtype, 2, {s.lanes * s.group.reads, d}},
+        {&r->logits, dtype, 2, {s.lanes * s.group.reads, a->vocab}},
     };
     return ca_method_take_list(to, list, sizeof list / sizeof *list);
 }
@@ -58,7 +58,7 @@ int64_t ca_eap_runs_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_
                           eap_runs_sizes s) {
     eap_runs measured = {.graph = *graph, .sizes = s};
     return take_tensors(&measured, arch, dtype, NULL) +
-           ca_batch_bytes(s.lanes * s.group.pairs, s.lanes * s.group.rows, s.lanes * s.group.pairs);
+           ca_batch_bytes(s.lanes * s.group.pairs, s.lanes * s.group.rows, s.lanes * s.group.reads);
 }
 
 int64_t ca_eap_runs_host_bytes(const ca_circuit_graph *g, eap_runs_sizes s) {
@@ -100,7 +100,7 @@ ca_status ca_eap_runs_create(const ca_model *model, const ca_circuit_graph *grap
     r->sizes = sizes;
     CA_TRY(create_lanes(r));
     CA_TRY(ca_batch_create(model->backend, sizes.lanes * sizes.group.pairs,
-                           sizes.lanes * sizes.group.rows, sizes.lanes * sizes.group.pairs,
+                           sizes.lanes * sizes.group.rows, sizes.lanes * sizes.group.reads,
                            &r->batch));
     CA_TRY(ca_method_buffers_create(model->backend, (size_t)take_tensors(r, a, model->dtype, NULL),
                                     &r->buffers));
@@ -198,6 +198,7 @@ ca_status ca_eap_runs_group(eap_runs *r, const eap_group *group, const ca_pass *
     assert(group->prefix_rows <= r->sizes.group.prefix_rows && (prefix || group->prefix_rows == 0));
     r->rows = group->rows;
     r->pairs = group->count;
+    r->reads = group->read[group->count];
     r->prefix = group->prefix_rows ? prefix : NULL;
     r->ablated = *ablated;
     r->ablated_pre = ca_eap_with_rows(r->ablated_pre, r->rows);
@@ -245,13 +246,13 @@ out:
     return st;
 }
 
-/* The logits' input of a lane at the pairs' last tokens, [pairs, D]. */
+/* The logits' input of a lane at the tokens that are read, [reads, D]. */
 static ca_status read_last(eap_runs *r, int64_t s, ca_tensor x) {
     ca_status st = CA_OK;
     const eap_lane *lane = &r->lanes[s];
     ca_backend *be = r->model->backend;
     int64_t column = r->graph.destinations - 1;
-    ca_tensor index = ca_tensor_slice(r->batch->read_b, 0, 0, r->pairs);
+    ca_tensor index = ca_tensor_slice(r->batch->read_b, 0, 0, r->reads);
     ca_tensor base = lane->mixture[column].own ? eap_rows(r, r->resid, s)
                                                : eap_layer_of(r->ablated_pre, r->graph.layers);
     CA_TRY(ca_gather(be, x, base, index, 1, false));
@@ -271,11 +272,11 @@ ca_status ca_eap_runs_circuits(eap_runs *r, const ca_circuit *circuits, int64_t 
     CA_TRY(ca_eap_lanes_set(r, circuits, count));
     CA_TRY(start_lanes(r));
     for (int64_t l = 0; l < m->arch.layers; l++) CA_TRY(ca_eap_lanes_block(r, l));
-    ca_tensor last = ca_tensor_slice(r->last, 0, 0, count * r->pairs);
+    ca_tensor last = ca_tensor_slice(r->last, 0, 0, count * r->reads);
     for (int64_t s = 0; s < count; s++)
-        CA_TRY(read_last(r, s, ca_tensor_slice(last, 0, s * r->pairs, r->pairs)));
+        CA_TRY(read_last(r, s, ca_tensor_slice(last, 0, s * r->reads, r->reads)));
     CA_TRY(ca_norm_fwd(m->backend, last, last, m->final_gain, m->final_bias, m->arch.norm));
-    *logits = ca_tensor_slice(r->logits, 0, 0, count * r->pairs);
+    *logits = ca_tensor_slice(r->logits, 0, 0, count * r->reads);
     CA_TRY(ca_head_forward(m, *logits, last));
 out:
     return st;

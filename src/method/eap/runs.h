@@ -49,8 +49,8 @@ ca_status ca_eap_runs_group(eap_runs *runs, const eap_group *group, const ca_pas
                             const eap_outputs *ablated) CA_MUST_USE;
 /* How many circuits, from the first on, can run together; at least one. */
 int64_t ca_eap_runs_fit(const eap_runs *runs, const ca_circuit *circuits, int64_t count);
-/* Runs circuits that fit together. logits [count * pairs, V] at the pairs' last tokens, all pairs
- * of the first circuit first; valid until the next call. */
+/* Runs circuits that fit together. logits [count * reads, V] at the tokens that are read of the
+ * pairs, all pairs of the first circuit first; valid until the next call. */
 ca_status ca_eap_runs_circuits(eap_runs *runs, const ca_circuit *circuits, int64_t count,
                                ca_tensor *logits) CA_MUST_USE;
 

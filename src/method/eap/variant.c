@@ -77,9 +77,12 @@ static void sources_of(const eap *e, eap_site site, int64_t *first, int64_t *cou
     if (site.kind == CA_SITE_MLP_OUT) *first = ca_circuit_mlp(&e->sums.query, site.layer);
 }
 
+/* The example of the group that pair n is a sequence of. */
+static int64_t example_of(const eap *e, int64_t n) { return n / ca_metric_parts(e->metric.kind); }
+
 static ca_status take_edges(void *context, int64_t n, int64_t position, const double *score) {
     eap *e = context;
-    n += e->gradients.first;
+    n = example_of(e, e->gradients.first + n);
     ca_eap_sums_edges(&e->sums, n, position, ca_eap_share(e, n), score);
     return CA_OK;
 }
@@ -96,8 +99,9 @@ static ca_status take_nodes(eap *e, int64_t first, int64_t count) {
         for (int64_t u = first; u < first + count; u++)
             for (int64_t k = 0; k < g->points; k++) {
                 const double *rows = e->score_host + u * all + k * part->rows;
+                int64_t i = example_of(e, g->first + n);
                 for (int64_t t = part->row[n]; t < part->row[n + 1]; t++)
-                    ca_eap_sums_node(&e->sums, g->first + n, ca_eap_share(e, g->first + n), u,
+                    ca_eap_sums_node(&e->sums, i, ca_eap_share(e, i), u,
                                      g->point[k].weight * rows[t]);
             }
 out:
@@ -106,15 +110,15 @@ out:
 
 static ca_status take_neurons(eap *e) {
     ca_status st = CA_OK;
-    for (int64_t i = 0; i < e->gradients.part.count; i++) {
+    for (int64_t n = 0; n < e->gradients.part.count; n++) {
+        int64_t i = example_of(e, e->gradients.first + n);
         ca_tensor score;
-        int64_t n = e->gradients.first + i;
-        CA_TRY(ca_eap_neurons_pair(&e->neurons, i, &score));
+        CA_TRY(ca_eap_neurons_pair(&e->neurons, n, &score));
         CA_TRY(ca_download_f64(e->job->backend, score, e->staging, e->score_host));
         if (e->level == EAP_HIDDEN)
-            ca_eap_sums_units(&e->sums, ca_eap_share(e, n), e->score_host);
+            ca_eap_sums_units(&e->sums, ca_eap_share(e, i), e->score_host);
         else
-            ca_eap_sums_neurons(&e->sums, n, ca_eap_share(e, n), e->score_host);
+            ca_eap_sums_neurons(&e->sums, i, ca_eap_share(e, i), e->score_host);
     }
 out:
     return st;
@@ -147,7 +151,7 @@ static ca_status path_score(eap *e) {
                                   &e->scorer));
     int64_t last = e->group.first + e->group.count;
     for (int64_t pair = e->group.first, end; pair < last; pair = end) {
-        end = ca_eap_part_end(e, e->job->data, pair, last);
+        end = ca_eap_part_end(e, pair, last);
         ca_eap_gradients_part(&e->gradients, pair - e->group.first, end - pair);
         for (int64_t s = 0; s < e->site_count; s++) CA_TRY(path_site(e, e->sites[s]));
     }
@@ -162,7 +166,8 @@ static double exact_flops(const ca_job *job, const eap *e, int64_t rows, int64_t
 }
 
 static int64_t exact_bytes(const ca_job *job, const eap *e) {
-    return ca_eap_exact_bytes(job->arch, job->dtype, &e->sums.query, e->cell_rows, e->longest);
+    return ca_eap_exact_bytes(job->arch, job->dtype, &e->sums.query, e->cell_rows, e->longest,
+                              e->sizes.reads);
 }
 
 static ca_status exact_create(eap *e) {
@@ -183,9 +188,11 @@ static ca_status exact_score(eap *e) {
         CA_TRY((edges ? ca_eap_exact_edges : ca_eap_exact_nodes)(&e->exact, n, e->score_host));
         for (int64_t i = 0; i < count; i++)
             e->score_host[i] = -e->metric.kind->sign * (e->score_host[i] - clean);
-        if (edges) ca_eap_sums_edges(&e->sums, n, -1, ca_eap_share(e, n), e->score_host);
+        int64_t example = example_of(e, n);
+        double share = ca_eap_share(e, example);
+        if (edges) ca_eap_sums_edges(&e->sums, example, -1, share, e->score_host);
         for (int64_t u = 0; u < count && !edges; u++)
-            ca_eap_sums_node(&e->sums, n, ca_eap_share(e, n), u, e->score_host[u]);
+            ca_eap_sums_node(&e->sums, example, share, u, e->score_host[u]);
     }
 out:
     return st;

@@ -12,13 +12,11 @@
 
 /* ---- embeddings ---- */
 
-ca_status ca_jacobian_mean_embedding(jacobian *j) {
+ca_status ca_jacobian_mean_embedding(const ca_model *m, ca_tensor ones, ca_tensor mean) {
     ca_status st = CA_OK;
-    const ca_model *m = j->job->model;
-    jacobian_evaluation *e = j->evaluation;
-    CA_TRY(ca_fill(m->backend, e->ones, 1));
     double scale = m->arch.embed_scale / (double)m->arch.vocab;
-    CA_TRY(ca_matmul(m->backend, e->mean, e->ones, m->embed, (ca_tensor){0},
+    CA_TRY(ca_fill(m->backend, ones, 1));
+    CA_TRY(ca_matmul(m->backend, mean, ones, m->embed, (ca_tensor){0},
                      (ca_matmul_options){.alpha = scale}));
 out:
     return st;

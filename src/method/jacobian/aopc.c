@@ -272,12 +272,38 @@ out:
     return st;
 }
 
-/* Areas of a column, and against those of the baseline. */
+/* Mean, error, interval and test of differences [n]. prefix: of the attributes' names. */
+static ca_status put_differences(jacobian *j, const char *group, const char *prefix,
+                                 const double *difference, int64_t n) {
+    ca_status st = CA_OK;
+    ranked_value *items = NULL;
+    char name[48];
+    CA_TRY(ca_calloc((size_t)n + 1, sizeof *items, &items));
+    const struct {
+        const char *name;
+        double value;
+    } list[] = {
+        {"difference", ca_statistics_mean(difference, n)},
+        {"sem", ca_statistics_sem(difference, n)},
+        {"interval", ca_statistics_half_width(difference, n)},
+        {"wilcoxon", ca_statistics_wilcoxon(difference, n, items)},
+    };
+    for (size_t k = 0; k < sizeof list / sizeof *list; k++) {
+        snprintf(name, sizeof name, "%s_%s", prefix, list[k].name);
+        CA_TRY(ca_result_attribute_float(j->job->result, group, name, list[k].value));
+    }
+out:
+    free(items);
+    return st;
+}
+
+/* Areas of a column, and against those of the baseline: of all prompts, and of those whose target
+ * is what the model predicts, since the areas are of the prediction. */
 static ca_status summarise_areas(jacobian *j, int64_t column, int64_t baseline, double *area,
-                                 double *other) {
+                                 double *other, const bool *aligned) {
     ca_status st = CA_OK;
     ca_result *r = j->job->result;
-    int64_t n = j->job->data->count;
+    int64_t n = j->job->data->count, kept = 0;
     char path[96];
     CA_TRY(ca_result_read_back(r, path_of(j, column, "aopc_per_example", path), area));
     path_of(j, column, "", path);
@@ -288,9 +314,29 @@ static ca_status summarise_areas(jacobian *j, int64_t column, int64_t baseline, 
     for (int64_t i = 0; i < n; i++) area[i] -= other[i];
     path_of(j, column, "", path);
     CA_TRY(ca_result_attribute_text(r, path, "paired_with", name_of(j, baseline)));
-    CA_TRY(ca_result_attribute_float(r, path, "paired_difference", ca_statistics_mean(area, n)));
-    CA_TRY(ca_result_attribute_float(r, path, "paired_sem", ca_statistics_sem(area, n)));
+    CA_TRY(put_differences(j, path, "paired", area, n));
+    for (int64_t i = 0; i < n; i++)
+        if (aligned[i]) area[kept++] = area[i];
+    CA_TRY(put_differences(j, path, "aligned", area, kept));
 out:
+    return st;
+}
+
+/* aligned [N]: the target is the prediction. */
+static ca_status find_aligned(jacobian *j, bool **aligned) {
+    ca_status st = CA_OK;
+    int64_t n = j->job->data->count, count = 0;
+    int32_t *target = NULL, *predicted = NULL;
+    CA_TRY(ca_calloc((size_t)n + 1, sizeof **aligned, aligned));
+    CA_TRY(ca_calloc((size_t)n + 1, sizeof *target, &target));
+    CA_TRY(ca_calloc((size_t)n + 1, sizeof *predicted, &predicted));
+    CA_TRY(ca_result_read_back(j->job->result, "/data/target", target));
+    CA_TRY(ca_result_read_back(j->job->result, "/baseline/predicted", predicted));
+    for (int64_t i = 0; i < n; i++) count += (*aligned)[i] = target[i] == predicted[i];
+    CA_TRY(ca_result_attribute_int(j->job->result, "/evaluation/aopc", "aligned_prompts", count));
+out:
+    free(target);
+    free(predicted);
     return st;
 }
 
@@ -298,7 +344,9 @@ ca_status ca_jacobian_aopc_summary(jacobian *j) {
     ca_status st = CA_OK;
     int64_t n = j->job->data->count, baseline = j->columns; /* random */
     double *delta = NULL, *values = NULL, *other = NULL;
+    bool *aligned = NULL;
     char path[96];
+    CA_TRY(find_aligned(j, &aligned));
     CA_TRY(ca_calloc((size_t)(n * j->evaluation->fractions) + 1, sizeof *delta, &delta));
     CA_TRY(ca_calloc((size_t)n + 1, sizeof *values, &values));
     CA_TRY(ca_calloc((size_t)n + 1, sizeof *other, &other));
@@ -308,11 +356,12 @@ ca_status ca_jacobian_aopc_summary(jacobian *j) {
         CA_TRY(ca_result_read_back(j->job->result, path_of(j, c, "delta_logprob", path), delta));
         CA_TRY(summarise_fractions(j, c, delta, values));
         CA_TRY(summarise_distributions(j, c));
-        CA_TRY(summarise_areas(j, c, baseline, values, other));
+        CA_TRY(summarise_areas(j, c, baseline, values, other, aligned));
     }
 out:
     free(delta);
     free(values);
     free(other);
+    free(aligned);
     return st;
 }

@@ -207,7 +207,8 @@ ca_status ca_jacobian_evaluation_create(jacobian *j) {
     CA_TRY(ca_pass_create(job->model, &limits, &e->pass));
     CA_TRY(ca_method_buffers_create(job->backend, (size_t)take_tensors(e, job, NULL), &e->buffers));
     take_tensors(e, job, &e->buffers);
-    if (e->ablation == ABLATE_MEAN) CA_TRY(ca_jacobian_mean_embedding(j));
+    if (e->ablation == ABLATE_MEAN)
+        CA_TRY(ca_jacobian_mean_embedding(job->model, e->ones, e->mean));
     CA_TRY(ca_calloc((size_t)e->rows, sizeof *e->index_host, &e->index_host));
     CA_TRY(ca_calloc((size_t)e->most_runs, sizeof *e->run, &e->run));
     CA_TRY(ca_calloc(longest, sizeof *e->ids, &e->ids));

@@ -86,8 +86,6 @@ ca_status ca_jacobian_ablate_embeddings(void *context, const ca_hook_call *call,
                                         ca_tensor value) CA_MUST_USE;
 /* sum P (log P - log Q), P the clean distribution of the run being taken. */
 double ca_jacobian_divergence(const jacobian *j, const double *log_q);
-/* Embedding that ABLATE_MEAN puts in. */
-ca_status ca_jacobian_mean_embedding(jacobian *j) CA_MUST_USE;
 
 /* aopc.c */
 

@@ -42,6 +42,9 @@ static const ca_option options[] = {
      "how the scores of a word's tokens become one score of the word"},
     {"method.steps", CA_OPTION_INT, "auto", "1..", "auto",
      "nodes of integrated_gradients and path_semantic; auto: 10, with compat the published 5"},
+    {"method.baseline", CA_OPTION_TEXT, "zero", NULL, NULL,
+     "embeddings at which such paths begin, at every token: zero, mean (of the vocabulary), the "
+     "tokenizer's bos, eos or pad, or a token as text or #id"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
      "jacobian-scopes: paths with the nodes and weights of the published code, not by the midpoint "
      "rule, and input_x_gradient of the log-probability, not of the logit"},
@@ -71,10 +74,15 @@ static const char *const conventions[] = {
     "negative, the cross-entropy, is the published loss. integrated_gradients: of the "
     "log-probability, its gradients averaged over the midpoints of method.steps intervals of [0, "
     "1]; with compat over k / steps and each times k / steps, as published. path_semantic: of the "
-    "logit, over the same midpoints; with compat over k / steps, times (steps - 1) / steps",
+    "logit, over the same midpoints; with compat over k / steps, times (steps - 1) / steps. Paths "
+    "run "
+    "from method.baseline b, e = b + alpha (x - b), and gradients are multiplied by x - b",
     "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
     "mu); "
     "standard_error: sample standard deviation over the probes / sqrt(probes)",
+    "fisher: root is the square root of score, on the scale of the norms; predicted_kl: 1/2 sum of "
+    "lambda (u^T J x)^2, the divergence in nats that zeroing the token's leaf causes, to second "
+    "order and of the eigenpairs kept (loo measures it)",
     "tokens after the position that is read score exactly 0; a BOS token is scored like any other",
     "a span: the target is the sum over its positions of their targets' logits "
     "(integrated_gradients: "
@@ -88,6 +96,10 @@ static const char *const conventions[] = {
     "clean) in nats, c the most probable token of the clean run; more negative is better; sem: "
     "sample standard deviation over prompts / sqrt(n); published_sem takes intervals as "
     "independent",
+    "paired_interval: half the 95 % interval (Student's t) of the mean difference of aopc to "
+    "paired_with over prompts; paired_wilcoxon: two-sided p of the signed-rank test (normal "
+    "approximation, zeros left out); aligned_*: the same of the prompts whose target is the "
+    "prediction",
     "ablated tokens: max(1, floor(f n)) of n tokens at fraction f, highest scores first, ties by "
     "position; n counts the tokens up to the one read, a BOS excluded, and the slot of a target "
     "that the prompt holds; at most all but that slot, of a prompt without BOS all but one when "
@@ -98,9 +110,10 @@ static const char *const conventions[] = {
     "ceil(n / 10) tokens that scores and divergences put first, the shared ones as a share of "
     "those "
     "in either",
-    "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
-    "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
-    "final norm, unembedding and target unchanged",
+    "randomise: spearman and top10_jaccard of scores and those with the upper blocks as before "
+    "training (matrices normal with deviation initializer_range of the model's config, biases 0, "
+    "norm gains 1), over the tokens that loo ranks; embeddings, final norm, unembedding and target "
+    "unchanged; _floor: means over 20 random orders of the scores",
     NULL,
 };
 static const char *const headlines[] = {"/baseline@accuracy", "/baseline@clean_mean", NULL};
@@ -143,18 +156,21 @@ static bool has_path(const jacobian *j) {
 
 /* Paths scale the embeddings: their leaf and their single read are fixed by that. */
 static ca_status check_path(const ca_job *job, jacobian *j) {
+    ca_status st = CA_OK;
     j->compat = strcmp(ca_config_text(job->config, "method.compat"), "none") != 0;
     j->steps = ca_config_is_word(job->config, "method.steps")
                    ? (j->compat ? COMPAT_STEPS : STEPS)
                    : ca_config_int(job->config, "method.steps");
     if (!has_path(j)) return CA_OK;
+    CA_TRY(ca_jacobian_read_baseline(job, j));
     if (j->layer > 0)
         return ca_config_fail(job->config, "method.layer",
                               "expected 0 with scopes that are integrated over the embeddings");
     if (j->matrix)
         return ca_config_fail(job->config, "method.position",
                               "expected one position per prompt with scopes that are integrated");
-    return CA_OK;
+out:
+    return st;
 }
 
 /* Probes, or eigenpairs; of these more than the width of the model are refused. */
@@ -230,6 +246,7 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->leaf, dtype, 2, {rows, width}},
         {&j->product, dtype, 2, {rows, width}},
         {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
+        {&j->path_baseline, dtype, 2, {has_path(j) ? 1 : 0, width}},
         {&j->probability, dtype, 2, {probability_rows(j), job->arch->vocab}},
         {&j->norms, dtype, 1, {rows}},
         {&j->dots, dtype, 1, {rows}},
@@ -407,6 +424,7 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));
     CA_TRY(create_scores(j));
+    if (has_path(j)) CA_TRY(ca_jacobian_set_baseline(j));
     CA_TRY(ca_jacobian_evaluation_create(j));
 out:
     return st;

@@ -58,6 +58,13 @@ typedef enum jacobian_combine {
 /* Function whose gradient is integrated along scaled inputs, for scopes that are (path.c). */
 typedef enum jacobian_path { PATH_NONE, PATH_LOGIT, PATH_LOGPROB } jacobian_path;
 
+/* Embeddings at which such paths begin, the same at every token. */
+typedef enum jacobian_baseline {
+    BASELINE_ZERO,
+    BASELINE_MEAN, /* of the vocabulary */
+    BASELINE_TOKEN /* that of one token */
+} jacobian_baseline;
+
 struct jacobian;
 
 /* A scope of the table in scope.c: one row and one function. */
@@ -86,10 +93,12 @@ const jacobian_scope *ca_jacobian_scope_find(const char *name);
 /* One scope of a job. */
 typedef struct jacobian_column {
     const jacobian_scope *scope;
-    int64_t lanes;               /* per slot */
-    int64_t first_lane;          /* in `vectors` */
-    float *score, *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end */
-    double *squares;             /* the same: sums over lanes of |g_t|^4; NULL without probes */
+    int64_t lanes;      /* per slot */
+    int64_t first_lane; /* in `vectors` */
+    float *score,
+        *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end; of sums of
+                          squares the signed ones hold 1/2 sum over lanes of (g_t . x_t)^2 */
+    double *squares;   /* the same: sums over lanes of |g_t|^4; NULL without probes */
 } jacobian_column;
 
 enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16, JACOBIAN_ENTROPY = 16 /* reads at a time */ };
@@ -106,6 +115,8 @@ typedef struct jacobian {
     int64_t rank;                           /* eigenpairs of the Fisher scope */
     int64_t probes;                         /* of its Hutchinson estimator; 0: eigenpairs */
     int64_t steps;                          /* nodes of a path */
+    jacobian_baseline baseline;             /* where it begins */
+    int32_t baseline_id;                    /* of BASELINE_TOKEN */
     bool compat;                            /* gradients as in the published implementation */
     struct jacobian_evaluation *evaluation; /* NULL when none is asked for */
     struct jacobian_randomisation *randomisation; /* the same */
@@ -123,7 +134,8 @@ typedef struct jacobian {
     int64_t first, last; /* examples of the micro-batch */
     int64_t n;           /* its reads */
     ca_tensor ids, others, slot_rows, direction, vectors, slot_vectors, cotangents, leaf, product;
-    ca_tensor path_sum, probability;
+    ca_tensor path_sum, path_baseline, probability;
+    double alpha; /* the point of a path: 0 = its baseline, 1 = the input */
     ca_tensor norms, dots, values, lse, top_values, top_ids;
     void *staging;                   /* the largest download */
     double *numbers;                 /* the same as float64 */
@@ -150,11 +162,20 @@ ca_status ca_jacobian_set_leaf(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_reduce(jacobian *j, int64_t column, int64_t slot,
                              ca_tensor gradient) CA_MUST_USE;
 
-/* path.c: a scope that is integrated; fills its scores and j->residual. Leaves another forward in
+/* ablate.c: mean [1, D] = the mean embedding of the vocabulary. ones [1, V]: room */
+ca_status ca_jacobian_mean_embedding(const ca_model *model, ca_tensor ones,
+                                     ca_tensor mean) CA_MUST_USE;
+
+/* path.c: where paths begin. Errors name the config place. */
+ca_status ca_jacobian_read_baseline(const ca_job *job, jacobian *j) CA_MUST_USE;
+/* Sets j->path_baseline, once the model is there. */
+ca_status ca_jacobian_set_baseline(jacobian *j) CA_MUST_USE;
+/* A scope that is integrated; fills its scores and j->residual. Leaves another forward in
  * the pass. */
 ca_status ca_jacobian_path(jacobian *j, int64_t column) CA_MUST_USE;
-/* The hook that such scopes run with. alpha: read when it is called. */
-ca_hook ca_jacobian_path_hook(double *alpha);
+/* The hook that such scopes run with; the point of the path is that of j->alpha when it is called.
+ */
+ca_hook ca_jacobian_path_hook(jacobian *j);
 
 /* predict.c: top tokens, argmax targets, directions and values of the reads, written to the file.
  */

@@ -85,6 +85,8 @@ static void combine(jacobian *j, int64_t column, int64_t slot, const double *nor
                 c->score[at + t] = (float)value;
             if (c->squares) c->squares[at + t] += value * value * value * value;
             if (c->scope->has_signed) c->signed_score[at + t] = (float)dot[row + t];
+            if (c->scope->combine == COMBINE_SUM_SQUARES)
+                c->signed_score[at + t] += (float)(dot[row + t] * dot[row + t] / 2);
         }
     }
 }
@@ -99,14 +101,15 @@ ca_status ca_jacobian_reduce(jacobian *j, int64_t column, int64_t slot, ca_tenso
               dots = ca_tensor_slice(j->dots, 0, 0, rows);
     ca_tensor sized = gradient, leaf = ca_tensor_slice(j->leaf, 0, 0, rows);
     double *norm = j->numbers, *dot = j->numbers + rows;
+    bool has_dots = scope->has_signed || scope->combine == COMBINE_SUM_SQUARES;
     if (scope->combine == COMBINE_PRODUCT) {
         sized = ca_tensor_slice(j->product, 0, 0, rows);
         CA_TRY(ca_multiply(be, sized, gradient, leaf));
     }
     CA_TRY(ca_row_norms(be, norms, sized));
-    if (scope->has_signed) CA_TRY(ca_row_dots(be, dots, gradient, leaf));
+    if (has_dots) CA_TRY(ca_row_dots(be, dots, gradient, leaf));
     CA_TRY(ca_download_f64(be, norms, j->staging, norm));
-    if (scope->has_signed) CA_TRY(ca_download_f64(be, dots, j->staging, dot));
+    if (has_dots) CA_TRY(ca_download_f64(be, dots, j->staging, dot));
     combine(j, column, slot, norm, dot);
 out:
     return st;

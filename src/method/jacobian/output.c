@@ -21,18 +21,30 @@ ca_status ca_jacobian_write(jacobian *j, const char *dataset, int64_t first, int
 
 static const char *score_name(const jacobian *j) { return j->matrix ? "matrix" : "score"; }
 
+/* The name of a dataset with the shape of the scores, here and with its group. */
+static const char *part_name(const jacobian *j, const char *name, char text[48]) {
+    snprintf(text, 48, "%s%s", name, j->matrix ? "_matrix" : "");
+    return text;
+}
+
+static const char *fisher_name(const jacobian *j, const char *name, char path[96]) {
+    char part[48];
+    snprintf(path, 96, "/attribution/fisher/%s", part_name(j, name, part));
+    return path;
+}
+
 static ca_status reserve_fisher(jacobian *j, ca_result_shape scores) {
     ca_status st = CA_OK;
+    char path[96];
     ca_result *r = j->job->result;
     const char *group = "/attribution/fisher";
     int64_t reads = j->reads.start[j->job->data->count];
     CA_TRY(ca_result_attribute_text(r, group, "estimator", j->probes ? "hutchinson" : "eigen"));
+    CA_TRY(ca_result_reserve(r, fisher_name(j, "root", path), CA_RESULT_F32, scores));
+    CA_TRY(ca_result_reserve(r, fisher_name(j, "predicted_kl", path), CA_RESULT_F32, scores));
     if (j->probes) {
         CA_TRY(ca_result_attribute_int(r, group, "probes", j->probes));
-        return ca_result_reserve(r,
-                                 j->matrix ? "/attribution/fisher/standard_error_matrix"
-                                           : "/attribution/fisher/standard_error",
-                                 CA_RESULT_F32, scores);
+        return ca_result_reserve(r, fisher_name(j, "standard_error", path), CA_RESULT_F32, scores);
     }
     CA_TRY(ca_result_attribute_int(r, group, "rank", j->rank));
     CA_TRY(ca_result_reserve(r, "/attribution/fisher/eigenvalues", CA_RESULT_F64,
@@ -47,7 +59,7 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     ca_status st = CA_OK;
     ca_result *r = j->job->result;
     int64_t count = j->job->data->count;
-    char group[64], path[96];
+    char group[64], path[128], part[48];
     ca_result_shape scores = {
         1, {j->score_start[count]}, {j->matrix ? "position, token" : "token"}};
     snprintf(group, sizeof group, "/attribution/%s", c->scope->name);
@@ -62,12 +74,14 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
     snprintf(path, sizeof path, "%s/%s", group, score_name(j));
     CA_TRY(ca_result_reserve(r, path, CA_RESULT_F32, scores));
     if (c->scope->has_signed) {
-        snprintf(path, sizeof path, "%s/signed%s", group, j->matrix ? "_matrix" : "");
+        snprintf(path, sizeof path, "%s/%s", group, part_name(j, "signed", part));
         CA_TRY(ca_result_reserve(r, path, CA_RESULT_F32, scores));
     }
     if (c->scope->combine == COMBINE_SUM_SQUARES) CA_TRY(reserve_fisher(j, scores));
     if (c->scope->path) {
         CA_TRY(ca_result_attribute_int(r, group, "steps", j->steps));
+        CA_TRY(ca_result_attribute_text(r, group, "baseline",
+                                        ca_config_text(j->job->config, "method.baseline")));
         snprintf(path, sizeof path, "%s/residual", group);
         CA_TRY(
             ca_result_reserve(r, path, CA_RESULT_F64, (ca_result_shape){1, {count}, {"example"}}));
@@ -141,27 +155,39 @@ static ca_status write_one(jacobian *j, const jacobian_column *c, const char *na
 }
 
 /* Standard error of the mean over n probes. A lane's |g|^2 is x / n of the probe's x, so that the
- * score is the mean m and the variance (n^2 squares - n m^2) / (n - 1). It takes the place of the
- * column's signed scores, which it has none of. */
-static ca_status write_standard_error(jacobian *j, const jacobian_column *c) {
-    double n = (double)j->probes;
+ * score is the mean m and the variance (n^2 squares - n m^2) / (n - 1). */
+static double standard_error(const jacobian *j, const jacobian_column *c, int64_t k) {
+    double n = (double)j->probes, mean = (double)c->score[k];
+    double square = n * c->squares[k] - mean * mean;
+    return square > 0 ? sqrt(square / (n - 1)) : 0;
+}
+
+/* What sums of squares have beside the score: the divergence that zeroing a token causes, to second
+ * order, which the column's signed scores hold; then in their place the root, comparable with the
+ * norms of other scopes, and the error of probes. */
+static ca_status write_fisher(jacobian *j, const jacobian_column *c) {
+    ca_status st = CA_OK;
     int64_t count = j->score_start[j->last] - j->score_start[j->first];
-    for (int64_t k = 0; k < count; k++) {
-        double mean = (double)c->score[k], square = n * c->squares[k] - mean * mean;
-        c->signed_score[k] = square > 0 ? (float)sqrt(square / (n - 1)) : 0;
-    }
-    return write_one(j, c, j->matrix ? "standard_error_matrix" : "standard_error", c->signed_score);
+    char part[48];
+    CA_TRY(write_one(j, c, part_name(j, "predicted_kl", part), c->signed_score));
+    for (int64_t k = 0; k < count; k++) c->signed_score[k] = sqrtf(c->score[k]);
+    CA_TRY(write_one(j, c, part_name(j, "root", part), c->signed_score));
+    if (!c->squares) goto out;
+    for (int64_t k = 0; k < count; k++) c->signed_score[k] = (float)standard_error(j, c, k);
+    CA_TRY(write_one(j, c, part_name(j, "standard_error", part), c->signed_score));
+out:
+    return st;
 }
 
 ca_status ca_jacobian_write_scores(jacobian *j) {
     ca_status st = CA_OK;
+    char part[48];
     for (int64_t c = 0; c < j->columns; c++) {
         const jacobian_column *column = &j->column[c];
         CA_TRY(write_one(j, column, score_name(j), column->score));
         if (column->scope->has_signed)
-            CA_TRY(
-                write_one(j, column, j->matrix ? "signed_matrix" : "signed", column->signed_score));
-        if (column->squares) CA_TRY(write_standard_error(j, column));
+            CA_TRY(write_one(j, column, part_name(j, "signed", part), column->signed_score));
+        if (column->scope->combine == COMBINE_SUM_SQUARES) CA_TRY(write_fisher(j, column));
     }
 out:
     return st;
@@ -173,7 +199,7 @@ ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
     return ca_jacobian_write(j, path, j->first, j->last - j->first, j->residual);
 }
 
-/* How far the signed scores of a path miss the change f(x) - f(0) that they divide up, as a share
+/* How far the signed scores of a path miss the change f(x) - f(b) that they divide up, as a share
  * of it: the median of the prompts, and how many miss by more than a tenth. The compat paths do not
  * divide it up. */
 static ca_status summarise_residuals(jacobian *j, const char *scope) {
@@ -206,7 +232,7 @@ static ca_status summarise_residuals(jacobian *j, const char *scope) {
             CA_LOG_WARNING,
             "%s: in %lld of %lld prompts the signed scores miss the change of the target by more "
             "than a tenth of it (median %.2g): more method.steps bring them nearer, slowly "
-            "where RMS norms put the change next to zero embeddings",
+            "where RMS norms put the change next to zero embeddings (method.baseline)",
             scope, (long long)large, (long long)count, median);
 out:
     free(residual);

@@ -155,16 +155,18 @@ static const jacobian_scope scopes[] = {
      .vectors = input_x_gradient},
     {.name = "integrated_gradients",
      .target = "log-probability of the target token (difference of logits for a contrast), "
-               "integrated from zero embeddings",
-     .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
+               "integrated from the baseline's embeddings",
+     .units = "Euclidean norm of (x - baseline) * mean gradient, elementwise; signed: their dot "
+              "product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
      .of_target = true,
      .path = PATH_LOGPROB},
     {.name = "path_semantic",
      .target = "logit of the target token (difference of logits for a contrast), integrated from "
-               "zero embeddings",
-     .units = "Euclidean norm of x * mean gradient, elementwise; signed: their dot product",
+               "the baseline's embeddings",
+     .units = "Euclidean norm of (x - baseline) * mean gradient, elementwise; signed: their dot "
+              "product",
      .combine = COMBINE_PRODUCT,
      .has_signed = true,
      .of_target = true,

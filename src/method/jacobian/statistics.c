@@ -3,6 +3,7 @@
  * See statistics.h.
  */
 #include "statistics.h"
+#include "interval.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,15 +29,28 @@ double ca_statistics_mean(const double *values, int64_t count) {
     return n ? sum / (double)n : NAN;
 }
 
-double ca_statistics_sem(const double *values, int64_t count) {
+/* Squared deviations from the mean of the *n values that are no NaN. */
+static double squares_of(const double *values, int64_t count, int64_t *n) {
     double mean = ca_statistics_mean(values, count), sum = 0;
-    int64_t n = 0;
+    *n = 0;
     for (int64_t i = 0; i < count; i++) {
         if (isnan(values[i])) continue;
         sum += (values[i] - mean) * (values[i] - mean);
-        n++;
+        ++*n;
     }
+    return sum;
+}
+
+double ca_statistics_sem(const double *values, int64_t count) {
+    int64_t n;
+    double sum = squares_of(values, count, &n);
     return n > 1 ? sqrt(sum / (double)(n - 1) / (double)n) : NAN;
+}
+
+double ca_statistics_half_width(const double *values, int64_t count) {
+    int64_t n;
+    double sum = squares_of(values, count, &n);
+    return ca_method_half_width(sum, n);
 }
 
 double ca_statistics_area(const double *x, const double *y, int64_t count) {
@@ -63,6 +77,25 @@ static void rank(const double *values, int64_t count, ranked_value *items, doubl
         for (int64_t i = first; i < last; i++)
             ranks[items[i].index] = (double)(first + last - 1) / 2;
     }
+}
+
+/* Sizes are ranked from 1 for the smallest; t equal ones share the mean of their ranks. */
+double ca_statistics_wilcoxon(const double *values, int64_t count, ranked_value *items) {
+    double plus = 0, ties = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (fabs(values[i]) > 0) items[n++] = (ranked_value){fabs(values[i]), i};
+    ca_statistics_sort(items, n);
+    for (int64_t first = 0, last; first < n; first = last) {
+        for (last = first + 1; last < n && items[last].value == items[first].value;) last++;
+        double t = (double)(last - first), rank = (double)n - (double)(first + last - 1) / 2;
+        ties += t * t * t - t;
+        for (int64_t i = first; i < last; i++)
+            if (values[items[i].index] > 0) plus += rank;
+    }
+    double size = (double)n, mean = size * (size + 1) / 4;
+    double variance = (size * (size + 1) * (2 * size + 1) - ties / 2) / 24;
+    return n ? erfc(fabs(plus - mean) / sqrt(2 * variance)) : NAN;
 }
 
 double ca_statistics_spearman(const double *a, const double *b, int64_t count, ranked_value *items,

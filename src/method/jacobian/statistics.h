@@ -21,6 +21,14 @@ double ca_statistics_mean(const double *values, int64_t count);
 /* Standard error of that mean, from the sample standard deviation; NaN for fewer than two. */
 double ca_statistics_sem(const double *values, int64_t count);
 
+/* Half the width of the 95 % interval of that mean by Student's t; NaN for fewer than two. */
+double ca_statistics_half_width(const double *values, int64_t count);
+/* Two-sided p of Wilcoxon's signed-rank test that the values are symmetric about 0, by the normal
+ * approximation with ties, without continuity correction; zeros (and NaN) are left out, as Wilcoxon
+ * does, and without any other value it is NaN. items [count]: room
+ * Source: Wilcoxon 1945, "Individual comparisons by ranking methods". */
+double ca_statistics_wilcoxon(const double *values, int64_t count, ranked_value *items);
+
 /* Area under y over rising x by the trapezoid rule. */
 double ca_statistics_area(const double *x, const double *y, int64_t count);
 /* Standard error of that area as published with Jacobian Scopes: the intervals are taken as

@@ -8,11 +8,13 @@
 
 /* ---- sites ---- */
 
-/* The embeddings are the stream that enters block 0 (positions that are added later are the same
- * in both runs), the stream that leaves a block is the one that enters the next, and a head's
- * result is its z times a matrix. */
+/* The logits are a product of what leaves the final norm. The embeddings are the stream that enters
+ * block 0 (positions that are added later are the same in both runs), the stream that leaves a
+ * block is the one that enters the next, and a head's result is its z times a matrix. */
 static patch_place place_of(const ca_arch *arch, ca_site site, int64_t window) {
     patch_place p = {CA_SITE_RESID_PRE, site.layer, site.layer};
+    if (site.kind == CA_SITE_FINAL_NORM || site.kind == CA_SITE_LOGITS)
+        return (patch_place){CA_SITE_FINAL_NORM, arch->layers, arch->layers};
     if (site.kind == CA_SITE_EMBED) p.first = p.last = 0;
     if (site.kind == CA_SITE_RESID_POST) p.first = p.last = site.layer + 1;
     if (p.kind == site.kind || site.kind == CA_SITE_EMBED || site.kind == CA_SITE_RESID_POST)
@@ -38,11 +40,6 @@ static ca_status check_sites(const ca_job *job, const ca_site *sites, int64_t co
     if (count == 0)
         return ca_config_fail(job->config, "method.sites", "expected at least one site");
     for (int64_t i = 0; i < count; i++) {
-        if (sites[i].kind == CA_SITE_FINAL_NORM || sites[i].kind == CA_SITE_LOGITS)
-            return ca_config_fail(job->config, "method.sites",
-                                  "expected the residual stream or a part of attention or MLP, got "
-                                  "%s",
-                                  ca_site_name(sites[i], name));
         for (int64_t k = 0; k < i; k++)
             if (same_site(sites[i], sites[k]))
                 return ca_config_fail(job->config, "method.sites",

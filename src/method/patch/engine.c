@@ -35,12 +35,13 @@ struct patch_engine {
     ca_tensor index; /* [cell rows] i64: rows of the first pass that it is gathered from */
     int64_t *index_host;
     const patch_cell *cells; /* of the running pass */
-    ca_tensor normed;        /* [cell sequences, D] of cells that wait for the head */
-    ca_tensor logits;        /* [cell sequences, V] */
-    int64_t waiting;
+    ca_tensor normed;        /* [cell reads, D] of cells that wait for the head */
+    ca_tensor logits;        /* [cell reads, V] */
+    int64_t waiting;         /* rows of them */
 };
 
 static bool is_stream(const patch_place *place) { return place->kind == CA_SITE_RESID_PRE; }
+static bool is_final(const patch_place *place) { return place->kind == CA_SITE_FINAL_NORM; }
 
 /* ---- sizes ---- */
 
@@ -67,6 +68,7 @@ static ca_status list_taps(const ca_arch *arch, const patch_place *places, int64
     for (int64_t i = 0; i < count; i++) most += 2 + places[i].last - places[i].first;
     CA_TRY(ca_calloc((size_t)most + 1, sizeof *out->taps, &out->taps));
     for (int64_t i = 0; i < count; i++) {
+        if (is_final(&places[i])) continue; /* the first pass has it */
         add_tap(out, arch, CA_SITE_RESID_PRE, places[i].first);
         for (int64_t l = places[i].first; !is_stream(&places[i]) && l <= places[i].last; l++)
             add_tap(out, arch, places[i].kind, l);
@@ -85,7 +87,7 @@ static void set_limits(const patch_place *places, int64_t count, patch_sizes siz
                        ca_pass_limits *base, ca_pass_limits *cell) {
     *base = (ca_pass_limits){
         .rows = sizes.base_rows,
-        .reads = sizes.base_sequences,
+        .reads = sizes.base_reads,
         .pattern = sizes.base_pattern,
         .logits = true,
         .key_values = true,
@@ -94,9 +96,9 @@ static void set_limits(const patch_place *places, int64_t count, patch_sizes siz
         .edited = CA_SITE_BIT(CA_SITE_EMBED),
     };
     *cell = (ca_pass_limits){
-        .rows = sizes.cell_rows, .reads = sizes.cell_sequences, .pattern = sizes.cell_pattern};
+        .rows = sizes.cell_rows, .reads = sizes.cell_reads, .pattern = sizes.cell_pattern};
     for (int64_t i = 0; i < count; i++) {
-        if (is_stream(&places[i])) continue;
+        if (is_stream(&places[i]) || is_final(&places[i])) continue;
         base->sites |= CA_SITE_BIT(places[i].kind);
         cell->sites |= CA_SITE_BIT(places[i].kind);
         cell->edited |= CA_SITE_BIT(places[i].kind);
@@ -107,8 +109,8 @@ static size_t buffer_bytes(const ca_arch *arch, ca_dtype dtype, const tap_list *
                            patch_sizes sizes) {
     size_t bytes = ca_method_buffer_bytes(sizes.cell_rows * arch->width, dtype) +
                    ca_method_buffer_bytes(sizes.cell_rows, CA_I64) +
-                   ca_method_buffer_bytes(sizes.cell_sequences * arch->width, dtype) +
-                   ca_method_buffer_bytes(sizes.cell_sequences * arch->vocab, dtype);
+                   ca_method_buffer_bytes(sizes.cell_reads * arch->width, dtype) +
+                   ca_method_buffer_bytes(sizes.cell_reads * arch->vocab, dtype);
     for (int64_t i = 0; i < list->count; i++)
         bytes += ca_method_buffer_bytes(tap_elements(&list->taps[i], sizes), dtype);
     return bytes;
@@ -122,8 +124,8 @@ ca_status ca_patch_engine_bytes(const ca_arch *arch, ca_dtype dtype, const patch
     CA_TRY(list_taps(arch, places, count, &list));
     set_limits(places, count, sizes, &base, &cell);
     *bytes = ca_pass_bytes(arch, dtype, &base) + ca_pass_bytes(arch, dtype, &cell) +
-             ca_batch_bytes(sizes.base_sequences, sizes.base_rows, sizes.base_sequences) +
-             ca_batch_bytes(sizes.cell_sequences, sizes.cell_rows, sizes.cell_sequences) +
+             ca_batch_bytes(sizes.base_sequences, sizes.base_rows, sizes.base_reads) +
+             ca_batch_bytes(sizes.cell_sequences, sizes.cell_rows, sizes.cell_reads) +
              (int64_t)buffer_bytes(arch, dtype, &list, sizes);
 out:
     free(list.taps);
@@ -144,8 +146,8 @@ static void take_tensors(patch_engine *e) {
     const ca_arch *arch = &e->model->arch;
     ca_dtype dtype = e->model->dtype;
     int64_t rows = e->sizes.cell_rows, start[] = {rows, arch->width};
-    int64_t normed[] = {e->sizes.cell_sequences, arch->width};
-    int64_t logits[] = {e->sizes.cell_sequences, arch->vocab};
+    int64_t normed[] = {e->sizes.cell_reads, arch->width};
+    int64_t logits[] = {e->sizes.cell_reads, arch->vocab};
     e->start = ca_method_buffers_take(&e->buffers, dtype, 2, start);
     e->index = ca_method_buffers_take(&e->buffers, CA_I64, 1, &rows);
     e->normed = ca_method_buffers_take(&e->buffers, dtype, 2, normed);
@@ -179,10 +181,10 @@ ca_status ca_patch_engine_create(const ca_model *model, const patch_place *place
     set_limits(places, count, sizes, &base, &cell);
     CA_TRY(ca_calloc((size_t)e->kept.count + 1, sizeof *e->hooks, &e->hooks));
     CA_TRY(ca_calloc((size_t)sizes.cell_rows, sizeof *e->index_host, &e->index_host));
-    CA_TRY(ca_batch_create(model->backend, sizes.base_sequences, sizes.base_rows,
-                           sizes.base_sequences, &e->base_batch));
-    CA_TRY(ca_batch_create(model->backend, sizes.cell_sequences, sizes.cell_rows,
-                           sizes.cell_sequences, &e->cell_batch));
+    CA_TRY(ca_batch_create(model->backend, sizes.base_sequences, sizes.base_rows, sizes.base_reads,
+                           &e->base_batch));
+    CA_TRY(ca_batch_create(model->backend, sizes.cell_sequences, sizes.cell_rows, sizes.cell_reads,
+                           &e->cell_batch));
     CA_TRY(ca_pass_create(model, &base, &e->base_pass));
     CA_TRY(ca_pass_create(model, &cell, &e->cell_pass));
     CA_TRY(ca_method_buffers_create(
@@ -294,7 +296,7 @@ static ca_status start_cells(patch_engine *e, const patch_place *place, const pa
         const patch_cell *c = &cells[i];
         assert(0 <= c->from && c->from < c->to && c->to <= c->length);
         ca_batch_add(batch, NULL, c->length - c->from, c->target, c->from);
-        ca_batch_read(batch, c->length - c->from - 1);
+        for (int64_t r = c->reads; r > 0; r--) ca_batch_read(batch, c->length - c->from - r);
         for (int64_t t = c->from; t < c->length; t++)
             e->index_host[rows++] = (is_stream(place) && t < c->to ? c->source : c->target) + t;
     }
@@ -308,6 +310,37 @@ out:
     return st;
 }
 
+/* The index of a row of the first pass among those that it read. */
+static int64_t read_index(const patch_engine *e, int64_t row) {
+    int64_t first = 0, last = e->base_batch->reads - 1;
+    while (first < last) {
+        int64_t middle = (first + last) / 2;
+        if (e->base_batch->read_rows[middle] < row)
+            first = middle + 1;
+        else
+            last = middle;
+    }
+    assert(e->base_batch->read_rows[first] == row);
+    return first;
+}
+
+/* Cells at the final norm: rows of the source where they are patched, else of the target. */
+static ca_status take_final(patch_engine *e, const patch_cell *cells, int64_t count) {
+    ca_status st = CA_OK;
+    ca_tensor final = ca_pass_final_norm(e->base_pass);
+    for (int64_t i = 0; i < count; i++) {
+        const patch_cell *c = &cells[i];
+        for (int64_t t = c->length - c->reads; t < c->length; t++) {
+            int64_t row = (c->from <= t && t < c->to ? c->source : c->target) + t;
+            assert(e->waiting < e->sizes.cell_reads);
+            CA_TRY(ca_copy(e->model->backend, ca_tensor_slice(e->normed, 0, e->waiting++, 1),
+                           ca_tensor_slice(final, 0, read_index(e, row), 1)));
+        }
+    }
+out:
+    return st;
+}
+
 ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
                                     const patch_cell *cells, int64_t count) {
     ca_status st = CA_OK;
@@ -317,8 +350,10 @@ ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
                     .edits = true,
                     .forward = place->kind == CA_SITE_PATTERN ? put_pattern_in : put_in,
                     .context = e};
-    assert(e->waiting + count <= e->sizes.cell_sequences);
+    if (is_final(place)) return take_final(e, cells, count);
     CA_TRY(start_cells(e, place, cells, count));
+    int64_t reads = e->cell_batch->reads;
+    assert(e->waiting + reads <= e->sizes.cell_reads);
     e->cells = cells;
     ca_forward request = ca_forward_all(e->model, e->cell_batch);
     request.first_layer = place->first;
@@ -328,9 +363,9 @@ ca_status ca_patch_engine_run_cells(patch_engine *e, const patch_place *place,
     request.hooks = &edit;
     request.hook_count = !is_stream(place);
     CA_TRY(ca_pass_forward(e->cell_pass, &request));
-    CA_TRY(ca_copy(e->model->backend, ca_tensor_slice(e->normed, 0, e->waiting, count),
+    CA_TRY(ca_copy(e->model->backend, ca_tensor_slice(e->normed, 0, e->waiting, reads),
                    ca_pass_final_norm(e->cell_pass)));
-    e->waiting += count;
+    e->waiting += reads;
 out:
     return st;
 }

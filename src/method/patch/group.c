@@ -3,6 +3,9 @@
  * A group of examples: their clean and corrupted runs in one pass, then every cell of every place,
  * packed in the order place, example, draw, column, slot. Cells are scored in that order, many
  * passes at a time, so that their number says where a stopped group goes on.
+ *
+ * What is run are the sequences of the metric, of which an example may have several: their values
+ * are added up when the example is written.
  */
 #include "patch.h"
 
@@ -13,9 +16,9 @@
 
 enum { MOST_WAIT = 4 /* full passes whose cells wait to be scored: bounds what a signal loses */ };
 
-/* Runs of the examples of the running group; n counts them from 0. */
+/* Runs of the sequences of the running group; n counts them from 0. */
 typedef struct patch_group {
-    int64_t first, count;   /* examples [first, first + count) */
+    int64_t first, count;   /* sequences [first, first + count) */
     int64_t *clean_row;     /* [n] rows of the first pass at which the runs begin */
     int64_t *corrupted_row; /* [n, draws] */
     double *clean;          /* [n] metric */
@@ -23,23 +26,26 @@ typedef struct patch_group {
     int32_t *predicted;     /* [n] by the clean run */
     double *value;          /* [n, draws, columns, slots] metric of the patched runs */
     /* cells waiting to be scored, of which the first `passed` have had their pass */
-    patch_cell *cells; /* [cell_sequences] */
-    int64_t *example;  /* [cell_sequences] n of each */
-    double **to;       /* [cell_sequences] its element of `value` */
+    patch_cell *cells; /* [cell_reads] */
+    int64_t *sequence; /* [cell_reads] n of each */
+    double **to;       /* [cell_reads] its element of `value` */
     int64_t waiting, passed;
-    int64_t rows, passed_rows; /* of the cells without and with their pass */
-    int64_t scored;            /* cells of the group whose value is known */
-    int64_t met;               /* cells of the group that came by, an earlier run's included */
+    int64_t rows, passed_rows;   /* of the cells without and with their pass */
+    int64_t reads, passed_reads; /* the same of rows of logits */
+    int64_t scored;              /* cells of the group whose value is known */
+    int64_t met;                 /* cells of the group that came by, an earlier run's included */
     method_scorer scorer;
     double *row; /* [columns, slots], one of each dataset */
 } patch_group;
 
-static int64_t most_examples(const patch_state *p) { return p->packing.max_sequences; }
+static int64_t parts_of(const patch_state *p) { return ca_metric_parts(p->metric.kind); }
+
+static int64_t most_runs(const patch_state *p) { return p->packing.max_sequences * parts_of(p); }
 
 static int64_t cells_per_run(const patch_state *p) { return p->column_count * p->slots; }
 
 int64_t ca_patch_group_host_bytes(const ca_job *job, const patch_state *p) {
-    int64_t n = most_examples(p);
+    int64_t n = most_runs(p);
     return (int64_t)sizeof(double) * (n * p->draws + 3) * cells_per_run(p) +
            ca_method_scorer_host_bytes(&p->metric, job->arch->vocab, n);
 }
@@ -47,8 +53,8 @@ int64_t ca_patch_group_host_bytes(const ca_job *job, const patch_state *p) {
 ca_status ca_patch_group_create(patch_state *p) {
     ca_status st = CA_OK;
     patch_group *g = NULL;
-    size_t n = (size_t)most_examples(p), draws = (size_t)p->draws, cells = (size_t)cells_per_run(p);
-    size_t waiting = (size_t)p->sizes.cell_sequences;
+    size_t n = (size_t)most_runs(p), draws = (size_t)p->draws, cells = (size_t)cells_per_run(p);
+    size_t waiting = (size_t)p->sizes.cell_reads;
     CA_TRY(ca_calloc(1, sizeof *g, &g));
     p->group = g;
     CA_TRY(ca_calloc(n, sizeof *g->clean_row, &g->clean_row));
@@ -58,11 +64,11 @@ ca_status ca_patch_group_create(patch_state *p) {
     CA_TRY(ca_calloc(n, sizeof *g->predicted, &g->predicted));
     CA_TRY(ca_calloc(n * draws * cells, sizeof *g->value, &g->value));
     CA_TRY(ca_calloc(waiting, sizeof *g->cells, &g->cells));
-    CA_TRY(ca_calloc(waiting, sizeof *g->example, &g->example));
+    CA_TRY(ca_calloc(waiting, sizeof *g->sequence, &g->sequence));
     CA_TRY(ca_calloc(waiting, sizeof(double *), &g->to));
     CA_TRY(ca_calloc(3 * cells, sizeof *g->row, &g->row));
     CA_TRY(ca_method_scorer_create(&p->metric, p->job->data, p->job->backend, p->job->arch->vocab,
-                                   most_examples(p), &g->scorer));
+                                   most_runs(p), &g->scorer));
 out:
     return st; /* freed by the owner */
 }
@@ -76,62 +82,72 @@ void ca_patch_group_free(patch_group *g) {
     free(g->predicted);
     free(g->value);
     free(g->cells);
-    free(g->example);
+    free(g->sequence);
     free(g->to);
     free(g->row);
     ca_method_scorer_free(&g->scorer);
     free(g);
 }
 
-static const ca_example *example_of(const patch_state *p, int64_t n) {
-    return &p->job->data->examples[p->group->first + n];
+static const ca_example *sequence_of(const patch_state *p, int64_t n) {
+    return &p->metric.sequences->examples[p->group->first + n];
+}
+
+/* Which example it is of. */
+static int64_t example_of(const patch_state *p, int64_t n) {
+    return (p->group->first + n) / parts_of(p);
 }
 
 /* ---- first pass ---- */
 
-static void add_run(patch_state *p, const ca_prompt_text *prompt, int64_t *row) {
+static void add_run(patch_state *p, const ca_prompt_text *prompt, int64_t reads, int64_t *row) {
     ca_batch *batch = ca_patch_engine_base(p->engine);
     *row = batch->sequences.rows;
     ca_batch_add(batch, prompt->ids, prompt->count, 0, 0);
-    ca_batch_read(batch, prompt->count - 1);
+    for (int64_t r = reads; r > 0; r--) ca_batch_read(batch, prompt->count - r);
 }
 
-static void add_example(patch_state *p, int64_t n) {
+static void add_runs(patch_state *p, int64_t n) {
     patch_group *g = p->group;
-    const ca_example *e = example_of(p, n);
-    add_run(p, &e->clean, &g->clean_row[n]);
+    const ca_example *e = sequence_of(p, n);
+    int64_t reads = ca_example_reads(e);
+    add_run(p, &e->clean, reads, &g->clean_row[n]);
     for (int64_t d = 0; d < p->draws; d++) {
         int64_t *row = &g->corrupted_row[n * p->draws + d];
-        add_run(p, p->restore ? &e->clean : &e->corrupted, row);
-        if (p->restore) ca_patch_noise_add(&p->noise, p->job, e, d, *row);
+        add_run(p, p->restore ? &e->clean : &e->corrupted, reads, row);
+        if (p->restore) /* that of the prompt, whatever follows it */
+            ca_patch_noise_add(&p->noise, p->job, &p->job->data->examples[example_of(p, n)], d,
+                               *row);
     }
 }
 
-/* Metrics of the unpatched runs. The runs of an example follow each other, the clean one first. */
+/* Metrics of the unpatched runs. Those of a sequence follow each other, the clean one first. */
 static ca_status score_runs(patch_state *p, ca_tensor logits) {
     ca_status st = CA_OK;
     patch_group *g = p->group;
     for (int64_t n = 0, at = 0; n < g->count; n++) {
-        const ca_example *e = example_of(p, n);
-        ca_tensor clean = ca_tensor_slice(logits, 0, at++, 1);
+        const ca_example *e = sequence_of(p, n);
+        int64_t reads = ca_example_reads(e);
+        ca_tensor clean = ca_tensor_slice(logits, 0, at, reads);
+        at += reads;
         CA_TRY(ca_method_scorer_clean(&g->scorer, n, clean, &g->predicted[n]));
         CA_TRY(ca_method_score(&g->scorer, e, n, clean, &g->clean[n]));
-        for (int64_t d = 0; d < p->draws; d++)
-            CA_TRY(ca_method_score(&g->scorer, e, n, ca_tensor_slice(logits, 0, at++, 1),
+        for (int64_t d = 0; d < p->draws; d++, at += reads)
+            CA_TRY(ca_method_score(&g->scorer, e, n, ca_tensor_slice(logits, 0, at, reads),
                                    &g->corrupted[n * p->draws + d]));
     }
 out:
     return st;
 }
 
-static ca_status run_examples(patch_state *p) {
+static ca_status run_sequences(patch_state *p) {
     ca_status st = CA_OK;
     ca_batch *batch = ca_patch_engine_base(p->engine);
     ca_hook noise;
     ca_tensor logits;
     ca_batch_clear(batch);
     p->noise.count = 0;
-    for (int64_t n = 0; n < p->group->count; n++) add_example(p, n);
+    for (int64_t n = 0; n < p->group->count; n++) add_runs(p, n);
     CA_TRY(ca_batch_upload(batch));
     if (p->restore) CA_TRY(ca_patch_noise_upload(&p->noise, p->job->backend, &noise));
     CA_TRY(ca_patch_engine_run_base(p->engine, p->restore ? &noise : NULL, &logits));
@@ -148,11 +164,11 @@ static ca_status score_cells(patch_state *p) {
     ca_tensor logits;
     if (g->passed == 0) return CA_OK;
     CA_TRY(ca_patch_engine_logits(p->engine, &logits));
-    for (int64_t c = 0; c < g->passed; c++)
-        CA_TRY(ca_method_score(&g->scorer, example_of(p, g->example[c]), g->example[c],
-                               ca_tensor_slice(logits, 0, c, 1), g->to[c]));
+    for (int64_t c = 0, at = 0; c < g->passed; at += g->cells[c++].reads)
+        CA_TRY(ca_method_score(&g->scorer, sequence_of(p, g->sequence[c]), g->sequence[c],
+                               ca_tensor_slice(logits, 0, at, g->cells[c].reads), g->to[c]));
     g->scored += g->passed;
-    g->waiting = g->passed = g->passed_rows = 0;
+    g->waiting = g->passed = g->passed_rows = g->passed_reads = 0;
 out:
     return st;
 }
@@ -168,8 +184,10 @@ static ca_status run_pass(patch_state *p, const patch_place *place) {
         ca_patch_engine_run_cells(p->engine, place, g->cells + g->passed, g->waiting - g->passed));
     g->passed = g->waiting;
     g->passed_rows += g->rows;
-    g->rows = 0;
-    if (2 * g->passed > p->sizes.cell_sequences || g->passed_rows >= MOST_WAIT * p->sizes.cell_rows)
+    g->passed_reads += g->reads;
+    g->rows = g->reads = 0;
+    if (2 * g->passed_reads > p->sizes.cell_reads ||
+        g->passed_rows >= MOST_WAIT * p->sizes.cell_rows)
         CA_TRY(score_cells(p));
 out:
     return st;
@@ -181,12 +199,14 @@ static ca_status add_cell(patch_state *p, const patch_place *place, int64_t n, p
     patch_group *g = p->group;
     int64_t rows = cell.length - cell.from;
     if (g->met++ < g->scored) return CA_OK; /* by an earlier run */
-    if (g->waiting == p->sizes.cell_sequences || g->rows + rows > p->sizes.cell_rows)
+    if (g->passed_reads + g->reads + cell.reads > p->sizes.cell_reads ||
+        g->rows + rows > p->sizes.cell_rows || g->waiting - g->passed == p->sizes.cell_sequences)
         CA_TRY(run_pass(p, place));
     g->cells[g->waiting] = cell;
-    g->example[g->waiting] = n;
+    g->sequence[g->waiting] = n;
     g->to[g->waiting++] = to;
     g->rows += rows;
+    g->reads += cell.reads;
 out:
     return st;
 }
@@ -195,13 +215,14 @@ out:
 static ca_status add_slots(patch_state *p, int64_t n, int64_t draw, int64_t column) {
     ca_status st = CA_OK;
     patch_group *g = p->group;
-    const patch_span *spans = p->spans + (g->first + n) * p->slots;
+    const patch_span *spans = p->spans + example_of(p, n) * p->slots;
     int64_t run = n * p->draws + draw;
     double *to = g->value + (run * p->column_count + column) * p->slots;
     patch_cell cell = {
         .source = p->denoise ? g->clean_row[n] : g->corrupted_row[run],
         .target = p->denoise ? g->corrupted_row[run] : g->clean_row[n],
-        .length = example_of(p, n)->clean.count,
+        .length = sequence_of(p, n)->clean.count,
+        .reads = ca_example_reads(sequence_of(p, n)),
         .head = p->columns[column].site.head,
     };
     for (int64_t s = 0; s < p->slots; s++) {
@@ -290,11 +311,24 @@ static void add_to_mean(double *mean, int64_t n, double value) {
     *mean += (value - *mean) / (double)(n + 1);
 }
 
-/* Means over the draws, and their interval. */
+/* Adds the values of an example's other sequences to those of its first one, n. */
+static void add_parts(patch_state *p, int64_t n) {
+    patch_group *g = p->group;
+    int64_t draws = p->draws, cells = cells_per_run(p);
+    for (int64_t q = n + 1; q < n + parts_of(p); q++) {
+        g->clean[n] += g->clean[q];
+        for (int64_t d = 0; d < draws; d++)
+            g->corrupted[n * draws + d] += g->corrupted[q * draws + d];
+        for (int64_t i = 0; i < draws * cells; i++)
+            g->value[n * draws * cells + i] += g->value[q * draws * cells + i];
+    }
+}
+
+/* Means over the draws, and their interval, of the example whose first sequence is n. */
 static ca_status write_example(patch_state *p, int64_t n) {
     ca_status st = CA_OK;
     const patch_group *g = p->group;
-    int64_t cells = cells_per_run(p), at = g->first + n, draws = p->draws;
+    int64_t cells = cells_per_run(p), at = example_of(p, n), draws = p->draws;
     const double *corrupted = g->corrupted + n * draws;
     double *value = g->row, *effect = value + cells, *interval = effect + cells, mean = 0;
     for (int64_t d = 0; d < draws; d++) add_to_mean(&mean, d, corrupted[d]);
@@ -309,7 +343,7 @@ static ca_status write_example(patch_state *p, int64_t n) {
         }
         for (int64_t d = 0; d < draws; d++)
             spread += pow((of_draw[d * cells] - corrupted[d]) / gap - effect[c], 2);
-        interval[c] = ca_patch_half_width(spread, draws);
+        interval[c] = ca_method_half_width(spread, draws);
     }
     CA_TRY(ca_result_write(p->job->result, "/patch/value", at, 1, value));
     CA_TRY(ca_result_write(p->job->result, "/patch/effect", at, 1, effect));
@@ -318,7 +352,7 @@ static ca_status write_example(patch_state *p, int64_t n) {
     CA_TRY(ca_result_write(p->job->result, "/baseline/clean", at, 1, &g->clean[n]));
     CA_TRY(ca_result_write(p->job->result, "/baseline/corrupted", at, 1, &mean));
     CA_TRY(ca_result_write(p->job->result, "/baseline/predicted", at, 1, &g->predicted[n]));
-    int64_t position = example_of(p, n)->clean.count - 1;
+    int64_t position = p->job->data->examples[at].clean.count - 1;
     CA_TRY(ca_result_write(p->job->result, "/data/position", at, 1, &position));
 out:
     return st;
@@ -328,18 +362,22 @@ ca_status ca_patch_group_run(void *state, int64_t first, int64_t last) {
     ca_status st = CA_OK;
     patch_state *p = state;
     patch_group *g = p->group;
-    g->first = first;
-    g->count = last - first;
-    g->waiting = g->passed = g->rows = g->passed_rows = g->met = 0;
+    g->first = first * parts_of(p);
+    g->count = (last - first) * parts_of(p);
+    g->waiting = g->passed = g->met = 0;
+    g->rows = g->passed_rows = g->reads = g->passed_reads = 0;
     CA_TRY(restore_cells(p));
-    CA_TRY(run_examples(p));
+    CA_TRY(run_sequences(p));
     st = run_places(p);
     if (st == CA_E_PREEMPTED || st == CA_E_INTERRUPT) {
         ca_status saved = save_cells(p);
         st = saved == CA_OK ? st : saved;
     }
     CA_TRY(st);
-    for (int64_t n = 0; n < g->count; n++) CA_TRY(write_example(p, n));
+    for (int64_t n = 0; n < g->count; n += parts_of(p)) {
+        add_parts(p, n);
+        CA_TRY(write_example(p, n));
+    }
 out:
     return st;
 }

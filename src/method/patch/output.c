@@ -194,7 +194,7 @@ static cell_mean mean_cell(const written *w, int64_t cell) {
     return (cell_mean){
         .value = count ? value / (double)count : NAN,
         .effect = effect,
-        .interval = ca_patch_half_width(squares, defined),
+        .interval = ca_method_half_width(squares, defined),
         .ratio = clean != corrupted ? (value - corrupted) / (clean - corrupted) : NAN,
         .common = 2 * count >= w->count,
     };

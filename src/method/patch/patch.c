@@ -10,7 +10,7 @@
 
 static const ca_option options[] = {
     {"metric", CA_OPTION_CHOICE, "logit_diff", NULL, CA_METRIC_NAMES,
-     "what is measured at the last token"},
+     "what is measured at the last token, or of whole continuations behind it"},
     {"method.sites", CA_OPTION_TEXTS, NULL, NULL, NULL,
      "sites to patch, each layer and each head in brackets a cell of its own: "
      "blocks.*.resid_pre, blocks.[0-3].attn.z[*]"},
@@ -43,7 +43,8 @@ static const char *const conventions[] = {
     "by_role: means over the tokens of a role in each prompt, then over the prompts that have it; "
     "strongest_effect and the strongest cells are by role where the prompts' roles stand at "
     "different tokens (aligned_by), and of cells that half of the prompts have",
-    "metrics are read at the last token; kl (clean run || patched run, natural logarithm) and js "
+    "metrics are read at the last token (position), continuations from there on; kl (clean run || "
+    "patched run, natural logarithm) and js "
     "are 0 and rank is 1 when the model does the task",
     "style restore: value, effect and /baseline/corrupted are means over the draws of noise; "
     "effect_interval is half the 95 % interval (Student's t) of effect over the draws; the noise "
@@ -52,6 +53,7 @@ static const char *const conventions[] = {
     "one layer",
     "embed is patched as the input of block 0, resid_post as the input of the next block, "
     "attn.result as attn.z, of which it is a product",
+    "final_norm and logits are patched where logits are read: at other tokens they change nothing",
     "attn.pattern is patched by rows: how the token of the cell attends to those up to it; what it "
     "reads there stays that of the patched run",
     "attn.k and attn.v have one head per key/value group; q and k are patched before any norm and "
@@ -92,6 +94,7 @@ static void release(void *state) {
     ca_patch_noise_free(&p->noise);
     ca_patch_group_free(p->group);
     ca_packing_free(&p->packing);
+    ca_metric_close(&p->metric);
     free(p->columns);
     free(p->places);
     free(p->slot_position);
@@ -110,7 +113,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     CA_TRY(ca_patch_read_columns(job, p));
     CA_TRY(check_examples(job, p));
     CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
-                          &p->metric));
+                          job->arch->max_positions, &p->metric));
     CA_TRY(ca_patch_read_slots(job, p));
     CA_TRY(ca_patch_align(job, p));
     CA_TRY(ca_patch_plan(job, p, plan));

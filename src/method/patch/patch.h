@@ -15,6 +15,7 @@
 
 #include "common.h"
 #include "engine.h"
+#include "interval.h"
 #include "scorer.h"
 
 typedef struct patch_column {
@@ -52,7 +53,7 @@ typedef struct patch_state {
     ca_position_kind positions;
     int64_t slots;
     int64_t *slot_position; /* [slots] as named; -1 the last, 0 for named sets of tokens */
-    patch_span *spans;      /* [N, slots] */
+    patch_span *spans;      /* [N, slots] of the prompts; what follows them is never patched */
     int *role;              /* [N, slots] of positions: all, -1 beyond a prompt; else NULL */
     bool by_role;           /* the prompts' roles stand at different places */
     ca_packing packing;     /* examples in groups that share a first pass */
@@ -101,10 +102,6 @@ ca_status ca_patch_group_create(patch_state *p) CA_MUST_USE;
 void ca_patch_group_free(struct patch_group *group);
 int64_t ca_patch_group_host_bytes(const ca_job *job, const patch_state *p);
 ca_status ca_patch_group_run(void *state, int64_t first, int64_t last) CA_MUST_USE;
-
-/* interval.c: half the width of the 95 % interval of a mean (Student's t) of `count` values whose
- * squared deviations from it sum to `squares`; NaN for fewer than two values. */
-double ca_patch_half_width(double squares, int64_t count);
 
 /* output.c: the datasets before the first group and the means after the last one; the strongest
  * cells for the terminal. */

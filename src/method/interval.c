@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Confidence intervals of means over draws and over prompts.
+ * See interval.h.
  */
-#include "patch.h"
+#include "interval.h"
 
 #include <math.h>
 
@@ -18,7 +18,7 @@ static double quantile(int64_t freedom) {
     return z + (z3 + z) / (4 * v) + (5 * z5 + 16 * z3 + 3 * z) / (96 * v * v);
 }
 
-double ca_patch_half_width(double squares, int64_t count) {
+double ca_method_half_width(double squares, int64_t count) {
     if (count < 2) return NAN;
     return quantile(count - 1) * sqrt(squares / (double)(count - 1) / (double)count);
 }
