@@ -30,6 +30,7 @@ typedef struct ca_batch {
     int64_t max_sequences, max_rows, max_reads;
     int64_t *index; /* [4 max_sequences + 2] the host arrays of `sequences` */
     int32_t *positions;
+    char *staging; /* host: all arrays as they lie in `memory` */
     void *memory;
 } ca_batch;
 

@@ -104,7 +104,7 @@ static ca_status cuda_open(int device, int threads, ca_backend **out) {
     be->device = c->name;
     CA_CUDA(cudaStreamCreateWithFlags, &stream, cudaStreamNonBlocking);
     c->queue.stream = stream;
-    CA_TRY(ca_cuda_staging_create(c));
+    CA_TRY(ca_cuda_staging_create(be));
     CA_TRY(open_scratch(be));
     CA_TRY(open_blas(be));
     CA_TRY(open_bf16(be));
