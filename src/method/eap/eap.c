@@ -60,6 +60,8 @@ static const char *const conventions[] = {
     "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean; "
     "ablation mean: all sources have the same mean, over sources and prompts, of the output at the "
     "last token divided by the prompt's length",
+    "precision bf16: the difference of outputs and the gradient that make an edge's score are "
+    "rounded to bf16, their products summed in float32",
     "a node's score is the sum of those of the edges that leave it",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
