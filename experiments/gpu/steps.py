@@ -151,6 +151,9 @@ def sum_heads_of_points(step, t, points, times):
     then the query heads' shares of keys and values, added for the ordinary backward."""
     m = step.model
     step.run(k.norm_stats(t * m.width), times=times)
+    if m.gated:  # q and k are kept rotated, and turned back
+        step.run(k.copy(t * m.queries), k.rope(t * m.queries), k.copy(t * m.keys),
+                 k.rope(t * m.keys), times=times)
     step.run(k.row_dots(t * m.queries), k.multiply(t * m.heads), times=3 * times)
     if not m.gated:  # biases are projected too
         step.run(k.row_dots(t * m.queries), k.add(t * m.heads), times=3 * times)
@@ -220,12 +223,9 @@ def eap(m, pairs, own, most):
     forward(step, batch, most, keep=False, tapped=True)
     step.run(k.mix_fwd(n), times=EAP_POINTS)
     forward(step, points, points.sequences, tapped=True)
-    step.run(k.copy(n), times=2 * (1 + m.layers))  # taps of both ends
-    step.run(k.copy(z), times=2 * m.layers)
-    step.run(k.copy(points.rows * m.queries), times=m.layers)  # projections are kept
-    step.run(k.copy(points.rows * m.keys), times=2 * m.layers)
-    for size in (n, m.layers * n, m.layers * z):  # the difference of the ends
-        step.run(k.copy(size), k.add(size))
+    step.run(k.gather(n), times=2)  # the difference of the ends: of the embeddings,
+    step.run(k.copy(n), k.add(n), k.fill(m.layers * n), k.fill(m.layers * z))
+    step.run(k.add(n), k.add(z), times=2 * m.layers)  # and what taps add as the ends run
     backward(step, points, points.sequences, points=EAP_POINTS)
     step.run(k.add(n), times=EAP_POINTS)  # at the logits
     scores(step, most, own)
