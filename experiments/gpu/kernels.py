@@ -28,7 +28,8 @@ DEVICES = {
 }
 
 # Shares of those peaks that are assumed to be reached: matrix products by cuBLAS ("gemm"),
-# attention's own kernels, everything else. "bf16" is a variant that Causa does not have yet.
+# attention's own kernels, everything else. "bf16" has all tensors and products in bf16: what
+# `precision: bf16`, which keeps values in f32, could come to.
 BANDWIDTH_SHARE = 0.85
 FLOP_SHARE = {
     "f32": {"gemm": 0.75, "attention": 0.5, "rows": 0.5},

@@ -73,22 +73,25 @@ def estimate(step, device, form, graphs=False):
 # ---- passes
 
 
-def linear(step, rows, inner, out, times=1):
-    m = step.model
-    step.run(k.matmul(rows, out, inner), times=times)
-    if not m.gated:
-        step.run(k.add_bias(rows * out), times=times)
+def linear(step, rows, inner, out, times=1, accumulate=False):
+    """The bias comes with the product. accumulate: into the residual stream."""
+    step.run(k.matmul(rows, out, inner, accumulate=accumulate), times=times)
 
 
-def add_branch(step, n, keep, times):
+def add_branch(step, rows, inner, keep, times, read=False):
+    """The last product of a branch and its sum with the residual stream: one call unless a hook
+    reads the branch by itself."""
+    n = rows * step.model.width
     if keep:
         step.run(k.copy(n), times=times)
-    step.run(k.add(n), times=times)
+    linear(step, rows, inner, step.model.width, times, accumulate=not read)
+    if read:
+        step.run(k.add(n), times=times)
 
 
-def forward(step, batch, reads, layers=None, keep=True, cache=False, mixed=False, embed=True):
-    """keep: a backward follows; cache: keys and values are copied for later passes; mixed: patterns
-    of all heads are mixed with others; embed: from token ids, else from a residual stream."""
+def forward(step, batch, reads, layers=None, keep=True, mixed=False, embed=True, tapped=False):
+    """keep: a backward follows; mixed: patterns of all heads are mixed with others; embed: from
+    token ids, else from a residual stream; tapped: a hook reads the output of every MLP."""
     m, t = step.model, batch.rows
     n, layers = t * m.width, m.layers if layers is None else layers
     step.run(k.gather(n) if embed else k.copy(n))
@@ -98,38 +101,33 @@ def forward(step, batch, reads, layers=None, keep=True, cache=False, mixed=False
     linear(step, t, m.width, m.queries + 2 * m.keys, layers)
     if m.gated:
         step.run(k.rope(t * m.queries), k.rope(t * m.keys), times=layers)
-    if cache:
-        step.run(k.copy(t * m.keys), times=2 * layers)
     if mixed:
         step.run(k.pattern_fwd(m, batch), k.copy(k.pattern_elements(m, batch)),
                  k.pattern_mix_fwd(m, batch), k.pattern_apply_fwd(m, batch), times=layers)
     else:
         step.run(k.attention_fwd(m, batch), times=layers)
-    linear(step, t, m.queries, m.width, layers)
+    add_branch(step, t, m.queries, keep, layers)
     linear(step, t, m.width, m.up, layers)
     step.run(k.act_fwd(t * m.mlp, m.gated), times=layers)
-    linear(step, t, m.mlp, m.width, layers)
-    add_branch(step, n, keep, 2 * layers)
+    add_branch(step, t, m.mlp, keep, layers, read=tapped)
     step.run(k.gather(reads * m.width), k.norm_fwd(reads * m.width),
              k.matmul(reads, m.vocab, m.width))
 
 
 def backward(step, batch, reads, lanes=1, layers=None, from_logits=True, mixed=False, points=0):
-    """points: gradients of the inputs of all heads are collected, as EAP does with so many runs
-    side by side in the batch."""
+    """points: gradients at the inputs of all heads and MLPs are summed, as EAP does with so many
+    runs side by side in the batch."""
     m, t = step.model, batch.rows
     n, layers = t * m.width, m.layers if layers is None else layers
     step.run(k.fill(lanes * n), k.norm_bwd(reads * m.width, lanes),
              k.scatter_add(lanes * reads * m.width))
     step.run(k.matmul(lanes * reads, m.width, m.vocab) if from_logits else
              k.copy(lanes * reads * m.width))
-    if points:
-        step.run(k.copy(lanes * n), times=layers)  # mlp_out is watched: enter_branch
     step.run(k.matmul(lanes * t, m.mlp, m.width), k.act_bwd(t * m.mlp, m.gated, lanes),
              k.matmul(lanes * t, m.width, m.up), times=layers)
     if points:
         step.run(k.norm_bwd(n, lanes), k.add(lanes * n), times=layers)
-        collect(step, n // points, points, layers)
+        step.run(k.add(n // points), times=points * layers)
     else:
         step.run(k.norm_bwd(n, lanes, accumulate=True), times=layers)
     step.run(k.matmul(lanes * t, m.queries, m.width), times=layers)
@@ -143,28 +141,24 @@ def backward(step, batch, reads, lanes=1, layers=None, from_logits=True, mixed=F
         step.run(k.rope(lanes * t * m.queries), k.rope(lanes * t * key_heads * m.head_dim),
                  times=layers)
     if points:
-        head_inputs(step, t, points, layers)
-    else:
-        step.run(k.matmul(lanes * t, m.width, m.queries + 2 * m.keys),
-                 k.norm_bwd(n, lanes, accumulate=True), times=layers)
+        sum_heads_of_points(step, t, points, layers)
+    step.run(k.matmul(lanes * t, m.width, m.queries + 2 * m.keys),
+             k.norm_bwd(n, lanes, accumulate=True), times=layers)
 
 
-def collect(step, n, points, times):
-    """Sums the gradients of all points into a column of the group."""
-    step.run(k.copy(n), times=times)
-    step.run(k.add(n), times=(points - 1) * times)
-
-
-def head_inputs(step, t, points, layers):
-    """Of q, k and v: the gradient of each query head's own input, before the norm."""
+def sum_heads_of_points(step, t, points, times):
+    """Of q, k and v: what the gradient of each query head's own input needs, summed over points;
+    then the query heads' shares of keys and values, added for the ordinary backward."""
     m = step.model
-    n = m.heads * t * m.width
-    each = m.heads // m.kv_heads
-    step.run(k.matmul(t, m.width, m.head_dim, batch=m.heads), times=layers)
-    step.run(k.matmul(t, m.width, m.head_dim, batch=each), times=2 * layers * m.kv_heads)
-    step.run(k.norm_bwd(t * m.width, m.heads), times=3 * layers)
-    collect(step, n // points, points, 3 * layers)
-    step.run(k.add(t * m.width), times=3 * layers * m.heads)
+    step.run(k.norm_stats(t * m.width), times=times)
+    if m.gated:  # q and k are kept rotated, and turned back
+        step.run(k.copy(t * m.queries), k.rope(t * m.queries), k.copy(t * m.keys),
+                 k.rope(t * m.keys), times=times)
+    step.run(k.row_dots(t * m.queries), k.multiply(t * m.heads), times=3 * times)
+    if not m.gated:  # biases are projected too
+        step.run(k.row_dots(t * m.queries), k.add(t * m.heads), times=3 * times)
+    step.run(k.add_scaled_rows(t // points * m.queries), times=3 * points * times)
+    step.run(k.sum_heads(t, m.heads // m.kv_heads, m.head_dim), times=2 * m.kv_heads * times)
 
 
 # ---- methods
@@ -220,39 +214,70 @@ def eigenpairs(step, reads, block):
 
 def eap(m, pairs, own, most):
     """EAP-IG on inputs over `pairs` pairs, `most` in a micro-batch: a clean run, then the points'
-    runs side by side with their backward, and the products of all scores. Pairs differ early, so
-    that tails are whole prompts."""
+    runs side by side, of which the corrupted one is tapped too, with their backward, and the
+    products of all scores. Pairs differ early, so that tails are whole prompts."""
     step = Step(m)
     batch = k.Batch(most, own)
     points = k.Batch(EAP_POINTS * most, own)
-    n = batch.rows * m.width
-    forward(step, batch, most, keep=False, cache=True)
-    taps = (k.gather(n), k.add(n))  # of the clean run; of the corrupted point
-    step.run(*taps, times=1 + m.layers)
-    tap_z = (k.gather(batch.rows * m.queries), k.add(batch.rows * m.queries))
-    step.run(*tap_z, times=m.layers)
-    forward(step, points, points.sequences)
-    step.run(k.gather(n), times=EAP_POINTS)
-    step.run(k.gather(n, accumulate=True), times=EAP_POINTS - 1)
-    step.run(k.matmul(batch.rows, m.width, m.head_dim, batch=m.heads), times=m.layers)
+    n, z = batch.rows * m.width, batch.rows * m.queries
+    forward(step, batch, most, keep=False, tapped=True)
+    step.run(k.mix_fwd(n), times=EAP_POINTS)
+    forward(step, points, points.sequences, tapped=True)
+    step.run(k.gather(n), times=2)  # the difference of the ends: of the embeddings,
+    step.run(k.copy(n), k.add(n), k.fill(m.layers * n), k.fill(m.layers * z))
+    step.run(k.add(n), k.add(z), times=2 * m.layers)  # and what taps add as the ends run
     backward(step, points, points.sequences, points=EAP_POINTS)
-    collect(step, n, EAP_POINTS, 1)
-    score_products(step, n)
+    step.run(k.add(n), times=EAP_POINTS)  # at the logits
+    scores(step, most, own)
     score_host(step, batch.sequences, points.sequences)
     repeat(step, pairs / most)
     return step
 
 
-def score_products(step, terms):
-    """Differences of all sources times gradients of the readers of a group of layers."""
+EXPANDED, LEAST_EXPANDED, MOST_UNITS, COLUMNS = 16 << 20, 16, 8, 96  # src/method/eap/plan.c, score.c
+
+
+def scores(step, pairs, own):
+    """Of the sums of all pairs of a group: some rows at a time have D values for each source and
+    each reader of a group of layers."""
     m = step.model
+    fit = max(LEAST_EXPANDED, EXPANDED // (4 * m.width * (m.layers * (m.heads + 1) + 1)))
+    units = min(MOST_UNITS, fit // own) or 1
+    parts = k.ceil_div(own, fit)
+    chunk = Step(m)
+    expand_sources(chunk, units * own / parts)
     columns = 3 * m.heads + 1
-    group = min(m.layers, k.ceil_div(128, columns))
+    group = min(m.layers, k.ceil_div(COLUMNS, columns))
     for bottom in range(0, m.layers, group):
         top = min(bottom + group, m.layers)
-        last = top == m.layers
-        sources = 1 + top * (m.heads + 1) - (0 if last else 1)
-        step.run(k.matmul(sources, (top - bottom) * columns + last, terms, accumulate=True))
+        expand_readers(chunk, units * own / parts, top - bottom)
+        chunk.run(k.matmul(top * (m.heads + 1), (top - bottom) * columns, own / parts * m.width,
+                           accumulate=True), times=units)
+    chunk.run(k.matmul(1 + m.layers * (m.heads + 1), 1, own / parts * m.width), times=units)
+    for call, times in chunk.calls.items():
+        step.calls[call] += times * parts * pairs / units
+    step.download((m.layers * (m.heads + 1) + 1) * (m.layers * columns + 1), pairs)
+
+
+def expand_sources(step, rows):
+    m = step.model
+    step.run(k.matmul(rows, m.width, m.head_dim, batch=m.heads), times=m.layers)
+    step.run(k.copy(rows * m.width), times=1 + m.layers)
+
+
+def expand_readers(step, rows, layers):
+    """Through the projections, which the heads of a group share, the gain and the norm."""
+    m = step.model
+    n, each = rows * m.width, m.heads // m.kv_heads
+    step.run(k.matmul(rows, m.width, m.head_dim, batch=m.heads), times=layers)
+    if each == 1:
+        step.run(k.matmul(rows, m.width, m.head_dim, batch=m.heads), times=2 * layers)
+    else:
+        step.run(k.matmul(rows, m.width, m.head_dim, batch=each), times=2 * m.kv_heads * layers)
+    step.run(k.multiply(3 * m.heads * n), k.norm_stats(EAP_POINTS * n), k.copy(n), times=layers)
+    if not m.gated:  # the mean of a layer norm
+        step.run(k.row_dots(3 * m.heads * n), k.add_scaled_rows(3 * m.heads * n), times=layers)
+    step.run(k.add_scaled_rows(m.heads * n), times=3 * EAP_POINTS * layers)
 
 
 def score_host(step, clean, points):

@@ -30,6 +30,7 @@ typedef struct ca_batch {
     int64_t max_sequences, max_rows, max_reads;
     int64_t *index; /* [4 max_sequences + 2] the host arrays of `sequences` */
     int32_t *positions;
+    char *staging; /* host: all arrays as they lie in `memory` */
     void *memory;
 } ca_batch;
 
@@ -73,7 +74,11 @@ typedef struct ca_hook_call {
  * backward  gradient with a leading lane axis, [R, T, D] ...; on entry with respect to the value
  *           that this hook left, on return with respect to the value that it found. An edit must
  *           have one when the pass has lanes; a hook without edits may still rewrite gradients.
- * They enqueue backend operations and know nothing of other hooks. Either may be NULL. */
+ * They enqueue backend operations and know nothing of other hooks. Either may be NULL.
+ *
+ * Where nothing reads attn_out or mlp_out in the forward, a backend that `accumulates` makes them
+ * in the residual stream, and rounds once where a branch that is read is rounded before it is
+ * added: there, and on no other backend, a tap changes last bits. */
 typedef struct ca_hook {
     ca_site_kind site;
     int64_t first_layer, last_layer; /* inclusive; ignored outside blocks */

@@ -44,7 +44,8 @@ ca_status ca_memory_info(ca_backend *be, size_t *available, size_t *total) CA_MU
  *
  * b may be bf16 where the backend offers it. Then a is rounded to bf16, to nearest even, and the
  * products, which are exact in f32, are summed in f32 (`ref`: float64). With options.wide a enters
- * as it is: for the algebra of methods, where sums cancel. */
+ * as it is: for the algebra of methods, where sums cancel. Where b is bf16 a may be too: for what
+ * enters many products, which is then rounded once, by ca_copy. */
 ca_status ca_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                     ca_matmul_options options) CA_MUST_USE;
 /* y [T, out] = x [T, in] w^T + bias; w [out, in] as Hugging Face stores it, perhaps in bf16. */

@@ -114,10 +114,13 @@ ca_status ca_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_te
                     ca_matmul_options options) {
     const ca_argument arguments[] = {
         {"c", &c, "?MN", OUT, NULL},
-        {"a", &a, options.transpose_a ? "?KM" : "?MK", CA_IN, NULL},
+        {"a", &a, options.transpose_a ? "?KM" : "?MK", CA_MATRIX, NULL},
         {"b", &b, options.transpose_b ? "?NK" : "?KN", CA_MATRIX, NULL},
         {"bias", &bias, "N", OPTIONAL, NULL}};
     ca_dims dims = {0};
+    if (a.dtype == CA_BF16 && b.dtype != CA_BF16)
+        return ca_fail(CA_E_SHAPE, "matmul: a: expected %s with b in %s, got bf16",
+                       ca_dtype_name(b.dtype), ca_dtype_name(b.dtype));
     CHECK_AND_CALL(matmul, &dims, arguments, c, a, b, bias, options);
 }
 

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Places of the batch's arrays in backend memory, each 64-aligned. */
+/* Places of the batch's arrays in backend memory, each 64-aligned: one upload sends them all. */
 typedef struct batch_layout {
     size_t ids, positions, row_start, prefix_start, prefix_rows, pattern_start, reads, bytes;
 } batch_layout;
@@ -51,7 +51,9 @@ ca_status ca_batch_create(ca_backend *backend, int64_t max_sequences, int64_t ma
     CA_TRY(ca_calloc((size_t)max_rows + 1, sizeof *b->ids, &b->ids));
     CA_TRY(ca_calloc((size_t)max_rows + 1, sizeof *b->positions, &b->positions));
     CA_TRY(ca_calloc((size_t)max_reads + 1, sizeof *b->read_rows, &b->read_rows));
-    CA_TRY(ca_alloc(backend, layout_of(max_sequences, max_rows, max_reads).bytes, &b->memory));
+    size_t bytes = layout_of(max_sequences, max_rows, max_reads).bytes;
+    CA_TRY(ca_calloc(bytes, 1, &b->staging));
+    CA_TRY(ca_alloc(backend, bytes, &b->memory));
     ca_batch_clear(b);
     *out = b;
     b = NULL;
@@ -67,6 +69,7 @@ void ca_batch_free(ca_batch *batch) {
     free(batch->ids);
     free(batch->positions);
     free(batch->read_rows);
+    free(batch->staging);
     free(batch);
 }
 
@@ -113,24 +116,23 @@ void ca_batch_read(ca_batch *batch, int64_t row) {
     batch->read_rows[batch->reads++] = packed;
 }
 
-static ca_status send(ca_batch *b, size_t at, ca_dtype dtype, int64_t count, const void *host,
-                      ca_tensor *out) {
-    *out = ca_tensor_1d((char *)b->memory + at, dtype, count);
-    return count ? ca_upload(b->backend, *out, host) : CA_OK;
+/* Puts an array where it is sent from; its tensor in backend memory. */
+static ca_tensor stage(ca_batch *b, size_t at, ca_dtype dtype, int64_t count, const void *host) {
+    if (count) memcpy(b->staging + at, host, (size_t)count * ca_dtype_size(dtype));
+    return ca_tensor_1d((char *)b->memory + at, dtype, count);
 }
 
 ca_status ca_batch_upload(ca_batch *batch) {
-    ca_status st = CA_OK;
     ca_sequences *s = &batch->sequences;
-    batch_layout l = layout_of(batch->max_sequences, batch->max_rows, batch->max_reads);
-    CA_TRY(send(batch, l.ids, CA_I32, s->rows, batch->ids, &batch->ids_b));
-    CA_TRY(send(batch, l.positions, CA_I32, s->rows, batch->positions, &s->positions));
-    CA_TRY(send(batch, l.row_start, CA_I64, s->count + 1, s->row_start, &s->row_start_b));
-    CA_TRY(send(batch, l.prefix_start, CA_I64, s->count, s->prefix_start, &s->prefix_start_b));
-    CA_TRY(send(batch, l.prefix_rows, CA_I64, s->count, s->prefix_rows, &s->prefix_rows_b));
-    CA_TRY(
-        send(batch, l.pattern_start, CA_I64, s->count + 1, s->pattern_start, &s->pattern_start_b));
-    CA_TRY(send(batch, l.reads, CA_I64, batch->reads, batch->read_rows, &batch->read_b));
-out:
-    return st;
+    const batch_layout l = layout_of(s->count, s->rows, batch->reads);
+    batch->ids_b = stage(batch, l.ids, CA_I32, s->rows, batch->ids);
+    s->positions = stage(batch, l.positions, CA_I32, s->rows, batch->positions);
+    s->row_start_b = stage(batch, l.row_start, CA_I64, s->count + 1, s->row_start);
+    s->prefix_start_b = stage(batch, l.prefix_start, CA_I64, s->count, s->prefix_start);
+    s->prefix_rows_b = stage(batch, l.prefix_rows, CA_I64, s->count, s->prefix_rows);
+    s->pattern_start_b = stage(batch, l.pattern_start, CA_I64, s->count + 1, s->pattern_start);
+    batch->read_b = stage(batch, l.reads, CA_I64, batch->reads, batch->read_rows);
+    return ca_upload(batch->backend,
+                     ca_tensor_1d(batch->memory, CA_I64, (int64_t)(l.bytes / sizeof(int64_t))),
+                     batch->staging);
 }

@@ -121,14 +121,49 @@ out:
     return st;
 }
 
+/* Whether a branch goes straight into the residual stream: nothing reads it by itself, and the
+ * backend's products add to what is there for less than an addition takes. */
+static bool joins_stream(const ca_pass *pass, ca_site_kind site, int64_t layer) {
+    return pass->model->backend->accumulates && !pass->model->arch.post_norm &&
+           !ca_pass_is_read(pass, site, layer);
+}
+
+/* y = x + (in W^T + b); y may be x. */
+static ca_status add_projection(ca_pass *pass, ca_tensor y, ca_tensor x, ca_tensor in,
+                                ca_tensor weight, ca_tensor bias) {
+    ca_status st = CA_OK;
+    ca_backend *be = pass->model->backend;
+    if (y.data != x.data) CA_TRY(ca_copy(be, y, x));
+    CA_TRY(ca_matmul(be, y, in, weight, bias,
+                     (ca_matmul_options){.transpose_b = true, .alpha = 1, .beta = 1}));
+out:
+    return st;
+}
+
+/* y = x + attention's output, made of z. */
+static ca_status leave_attention(ca_pass *pass, int64_t layer, bool recompute,
+                                 const block_values *block, ca_tensor y, ca_tensor x, ca_tensor z) {
+    ca_status st = CA_OK;
+    const ca_layer *w = &pass->model->layers[layer];
+    ca_tensor branch = pass->scratch.branch;
+    if (joins_stream(pass, CA_SITE_ATTN_OUT, layer) &&
+        !ca_pass_is_hooked(pass, CA_SITE_RESULT, layer))
+        return add_projection(pass, y, x, z, w->out_weight, w->out_bias);
+    CA_TRY(project_out(pass, layer, recompute, z, branch));
+    CA_TRY(post_norm(pass, branch, block->attn_raw, w->post_norm1_gain, w->post_norm1_bias));
+    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_ATTN_OUT, layer, recompute, branch));
+    CA_TRY(add_branch(pass, y, x, branch));
+out:
+    return st;
+}
+
 /* Attention with its residual add: fills the block's qkv, o and mid. */
 static ca_status attention_half(ca_pass *pass, int64_t layer, bool recompute,
                                 const block_values *block) {
     ca_status st = CA_OK;
     const ca_arch *a = &pass->model->arch;
-    const ca_layer *w = &pass->model->layers[layer];
     qkv_views p = ca_pass_split_qkv(a, block->qkv);
-    ca_tensor branch = pass->scratch.branch, z = block->o;
+    ca_tensor z = block->o;
     CA_TRY(make_qkv(pass, layer, recompute, block, p));
     CA_TRY(attend(pass, layer, recompute, block, p));
     if (ca_pass_is_edited(pass, CA_SITE_Z, layer)) { /* the backward needs o as attention left it */
@@ -137,10 +172,8 @@ static ca_status attention_half(ca_pass *pass, int64_t layer, bool recompute,
     }
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_Z, layer, recompute,
                                  ca_tensor_split_last(z, a->heads)));
-    CA_TRY(project_out(pass, layer, recompute, z, branch));
-    CA_TRY(post_norm(pass, branch, block->attn_raw, w->post_norm1_gain, w->post_norm1_bias));
-    CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_ATTN_OUT, layer, recompute, branch));
-    CA_TRY(add_branch(pass, block->mid, ca_pass_resid(pass, layer), branch));
+    CA_TRY(
+        leave_attention(pass, layer, recompute, block, block->mid, ca_pass_resid(pass, layer), z));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_RESID_MID, layer, recompute, block->mid));
 out:
     return st;
@@ -159,18 +192,22 @@ out:
     return st;
 }
 
-/* The rest of the MLP: branch = down(act(up)). */
-static ca_status mlp_down(ca_pass *pass, int64_t layer, const block_values *block,
-                          ca_tensor branch) {
+/* The rest of the MLP: y = x + down(act(up)). */
+static ca_status mlp_down(ca_pass *pass, int64_t layer, const block_values *block, ca_tensor y,
+                          ca_tensor x) {
     ca_status st = CA_OK;
     ca_backend *be = pass->model->backend;
     const ca_arch *a = &pass->model->arch;
     const ca_layer *w = &pass->model->layers[layer];
+    ca_tensor branch = pass->scratch.branch;
     CA_TRY(ca_act_fwd(be, pass->scratch.hidden, block->up, a->activation, a->gated));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_POST, layer, false, pass->scratch.hidden));
+    if (joins_stream(pass, CA_SITE_MLP_OUT, layer))
+        return add_projection(pass, y, x, pass->scratch.hidden, w->down_weight, w->down_bias);
     CA_TRY(ca_linear_fwd(be, branch, pass->scratch.hidden, w->down_weight, w->down_bias));
     CA_TRY(post_norm(pass, branch, block->mlp_raw, w->post_norm2_gain, w->post_norm2_bias));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_MLP_OUT, layer, false, branch));
+    CA_TRY(add_branch(pass, y, x, branch));
 out:
     return st;
 }
@@ -178,15 +215,14 @@ out:
 static ca_status run_block(ca_pass *pass, int64_t layer) {
     ca_status st = CA_OK;
     block_values block = ca_pass_block(pass, layer);
-    ca_tensor post = ca_pass_resid(pass, layer + 1), branch = pass->scratch.branch;
+    ca_tensor post = ca_pass_resid(pass, layer + 1);
     CA_TRY(
         ca_pass_hooks_forward(pass, CA_SITE_RESID_PRE, layer, false, ca_pass_resid(pass, layer)));
     if (pass->model->arch.parallel) /* before attention, which may update the stream in place */
         CA_TRY(mlp_up(pass, layer, false, &block, ca_pass_resid(pass, layer)));
     CA_TRY(attention_half(pass, layer, false, &block));
     if (!pass->model->arch.parallel) CA_TRY(mlp_up(pass, layer, false, &block, block.mid));
-    CA_TRY(mlp_down(pass, layer, &block, branch));
-    CA_TRY(add_branch(pass, post, block.mid, branch));
+    CA_TRY(mlp_down(pass, layer, &block, post, block.mid));
     CA_TRY(ca_pass_hooks_forward(pass, CA_SITE_RESID_POST, layer, false, post));
 out:
     return st;

@@ -34,6 +34,14 @@ bool ca_pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer) {
     return false;
 }
 
+bool ca_pass_is_read(const ca_pass *pass, ca_site_kind site, int64_t layer) {
+    if (!(pass->hooked & CA_SITE_BIT(site))) return false;
+    for (int64_t i = 0; i < pass->request.hook_count; i++)
+        if (pass->request.hooks[i].forward && applies(&pass->request.hooks[i], site, layer))
+            return true;
+    return false;
+}
+
 static ca_hook_call call_of(const ca_pass *pass, ca_site_kind site, int64_t layer) {
     return (ca_hook_call){
         .backend = pass->model->backend,

@@ -75,6 +75,8 @@ qkv_views ca_pass_split_qkv(const ca_arch *arch, ca_tensor qkv);
 /* hook.c */
 bool ca_pass_is_hooked(const ca_pass *pass, ca_site_kind site, int64_t layer);
 bool ca_pass_is_edited(const ca_pass *pass, ca_site_kind site, int64_t layer);
+/* Some hook reads or edits the value in the forward. */
+bool ca_pass_is_read(const ca_pass *pass, ca_site_kind site, int64_t layer);
 ca_status ca_pass_hooks_forward(ca_pass *pass, ca_site_kind site, int64_t layer, bool recompute,
                                 ca_tensor value) CA_MUST_USE;
 /* Hooks that see k and v per query head are called by ca_pass_hooks_shares alone. */

@@ -317,9 +317,9 @@ out:
 
 /* ---- matrix products */
 
-/* With w in bf16 x is rounded (or, unrounded, cut into three terms) on the way: more memory than is
- * counted here. */
-static ca_status bench_products(bench *b, ca_dtype weights, const char *kind,
+/* With w in bf16 an x in f32 is rounded (or, unrounded, cut into three terms) on the way: more
+ * memory than is counted here. */
+static ca_status bench_products(bench *b, ca_dtype inputs, ca_dtype weights, const char *kind,
                                 bench_function function) {
     ca_status st = CA_OK;
     const int64_t rows[] = {1, 16, 256, b->rows};
@@ -327,7 +327,7 @@ static ca_status bench_products(bench *b, ca_dtype weights, const char *kind,
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char name[64];
         CA_TRY(make(b, &b->y, CA_F32, SHAPE(rows[i], F)));
-        CA_TRY(make(b, &b->x, CA_F32, SHAPE(rows[i], D)));
+        CA_TRY(make(b, &b->x, inputs, SHAPE(rows[i], D)));
         CA_TRY(make(b, &b->w, weights, SHAPE(F, D)));
         snprintf(name, sizeof name, "%s %lld x %d x %d", kind, (long long)rows[i], F, D);
         CA_TRY(report(b, name, function, bytes_of(b->y) + bytes_of(b->x) + bytes_of(b->w),
@@ -512,9 +512,10 @@ int main(int count, char **words) {
     }
     CA_TRY(measure_device(&b));
     CA_TRY(bench_rows(&b));
-    CA_TRY(bench_products(&b, CA_F32, "matmul", run_matmul));
-    CA_TRY(bench_products(&b, CA_BF16, "bf16", run_matmul));
-    CA_TRY(bench_products(&b, CA_BF16, "bf16, wide", run_matmul_wide));
+    CA_TRY(bench_products(&b, CA_F32, CA_F32, "matmul", run_matmul));
+    CA_TRY(bench_products(&b, CA_F32, CA_BF16, "bf16", run_matmul));
+    CA_TRY(bench_products(&b, CA_F32, CA_BF16, "bf16, wide", run_matmul_wide));
+    CA_TRY(bench_products(&b, CA_BF16, CA_BF16, "bf16 by bf16", run_matmul));
     CA_TRY(bench_attention(&b));
     CA_TRY(bench_long_attention(&b));
 out:

@@ -74,6 +74,28 @@ def test_embedding_noise(causa, text_model, tmp_path):
     np.testing.assert_allclose(values[1], values[0], rtol=0.05)
 
 
+def test_edge_scores(causa, auto_backend, tmp_path):
+    """The factors of a score are rounded after they were made: the sums over an output's edges miss
+    its node's score, which no such product makes, by what that is, and by no more. A term moves by
+    up to 2^-8 of itself; a score has thousands, of both signs."""
+    demo = files.ROOT / "experiments" / "demo-model"
+
+    def run(level, *overrides):
+        path = tmp_path / "r.h5"
+        method = {"kind": "eap", "variant": "eap", "level": level}
+        config = files.write_config(tmp_path / "r.yaml", method, [{"clean": "unused"}], model=demo)
+        causa("run", config, f"data.file={demo / 'ioi.csv'}", "data.limit=7", f"output={path}",
+              "--overwrite", *overrides)
+        return np.nan_to_num(files.datasets(path)[f"{level}s/score"])
+
+    exact, narrow = run("edge"), run("edge", BF16)
+    ref = run("edge", BF16, "backend=ref")
+    assert np.corrcoef(narrow.ravel(), exact.ravel())[0, 1] > 0.999
+    assert files.share(narrow, ref) < (0.01 if auto_backend == "cpu" else 0.05)
+    nodes = run("node", BF16, "backend=ref")
+    assert 1e-5 < files.share(ref.sum(axis=1), nodes) < 2**-8
+
+
 def peak_bytes(config, output, precision):
     """Peak resident memory of a run. The kernel counts what a process was before it became this
     program: a shell in between is small, this interpreter is not."""

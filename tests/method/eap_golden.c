@@ -156,7 +156,7 @@ static void build_model(fixture *f, const json_t *root) {
     f->model = m;
     m->arch = arch_of(member(root, "cfg"));
     m->backend = f->backend;
-    m->dtype = f->exact ? CA_F64 : CA_F32;
+    m->precision = m->dtype = f->exact ? CA_F64 : CA_F32;
     const ca_arch *a = &m->arch;
     /* everything but vectors, plus a generous allowance for them and the gaps */
     int64_t block = a->width * (4 * a->heads * a->head_dim + 2 * a->mlp_width + 32);

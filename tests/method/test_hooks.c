@@ -13,6 +13,62 @@ static const double *logits_of(fixture *f, const ca_pass *pass) {
     return values_of(f, ca_pass_logits(pass));
 }
 
+/* ---- residual adds */
+
+/* Counts the calls of an operation on their way to the backend. */
+static ca_status (*uncounted_add)(ca_backend *be, ca_tensor y, ca_tensor x, double alpha);
+static int64_t adds;
+
+static ca_status counted_add(ca_backend *be, ca_tensor y, ca_tensor x, double alpha) {
+    adds++;
+    return uncounted_add(be, y, x, alpha);
+}
+
+/* On a backend that accumulates no branch is added by itself but those that a hook reads, and the
+ * values are those of other backends, of two roundings less in each layer. */
+static void branches_join_the_stream(fixture *f) {
+    ca_backend *be = f->backend;
+    const bool accumulates = be->accumulates;
+    const ca_backend_ops *table = be->ops;
+    ca_backend_ops counting = *table;
+    tap attn, mlp, gradient_alone;
+    ca_hook read[] = {tap_at(f, &attn, CA_SITE_ATTN_OUT), tap_at(f, &mlp, CA_SITE_MLP_OUT)};
+    ca_hook unread = tap_at(f, &gradient_alone, CA_SITE_MLP_OUT);
+    ca_batch *batch = batch_of_prompts(f, 0, 2, READ_LAST);
+    int64_t logits = 2 * f->vocab, values = batch->sequences.rows * f->width;
+    double limit = f->exact ? 1e-12 : 1e-5;
+    ca_backward request = {.lanes = 1,
+                           .d_logits = random_tensor(f, 3, (int64_t[]){1, 2, f->vocab}, "logits")};
+    be->accumulates = false;
+    ca_pass *apart = run_model(f, batch, kept, NULL, 0);
+    const double *expected = logits_of(f, apart), *slope = gradient_of(f, apart, request);
+    uncounted_add = table->add;
+    counting.add = counted_add;
+    be->ops = &counting;
+    be->accumulates = true;
+    const struct {
+        ca_hook *hooks;
+        int64_t count, adds;
+    } runs[] = {{NULL, 0, 0}, {&unread, 1, 0}, {read, 1, f->layers}, {read, 2, 2 * f->layers}};
+    unread.forward = NULL;
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        adds = 0;
+        ca_pass *pass = run_model(f, batch, kept, runs[i].hooks, runs[i].count);
+        assert_int_equal(adds, runs[i].adds);
+        near(f, "logits", logits_of(f, pass), expected, logits, limit);
+        near(f, "gradient", gradient_of(f, pass, request), slope, values, 10 * limit);
+    }
+    near(f, "logits, in place", logits_of(f, run_model(f, batch, (ca_pass_limits){0}, NULL, 0)),
+         expected, logits, limit);
+    be->ops = table;
+    be->accumulates = accumulates;
+}
+
+static void test_branches_join_the_stream(void **state) {
+    (void)state;
+    on_every_backend(every_fixture, branches_join_the_stream);
+}
+
 /* ---- taps */
 
 /* Reference residual streams, and the identities that hold between the sites of a block. Exact
@@ -385,6 +441,7 @@ static void test_unused_room_for_patterns(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_branches_join_the_stream),
         cmocka_unit_test(test_taps_see_the_run),
         cmocka_unit_test(test_called_once_per_layer),
         cmocka_unit_test(test_order_of_hooks),

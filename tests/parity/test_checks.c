@@ -70,6 +70,9 @@ static void test_shapes(void **state) {
                  "matmul: b: expected [4, 3] f32 or bf16, got [5, 3] f32");
     assert_shape(ca_matmul(be, vec(0, 2), mat(1, 2, 4), mat(2, 4, 3), absent, plain),
                  "matmul: c: expected [M, N] f32 or f64, got [2] f32");
+    assert_shape(ca_matmul(be, mat(0, 2, 3), ca_tensor_2d(part(1), CA_BF16, 2, 4), mat(2, 4, 3),
+                           absent, plain),
+                 "matmul: a: expected f32 with b in f32, got bf16");
     assert_shape(ca_linear_fwd(be, mat(0, 2, 3), mat(1, 2, 4), mat(2, 3, 5), absent),
                  "linear_fwd: matmul: b: expected [3, 4] f32 or bf16, got [3, 5] f32");
     assert_shape(ca_act_fwd(be, mat(0, 2, 3), mat(1, 2, 3), CA_SILU, true),

@@ -67,6 +67,37 @@ static void assert_near(double got, double expected, double limit, const char *w
                  limit, got);
 }
 
+/* ---- uploads */
+
+/* Uploads take their place among the operations, of whatever size they are: each of four values of
+ * x is added before the next one takes its place. Integers, so sums are exact. */
+static void uploads_keep_their_place(ca_backend *be, ca_backend *ref, const void *context) {
+    /* On a device: one on the stream of the operations, the least that is not, some that share
+     * staging memory, and one that needs all of it and more. */
+    static const int64_t counts[] = {1000, 4096, 100000, 600000};
+    enum { TIMES = 4, BASE = 7 };
+    (void)ref, (void)context;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        device d = {.be = be};
+        int64_t n = counts[i];
+        float *host = calloc((size_t)n, sizeof *host);
+        assert_non_null(host);
+        ca_tensor sum = floats(&d, host, 1, n), x = floats(&d, NULL, 1, n);
+        for (int k = 1; k <= TIMES; k++) {
+            for (int64_t j = 0; j < n; j++) host[j] = (float)(j % BASE + 100 * k);
+            parity_ok(ca_upload(be, x, host));
+            for (int64_t j = 0; j < n; j++) host[j] = -1; /* it may be reused */
+            parity_ok(ca_add(be, sum, x, 1));
+        }
+        fetch(&d, host, sum);
+        for (int64_t j = 0; j < n; j++)
+            assert_near(host[j], (double)(TIMES * (j % BASE) + 50 * TIMES * (TIMES + 1)), 0, "sum",
+                        j);
+        release(&d);
+        free(host);
+    }
+}
+
 /* ---- bf16 */
 
 /* 1 + 2^-8 lies halfway between two bf16 numbers, as 1 + 3 2^-8 does: the even ones are 1 and
@@ -485,6 +516,7 @@ static void test_threads(void **state) {
         (void)state;                                                                               \
         parity_each_backend(function, NULL);                                                       \
     }
+LAW(uploads_keep_their_place)
 LAW(bf16_rounds_to_even)
 LAW(bf16_products_are_near)
 LAW(mix_keeps_bits)
@@ -499,6 +531,7 @@ LAW(adam_twenty_steps)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_uploads_keep_their_place),
         cmocka_unit_test(test_bf16_rounds_to_even),
         cmocka_unit_test(test_bf16_products_are_near),
         cmocka_unit_test(test_mix_keeps_bits),

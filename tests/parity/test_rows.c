@@ -73,17 +73,21 @@ static double sum_scale(fill f, int64_t terms) {
     return fill_amplitude(f) * fill_amplitude(f) * sqrt((double)terms);
 }
 
+typedef enum narrow_factors { NONE_NARROW, B_NARROW, BOTH_NARROW } narrow_factors;
+
 /* bits 0, 1: transposes; 2: bias and beta; 3: strided rows, at no multiple of 16 bytes; 4: a batch
  * that shares b */
-static void multiply_as(parity *p, const row_case *c, bool narrow, bool wide) {
+static void multiply_as(parity *p, const row_case *c, narrow_factors narrow, bool wide) {
+    ca_tensor (*a_input)(parity *, const char *, fill, int, const int64_t *) =
+        narrow == BOTH_NARROW ? parity_input_bf16 : parity_input;
     ca_tensor (*b_input)(parity *, const char *, fill, int, const int64_t *) =
-        narrow ? parity_input_bf16 : parity_input;
+        narrow != NONE_NARROW ? parity_input_bf16 : parity_input;
     int64_t m = c->rows, n = 1 + c->width % 71, k = c->width, batch = bit(c, 4) ? 3 : 1;
     int64_t pad = bit(c, 3) ? 5 : 0;
     ca_matmul_options o = {
         .transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1, .wide = wide};
-    ca_tensor a = o.transpose_a ? parity_input(p, "a", c->f, SHAPE(batch, k, m + pad))
-                                : parity_input(p, "a", c->f, SHAPE(batch, m, k + pad));
+    ca_tensor a = o.transpose_a ? a_input(p, "a", c->f, SHAPE(batch, k, m + pad))
+                                : a_input(p, "a", c->f, SHAPE(batch, m, k + pad));
     ca_tensor b = o.transpose_b ? b_input(p, "b", c->f, SHAPE(n, k + pad))
                                 : b_input(p, "b", c->f, SHAPE(k, n + pad));
     ca_tensor y = parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(batch, m, n + pad));
@@ -104,14 +108,18 @@ static void multiply_as(parity *p, const row_case *c, bool narrow, bool wide) {
 }
 
 static void matmul_case(parity *p, const void *parameters) {
-    multiply_as(p, parameters, false, false);
+    multiply_as(p, parameters, NONE_NARROW, false);
 }
 
 /* b in bf16; bit 5: a is not rounded. Both sides multiply the same bf16 values exactly, so that the
  * limit is that of f32 sums. */
 static void matmul_bf16_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    multiply_as(p, c, true, bit(c, 5));
+    multiply_as(p, c, B_NARROW, bit(c, 5));
+}
+
+static void matmul_both_bf16_case(parity *p, const void *parameters) {
+    multiply_as(p, parameters, BOTH_NARROW, false);
 }
 
 static void linear_case(parity *p, const void *parameters) {
@@ -487,6 +495,13 @@ static const operation operations[] = {
      {0, 1, 130, END},
      ONE(NORMAL) | ONE(MIXED)},
     {"matmul bf16", matmul_bf16_case, 4, {1, 70, END}, {2000, 4500, END}, ONE(NORMAL)},
+    {"matmul bf16 by bf16",
+     matmul_both_bf16_case,
+     32,
+     {0, 5, 66, END},
+     {0, 1, 130, END},
+     ONE(NORMAL) | ONE(MIXED)},
+    {"matmul bf16 by bf16", matmul_both_bf16_case, 4, {70, END}, {2000, 4500, END}, ONE(NORMAL)},
     {"linear", linear_case, 2, {0, 1, 19, END}, {1, 33, 576, END}, ANY | LANED},
     {"gather", gather_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY | LANED},
     {"gather bf16", gather_bf16_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY},

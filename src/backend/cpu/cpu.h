@@ -198,12 +198,13 @@ extern const char ca_cpu_libraries[];
 
 /* One product of a batch: c [m, n] = alpha op(a) op(b) + beta c. */
 typedef struct ca_cpu_product {
-    const float *a;
+    const void *a; /* f32, or bf16 when `narrow_a` */
     const void *b; /* f32, or bf16 when `narrow` */
     float *c;
     int64_t m, n, k, lda, ldb, ldc;
     bool transpose_a, transpose_b, narrow;
-    bool wide; /* narrow: a is not rounded to bf16 */
+    bool narrow_a; /* with `narrow` only */
+    bool wide;     /* narrow: an a in f32 is not rounded to bf16 */
     float alpha, beta;
 } ca_cpu_product;
 
@@ -215,7 +216,7 @@ static inline bool ca_cpu_has_few_rows(const ca_cpu_product *p) {
     if (p->transpose_a || !p->transpose_b) return false;
     return p->narrow ? p->m <= FEW_NARROW_ROWS : p->m <= FEW_ROWS && p->k >= LONG_PRODUCT;
 }
-/* For few rows of a: reads b once, unpacked. a is taken as it is. */
+/* For few rows of a: reads b once, unpacked. a is f32 and taken as it is. */
 void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p);
 /* b is bf16. Uses the backend's scratch: one product at a time. false: the library refused. */
 bool ca_cpu_gemm_bf16(const ca_backend *be, const ca_cpu_product *p);

@@ -15,13 +15,13 @@ static bool fit_stride(int64_t rows, int64_t width, int64_t *stride) {
 }
 
 static void multiply_plainly(int threads, const ca_cpu_product *p) {
-    const float *b = p->b;
+    const float *a = p->a, *b = p->b;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < p->m; i++)
         for (int64_t j = 0; j < p->n; j++) {
             double sum = 0;
             for (int64_t l = 0; l < p->k; l++) {
-                float x = p->transpose_a ? p->a[l * p->lda + i] : p->a[i * p->lda + l];
+                float x = p->transpose_a ? a[l * p->lda + i] : a[i * p->lda + l];
                 float y = p->transpose_b ? b[j * p->ldb + l] : b[l * p->ldb + j];
                 sum += (double)x * (double)y;
             }
@@ -70,11 +70,15 @@ static ca_status scale_only(ca_backend *be, ca_tensor c, float beta) {
     return CA_OK;
 }
 
+static const void *further(const void *values, bool narrow, int64_t count) {
+    return (const char *)values + count * (int64_t)(narrow ? sizeof(uint16_t) : sizeof(float));
+}
+
 /* The product that reads and writes i steps further. */
 static ca_cpu_product product_at(ca_cpu_product p, int64_t i, const int64_t step[3]) {
     p.c += i * step[0];
-    p.a += i * step[1];
-    p.b = (const char *)p.b + i * step[2] * (int64_t)(p.narrow ? sizeof(uint16_t) : sizeof(float));
+    p.a = further(p.a, p.narrow_a, i * step[1]);
+    p.b = further(p.b, p.narrow, i * step[2]);
     return p;
 }
 
@@ -113,6 +117,7 @@ ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
                         .transpose_a = options.transpose_a,
                         .transpose_b = options.transpose_b,
                         .narrow = b.dtype == CA_BF16,
+                        .narrow_a = a.dtype == CA_BF16,
                         .wide = options.wide,
                         .alpha = (float)options.alpha,
                         .beta = (float)options.beta};

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Products with b in bf16. Tiles of a are rounded to bf16 and tiles of b widened, both into scratch
+ * Products with b in bf16. Tiles of a are rounded to bf16, or widened where they are, and tiles of
+ * b widened, both into scratch
  * memory of the backend as f32, and multiplied by the f32 GEMM: products of bf16 values are exact
  * in f32, so this is what the operation promises, and no second copy of the weights exists. Few
  * rows of a take b as it lies, half the bytes of f32.
@@ -24,8 +25,8 @@ static void pack_a(int threads, const float *from, int64_t stride, int64_t lines
     }
 }
 
-static void widen_b(int threads, const uint16_t *from, int64_t stride, int64_t lines, int64_t width,
-                    float *tile) {
+static void widen(int threads, const uint16_t *from, int64_t stride, int64_t lines, int64_t width,
+                  float *tile) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t l = 0; l < lines; l++)
         for (int64_t i = 0; i < width; i++)
@@ -35,20 +36,21 @@ static void widen_b(int threads, const uint16_t *from, int64_t stride, int64_t l
 /* Rows [row, row + rows) of op(a), products [from, from + depth) of each, as a tile. */
 static void take_a(int threads, const ca_cpu_product *p, int64_t row, int64_t rows, int64_t from,
                    int64_t depth, float *tile) {
-    const float *a = p->a;
-    if (p->transpose_a)
-        pack_a(threads, a + from * p->lda + row, p->lda, depth, rows, !p->wide, tile);
+    int64_t at = p->transpose_a ? from * p->lda + row : row * p->lda + from;
+    int64_t lines = p->transpose_a ? depth : rows, width = p->transpose_a ? rows : depth;
+    if (p->narrow_a)
+        widen(threads, (const uint16_t *)p->a + at, p->lda, lines, width, tile);
     else
-        pack_a(threads, a + row * p->lda + from, p->lda, rows, depth, !p->wide, tile);
+        pack_a(threads, (const float *)p->a + at, p->lda, lines, width, !p->wide, tile);
 }
 
 static void take_b(int threads, const ca_cpu_product *p, int64_t column, int64_t columns,
                    int64_t from, int64_t depth, float *tile) {
     const uint16_t *b = p->b;
     if (p->transpose_b)
-        widen_b(threads, b + column * p->ldb + from, p->ldb, columns, depth, tile);
+        widen(threads, b + column * p->ldb + from, p->ldb, columns, depth, tile);
     else
-        widen_b(threads, b + from * p->ldb + column, p->ldb, depth, columns, tile);
+        widen(threads, b + from * p->ldb + column, p->ldb, depth, columns, tile);
 }
 
 static void multiply_few_rows(int threads, const ca_cpu_product *p, float *tile) {
@@ -58,6 +60,7 @@ static void multiply_few_rows(int threads, const ca_cpu_product *p, float *tile)
         take_a(threads, p, 0, p->m, from, depth, tile);
         ca_cpu_product part = *p;
         part.a = tile;
+        part.narrow_a = false;
         part.lda = part.k = depth;
         part.b = (const uint16_t *)p->b + from;
         if (from > 0) part.beta = 1.0f;

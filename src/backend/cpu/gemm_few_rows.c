@@ -112,7 +112,7 @@ static void strip(const ca_cpu_product *p, int64_t row0, int64_t rows, int64_t a
         for (int64_t i = 0; i < rows; i += A_BLOCK) {
             int64_t count = cpu_min(A_BLOCK, rows - i);
             float(*block)[STRIP] = (float(*)[STRIP]) & sums[i][j];
-            const float *a = p->a + (row0 + i) * p->lda;
+            const float *a = (const float *)p->a + (row0 + i) * p->lda;
             if (p->narrow)
                 dot_rows(true, count, block, p->k, a, p->lda, b);
             else

@@ -2,8 +2,9 @@
  *
  * What the files of the CUDA backend share: its context and how calls into the libraries report.
  *
- * Operations enqueue on one stream, so they happen in the order of the calls, uploads included;
- * downloads and syncs wait for it. A backend is used by one host thread.
+ * Operations enqueue on one stream, so they happen in the order of the calls; uploads take their
+ * place there too, though they cross the bus beside it. Downloads and syncs wait for it. A backend
+ * is used by one host thread.
  */
 #ifndef CA_BACKEND_CUDA_H
 #define CA_BACKEND_CUDA_H
@@ -30,8 +31,11 @@ typedef struct ca_cuda_block {
 } ca_cuda_block;
 
 /* Page-locked memory through which transfers go, in two halves: the host works on one while the
- * device copies from or to the other. */
+ * device copies from or to the other. Uploads land in device memory of the same two halves. */
 typedef struct ca_cuda_staging {
+    cudaStream_t stream; /* of copies from the host */
+    cudaEvent_t landed;  /* behind the last of them */
+    char *landing;       /* device */
     char *half[2];
     cudaEvent_t done[2]; /* behind the last copy of a half that was filled */
     int turn;            /* the half that is being filled */
@@ -99,7 +103,7 @@ ca_status ca_cuda_device_choose(ca_cuda_context *c, int asked) CA_MUST_USE;
 /* ---- memory and transfers */
 
 void ca_cuda_blocks_free(ca_cuda_context *c);
-ca_status ca_cuda_staging_create(ca_cuda_context *c) CA_MUST_USE;
+ca_status ca_cuda_staging_create(ca_backend *be) CA_MUST_USE;
 void ca_cuda_staging_free(ca_cuda_context *c);
 
 /* ---- products */

@@ -3,9 +3,9 @@
  * matmul by cuBLASLt in float32 (no TF32), or with bf16 inputs and float32 sums. It counts columns
  * first: what it takes for a is our b, and what it writes is our c, each seen transposed.
  *
- * With b in bf16, a is rounded into scratch memory of a fixed size, a part of its rows after
- * another. One that must enter unrounded is cut into three bf16 terms that add up to it, and three
- * products are summed: tensor cores do that faster than float32 units one product.
+ * With b in bf16, an a in f32 is rounded into scratch memory of a fixed size, a part of its rows
+ * after another. One that must enter unrounded is cut into three bf16 terms that add up to it, and
+ * three products are summed: tensor cores do that faster than float32 units one product.
  */
 #include "cuda.h"
 
@@ -192,11 +192,11 @@ ca_status ca_cuda_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, 
         return CA_OK;
     }
     CA_TRY(matrix_of(be, b, options.transpose_b, &right));
-    if (b.dtype == CA_BF16) {
+    if (b.dtype == CA_BF16 && a.dtype != CA_BF16) {
         CA_TRY(multiply_bf16(be, c, a, &right, inner, bias, options));
     } else {
         CA_TRY(matrix_of(be, a, options.transpose_a, &left));
-        CA_TRY(multiply(be, c, &left, &right, CA_F32, inner, bias, options));
+        CA_TRY(multiply(be, c, &left, &right, b.dtype, inner, bias, options));
     }
 out:
     ca_cuda_release(be, left.copy);

@@ -96,14 +96,15 @@ static ca_status cuda_open(int device, int threads, ca_backend **out) {
     ca_cuda_context *c = NULL;
     cudaStream_t stream;
     CA_TRY(ca_calloc(1, sizeof *be, &be));
-    *be = (ca_backend){.name = "cuda", .ops = &ca_cuda_ops, .threads = threads};
+    *be =
+        (ca_backend){.name = "cuda", .ops = &ca_cuda_ops, .threads = threads, .accumulates = true};
     CA_TRY(ca_calloc(1, sizeof *c, &c));
     be->context = c;
     CA_TRY(ca_cuda_device_choose(c, device));
     be->device = c->name;
     CA_CUDA(cudaStreamCreateWithFlags, &stream, cudaStreamNonBlocking);
     c->queue.stream = stream;
-    CA_TRY(ca_cuda_staging_create(c));
+    CA_TRY(ca_cuda_staging_create(be));
     CA_TRY(open_scratch(be));
     CA_TRY(open_blas(be));
     CA_TRY(open_bf16(be));

@@ -62,6 +62,8 @@ static const char *const conventions[] = {
     "last token divided by the prompt's length",
     "continuation, continuation_diff: every token of prompt and continuation is scored; of two "
     "continuations the scores are sums over both",
+    "precision bf16: the difference of outputs and the gradient that make an edge's score are "
+    "rounded to bf16, their products summed in float32",
     "a node's score is the sum of those of the edges that leave it",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "

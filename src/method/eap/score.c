@@ -27,15 +27,20 @@ static int64_t group_layers(const ca_circuit_graph *g) {
 
 /* ---- memory ---- */
 
-static int64_t take(eap_scores *s, const ca_circuit_graph *g, ca_dtype type, bool measure) {
+static int64_t take(eap_scores *s, const ca_circuit_graph *g, ca_dtype precision, bool measure) {
+    const ca_dtype type = ca_precision_values(precision);
+    const bool narrow = precision == CA_BF16;
     const method_tensor list[] = {
         {&s->source, type, 3, {g->sources, s->rows, g->width}},
         {&s->column, type, 3, {s->layers * layer_columns(g) + 1, s->rows, g->width}},
         {&s->ones, type, 1, {g->width}},
         {&s->mean, type, 2, {3 * g->heads, s->rows}},
         {&s->score, type, 3, {s->units, g->sources, g->destinations}},
+        {&s->narrow_source, CA_BF16, 3, {g->sources, s->rows, g->width}},
+        {&s->narrow_column, CA_BF16, 3, {s->layers * layer_columns(g) + 1, s->rows, g->width}},
     };
-    return ca_method_take_list(measure ? NULL : &s->buffers, list, sizeof list / sizeof *list);
+    const size_t count = sizeof list / sizeof *list - (narrow ? 0 : 2);
+    return ca_method_take_list(measure ? NULL : &s->buffers, list, count);
 }
 
 static eap_scores sized(const ca_circuit_graph *graph, int64_t rows, bool by_position) {
@@ -46,10 +51,10 @@ static eap_scores sized(const ca_circuit_graph *graph, int64_t rows, bool by_pos
                         .units = rows < MOST_UNITS ? rows : MOST_UNITS};
 }
 
-int64_t ca_eap_scores_bytes(ca_dtype dtype, const ca_circuit_graph *graph, int64_t rows,
+int64_t ca_eap_scores_bytes(ca_dtype precision, const ca_circuit_graph *graph, int64_t rows,
                             bool by_position) {
     eap_scores s = sized(graph, rows, by_position);
-    return take(&s, graph, dtype, true);
+    return take(&s, graph, precision, true);
 }
 
 ca_status ca_eap_scores_create(const ca_model *model, const ca_circuit_graph *graph, int64_t rows,
@@ -58,9 +63,9 @@ ca_status ca_eap_scores_create(const ca_model *model, const ca_circuit_graph *gr
     size_t count = (size_t)(graph->sources * graph->destinations);
     *out = sized(graph, rows, by_position);
     out->model = model;
-    CA_TRY(ca_method_buffers_create(model->backend, (size_t)take(out, graph, model->dtype, true),
-                                    &out->buffers));
-    take(out, graph, model->dtype, false);
+    CA_TRY(ca_method_buffers_create(
+        model->backend, (size_t)take(out, graph, model->precision, true), &out->buffers));
+    take(out, graph, model->precision, false);
     CA_TRY(ca_fill(model->backend, out->ones, 1));
     CA_TRY(ca_calloc(count, sizeof(double), &out->staging));
     CA_TRY(ca_calloc(count, sizeof *out->host, &out->host));
@@ -193,10 +198,24 @@ static ca_tensor unit_columns(ca_tensor t, int64_t first, int64_t rows) {
     return t;
 }
 
+/* A factor [n, rows, D] as it enters the products: rounded into `narrow` where there is one. */
+static ca_status round_factor(eap_scores *s, ca_tensor narrow, ca_tensor *factor) {
+    ca_status st = CA_OK;
+    if (!narrow.data) return CA_OK;
+    narrow = ca_tensor_slice(narrow, 0, 0, factor->shape[0]);
+    narrow = ca_tensor_slice(narrow, 1, 0, factor->shape[1]);
+    CA_TRY(ca_copy(s->model->backend, narrow, *factor));
+    *factor = narrow;
+out:
+    return st;
+}
+
 /* Adds columns [first, first + n) of all units of the chunk. */
 static ca_status multiply(eap_scores *s, const eap_group *group, const eap_chunk *c,
                           ca_tensor column, int64_t first, int64_t first_source, int64_t sources) {
     ca_status st = CA_OK;
+    ca_tensor all = s->narrow_source.data ? s->narrow_source : s->source;
+    CA_TRY(round_factor(s, s->narrow_column, &column));
     for (int64_t u = 0; u < c->units; u++) {
         int64_t from = unit_row(s, group, c->unit + u), to = unit_row(s, group, c->unit + u + 1);
         from = from > c->first ? from : c->first;
@@ -204,7 +223,7 @@ static ca_status multiply(eap_scores *s, const eap_group *group, const eap_chunk
         ca_tensor score = ca_tensor_at(s->score, 0, u);
         score = ca_tensor_slice(ca_tensor_slice(score, 0, first_source, sources), 1, first,
                                 column.shape[0]);
-        ca_tensor source = ca_tensor_slice(s->source, 0, first_source, sources);
+        ca_tensor source = ca_tensor_slice(all, 0, first_source, sources);
         ca_matmul_options options = {
             .transpose_b = true, .alpha = 1, .beta = u > 0 || c->begins ? 0 : 1};
         CA_TRY(ca_matmul(s->model->backend, score, unit_columns(source, from - c->first, to - from),
@@ -230,6 +249,7 @@ static ca_status score_chunk(eap_scores *s, eap_gradients *g, const eap_chunk *c
         CA_TRY(ca_add(s->model->backend, source,
                       ca_tensor_repeat(ca_tensor_repeat(ablation->one, c->rows), graph->sources),
                       1));
+    CA_TRY(round_factor(s, s->narrow_source, &source));
     int64_t layer = ca_circuit_source_place(graph, first_source).layer;
     for (int64_t l = layer < 0 ? 0 : layer; l < graph->layers; l += s->layers) {
         int64_t layers = least(s->layers, graph->layers - l);

@@ -6,6 +6,10 @@
  *
  * as one matrix product per unit and group of layers. A unit is what has scores of its own: a pair,
  * or one token of it. Outputs and gradients are expanded to D values for a few rows at a time only.
+ *
+ * With precision bf16 both factors are rounded to bf16, as those of the model's own products are,
+ * and summed in f32. Each is rounded when it is complete: the difference of two outputs, which
+ * cancels, and the sum over points are made in f32. A term is off by up to 2^-8 of itself.
  */
 #ifndef CAUSA_METHOD_EAP_SCORE_H
 #define CAUSA_METHOD_EAP_SCORE_H
@@ -27,17 +31,19 @@ typedef struct eap_scores {
     bool by_position;              /* units are tokens */
     int64_t layers, units;         /* of a group of columns; at a time */
     method_buffers buffers;
-    ca_tensor source; /* [F, rows, D] differences of outputs */
-    ca_tensor column; /* [layers (3 H + 1) + 1, rows, D] gradients */
-    ca_tensor ones;   /* [D] */
-    ca_tensor mean;   /* [3 H, rows] */
-    ca_tensor score;  /* [units, F, R] */
-    void *staging;    /* [F, R] */
-    double *host;     /* [F, R] */
+    ca_tensor source;                       /* [F, rows, D] differences of outputs */
+    ca_tensor column;                       /* [layers (3 H + 1) + 1, rows, D] gradients */
+    ca_tensor ones;                         /* [D] */
+    ca_tensor mean;                         /* [3 H, rows] */
+    ca_tensor narrow_source, narrow_column; /* both in bf16, where precision says so; else absent */
+    ca_tensor score;                        /* [units, F, R] */
+    void *staging;                          /* [F, R] */
+    double *host;                           /* [F, R] */
 } eap_scores;
 
-/* Bytes of backend memory. rows: how many tail rows are expanded at a time. */
-int64_t ca_eap_scores_bytes(ca_dtype dtype, const ca_circuit_graph *graph, int64_t rows,
+/* Bytes of backend memory. precision: of the model; rows: how many tail rows are expanded at a
+ * time. */
+int64_t ca_eap_scores_bytes(ca_dtype precision, const ca_circuit_graph *graph, int64_t rows,
                             bool by_position);
 ca_status ca_eap_scores_create(const ca_model *model, const ca_circuit_graph *graph, int64_t rows,
                                bool by_position, eap_scores *out) CA_MUST_USE;

@@ -41,8 +41,8 @@ static int64_t path_bytes(const ca_job *job, const eap *e) {
     int64_t bytes = ca_eap_gradients_bytes(job->arch, job->dtype, e->part_sizes, e->most_points,
                                            wants_of(e), e->own_site);
     if (e->level == EAP_EDGES)
-        bytes +=
-            ca_eap_scores_bytes(job->dtype, &e->sums.query, e->expand_rows, e->sums.positions > 0);
+        bytes += ca_eap_scores_bytes(job->precision, &e->sums.query, e->expand_rows,
+                                     e->sums.positions > 0);
     if (e->level == EAP_NEURONS || e->level == EAP_HIDDEN)
         bytes += ca_eap_neurons_bytes(job->arch, job->dtype, &e->sums.query, e->longest,
                                       e->level == EAP_HIDDEN);
