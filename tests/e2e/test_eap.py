@@ -460,3 +460,12 @@ def test_mismatching_pairs_can_be_left_out(causa, tmp_path, text_model):
     assert [name.decode() for name in result["data/id"]] == ["good"]
     assert "row 2 (id long)" in result["data/excluded"][0].decode()
     assert np.isfinite(edges(result)).all()
+
+
+def test_areas_of_a_part_of_the_curve_say_so(causa, tmp_path):
+    """CPR and CMD are benchmarks' figures of whole curves only."""
+    for fractions, whole in (("[0.01,0.5]", False), ("[0.01,0.5,1]", True)):
+        done = causa("run", "configs/ioi-eap-ig.yaml", f"output={tmp_path / 'c.h5'}", "--overwrite",
+                     "data.limit=2", f"method.circuit.fractions={fractions}")
+        line = next(line for line in done.stdout.splitlines() if line.startswith("CPR"))
+        assert ("from 0.01 to 0.5 of all, not up to 1" in line) == (not whole), line

@@ -390,10 +390,28 @@ out:
 
 /* ---- terminal ---- */
 
+/* Areas under a part of the curve are no benchmark's. */
+static ca_status put_areas(const eap_selection *s, const double *normalized, ca_string *text) {
+    ca_status st = CA_OK;
+    double cpr, cmd, least = HUGE_VAL, most = 0;
+    if (s->count < 2) return CA_OK;
+    ca_eap_curve_areas(s->fraction, normalized, s->count, &cpr, &cmd);
+    for (int64_t i = 0; i < s->count; i++) {
+        least = fmin(least, s->fraction[i]);
+        most = fmax(most, s->fraction[i]);
+    }
+    CA_TRY(ca_string_printf(text, "CPR %.3f, CMD %.3f", cpr, cmd));
+    if (most < 1)
+        CA_TRY(ca_string_printf(text, " from %.3g to %.3g of all, not up to 1", least, most));
+    CA_TRY(ca_string_printf(text, "\n"));
+out:
+    return st;
+}
+
 ca_status ca_eap_faithfulness_answer(const eap_faithfulness *f, ca_job *job, ca_string *text) {
     ca_status st = CA_OK;
     const eap_selection *s = &f->selection;
-    double *normalized = NULL, cpr, cmd;
+    double *normalized = NULL;
     int64_t *kept = NULL;
     CA_TRY(ca_calloc((size_t)s->count, sizeof *normalized, &normalized));
     CA_TRY(ca_calloc((size_t)s->count, sizeof *kept, &kept));
@@ -409,9 +427,7 @@ ca_status ca_eap_faithfulness_answer(const eap_faithfulness *f, ca_job *job, ca_
         if (f->evaluate) CA_TRY(ca_string_printf(text, "  %7.3f", normalized[i]));
         CA_TRY(ca_string_printf(text, "\n"));
     }
-    ca_eap_curve_areas(s->fraction, normalized, s->count, &cpr, &cmd);
-    if (f->evaluate && s->count > 1)
-        CA_TRY(ca_string_printf(text, "CPR %.3f, CMD %.3f\n", cpr, cmd));
+    if (f->evaluate) CA_TRY(put_areas(s, normalized, text));
 out:
     free(normalized);
     free(kept);
