@@ -6,8 +6,9 @@
  *
  * Pairs differ first where those of indirect object identification do (token 10 or 13), or at
  * token 1, where almost nothing is shared. Arithmetic is told in whole forwards of a pair's prompt:
- * runs and gradients, then the products of the scores. Memory is that beside the weights, as
- * planned and as the system saw it. SECONDS (10) bounds one case.
+ * runs and gradients, then the products of the scores. Ten circuits of all sizes, a curve of
+ * faithfulness, are told without the attribution that chose them. Memory is that beside the
+ * weights, as planned and as the system saw it. SECONDS (10) bounds one case.
  */
 #include <inttypes.h>
 #include <malloc.h>
@@ -24,6 +25,7 @@ typedef struct eap_case {
     int64_t points;
     int64_t pairs;
     bool early; /* the first difference is token 1 */
+    bool curve; /* with circuits, beyond the case before it */
     /* measured */
     double best, spent, flops, forward;
     int64_t planned, taken; /* bytes */
@@ -31,11 +33,22 @@ typedef struct eap_case {
 
 #define PLAIN "eap", "variant: eap", 1
 #define PATH  "ig-inputs, 5 steps", "variant: ig-inputs, steps: 5", 5
+#define CURVE                                                                                      \
+    "ten circuits",                                                                                \
+        "variant: eap, evaluate: {faithfulness: true}, circuit: "                                  \
+        "{fractions: [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]}",                  \
+        1
 static eap_case cases[] = {
-    {PLAIN, .pairs = 8},  {PLAIN, .pairs = 8, .early = true},
-    {PLAIN, .pairs = 64}, {PLAIN, .pairs = 64, .early = true},
-    {PATH, .pairs = 8},   {PATH, .pairs = 8, .early = true},
-    {PATH, .pairs = 64},  {PATH, .pairs = 64, .early = true},
+    {PLAIN, .pairs = 8},
+    {PLAIN, .pairs = 8, .early = true},
+    {PLAIN, .pairs = 64},
+    {CURVE, .pairs = 64, .curve = true},
+    {PLAIN, .pairs = 64, .early = true},
+    {CURVE, .pairs = 64, .early = true, .curve = true},
+    {PATH, .pairs = 8},
+    {PATH, .pairs = 8, .early = true},
+    {PATH, .pairs = 64},
+    {PATH, .pairs = 64, .early = true},
 };
 enum { CASES = sizeof cases / sizeof *cases, MOST_TURNS = 9, MOST_PROMPTS = 16 };
 
@@ -216,12 +229,18 @@ static void count(const bench *b, const eap_case *c, double *forwards, double *s
 }
 
 static void print(const bench *b, const eap_case *c) {
-    double forwards, scores, pair = c->best / (double)c->pairs;
+    double forwards, scores, seconds = c->best, flops = c->flops;
     count(b, c, &forwards, &scores);
+    if (c->curve) {
+        seconds -= c[-1].best;
+        flops -= c[-1].flops;
+        scores = 0;
+    }
+    double pair = seconds / (double)c->pairs;
     printf("%-19s %2" PRId64 " pairs, %-5s %8.1f ms a pair %5.2f plain forwards; operations %5.2f "
            "+ %4.2f forwards, %3.0f %% of sgemm; memory %4.0f MB, planned %4.0f\n",
            c->name, c->pairs, c->early ? "early" : "late", 1e3 * pair, pair / c->forward,
-           (c->flops - scores) / forwards, scores / forwards, 100 * c->flops / c->best / b->peak,
+           (flops - scores) / forwards, scores / forwards, 100 * flops / seconds / b->peak,
            1e-6 * (double)c->taken, 1e-6 * (double)c->planned);
 }
 
@@ -236,7 +255,8 @@ static ca_status run(bench *b) {
             CA_TRY(run_forwards(b, &cases[i]));
             CA_TRY(run_once(b, &cases[i]));
         }
-    printf("%s, sgemm %.1f GFLOP/s, %d threads; goals: 11 forwards, 55 %% of sgemm, 300 MB\n",
+    printf("%s, sgemm %.1f GFLOP/s, %d threads; goals: path 11 forwards of operations, "
+           "55 %% of sgemm, 300 MB; circuits 12 plain forwards\n",
            b->path, 1e-9 * b->peak, b->be->threads);
     for (int i = 0; i < CASES; i++) print(b, &cases[i]);
 out:
