@@ -183,6 +183,13 @@ static int64_t fisher_bytes(const jacobian *j, const ca_job *job) {
     return ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank);
 }
 
+static int64_t fisher_host_bytes(const jacobian *j, const ca_job *job) {
+    if (!has_fisher(j)) return 0;
+    if (j->probes) return ca_jacobian_hutchinson_host_bytes(job->arch);
+    return j->most_reads * j->rank * (int64_t)sizeof(double) +
+           ca_jacobian_fisher_host_bytes(job->arch, job->dtype, j->most_reads, j->rank);
+}
+
 static double fisher_flops(const jacobian *j, const ca_job *job) {
     if (!has_fisher(j)) return 0;
     if (j->probes) return 2.0 * (double)(j->probes * job->arch->vocab * job->arch->width);
@@ -241,6 +248,18 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
     return ca_method_take_list(buffers, list, sizeof list / sizeof *list);
 }
 
+/* Numbers of the largest download. */
+static int64_t staged(const jacobian *j) {
+    int64_t rows = 2 * j->packing.limits.rows, reads = j->most_reads * (j->top + 1);
+    return rows > reads ? rows : reads;
+}
+
+static int64_t host_bytes(const jacobian *j, const ca_job *job) {
+    int64_t scores = j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
+    if (j->probes && has_fisher(j)) scores += j->most_scores * (int64_t)sizeof(double);
+    return scores + 2 * staged(j) * (int64_t)sizeof(double) + fisher_host_bytes(j, job);
+}
+
 /* Rows of each prompt that are run: up to the last position read. */
 static ca_status count_rows(const ca_job *job, jacobian *j, int64_t **lengths, int64_t *tokens) {
     ca_status st = CA_OK;
@@ -279,7 +298,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     ca_method_plan_packing(&j->packing, plan);
     plan->work_bytes +=
         take_tensors(j, job, NULL) + fisher_bytes(j, job) + ca_jacobian_randomise_bytes(j, job);
-    plan->host_bytes += j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
+    plan->host_bytes += host_bytes(j, job);
     plan->examples = count;
     plan->tokens = tokens;
     plan->lanes = all;
@@ -391,8 +410,6 @@ out:
 static ca_status create_buffers(ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
     const ca_pass_limits *l = &j->packing.limits;
-    int64_t most =
-        2 * l->rows > j->most_reads * (j->top + 1) ? 2 * l->rows : j->most_reads * (j->top + 1);
     CA_TRY(
         ca_batch_create(job->backend, j->packing.max_sequences, l->rows, j->most_reads, &j->batch));
     const ca_model *model;
@@ -400,8 +417,8 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     CA_TRY(ca_pass_create(model, l, &j->pass));
     CA_TRY(ca_method_buffers_create(job->backend, (size_t)take_tensors(j, job, NULL), &j->buffers));
     take_tensors(j, job, &j->buffers);
-    CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
-    CA_TRY(ca_calloc((size_t)most, sizeof *j->numbers, &j->numbers));
+    CA_TRY(ca_calloc((size_t)staged(j), sizeof(double), &j->staging));
+    CA_TRY(ca_calloc((size_t)staged(j), sizeof *j->numbers, &j->numbers));
     CA_TRY(create_fisher(job, j));
     CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
