@@ -90,6 +90,66 @@ def test_everything_is_patched(patch, method, direction):
     assert got["baseline/clean"] != got["baseline/corrupted"]
 
 
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_whole_stream_of_a_layer_is_the_other_run(patch, direction):
+    """Of pairs without a subject, bit for bit; a set of all tokens is the same cell."""
+    rows = id_pairs(4)
+    every = list(range(min(len(row["clean_ids"]) for row in rows)))
+    rows = [{**row, "clean_ids": row["clean_ids"][:len(every)],
+             "corrupted_ids": row["corrupted_ids"][:len(every)]} for row in rows]
+    method = {**SWAP, "sites": ["embed", "blocks.*.resid_pre", "blocks.*.resid_post"],
+              "direction": direction}
+    source = "clean" if direction == "denoise" else "corrupted"
+    for positions in ("whole", [every, "whole", [every[-1]]]):
+        got = patch({**method, "positions": positions}, rows, model=files.MODELS / "smollm2")
+        value = got["patch/value"]
+        assert (got["baseline/clean"] != got["baseline/corrupted"]).any()
+        assert (value[:, :, 0] == got[f"baseline/{source}"][:, None]).all()
+    assert (value[:, :, 1] == value[:, :, 0]).all() and (value[:, :, 2] != value[:, :, 0]).any()
+
+
+def test_sets_of_tokens(causa, patch, tmp_path):
+    """Two tokens at once are no sum of both; tokens between them are left alone, and one that is
+    named alone is the cell of its index. Of the last block's stream only the last token counts."""
+    rows = id_pairs(3, least=9, most=10)
+    for row in rows:  # all of it differs from token 1 on
+        row["corrupted_ids"] = row["clean_ids"][:1] + [(t + 1) % 390 for t in row["clean_ids"][1:]]
+    model = files.MODELS / "smollm2"
+    method = {**SWAP, "sites": ["blocks.*.resid_pre", "blocks.1.resid_post", "blocks.0.attn.z[3]"]}
+    sets = patch({**method, "positions": [[1, 3], "last", 3, [3], [1, 2, 3], [0], [0, 3], [-1, 1]]},
+                 rows, model=model, name="sets")
+    one = patch({**method, "positions": [1, 3, -1]}, rows, model=model, name="one")["patch/value"]
+    value, target = sets["patch/value"], sets["baseline/corrupted"][:, None]
+    assert (value[:, :, 1] == one[:, :, 2]).all()
+    assert (value[:, :, 2] == one[:, :, 1]).all() and (value[:, :, 3] == one[:, :, 1]).all()
+    first = value[:, 0]  # the stream that enters block 0: every token matters
+    for alone in (one[:, 0, 0], one[:, 0, 1], first[:, 4], target[:, 0]):
+        assert (first[:, 0] != alone).all()
+    assert (value[:, :, 5] == target).all()  # the prompts begin alike
+    assert (value[:, :, 6] == value[:, :, 3]).all()
+    assert (value[:, 2, 7] == sets["baseline/clean"]).all() and (value[:, 2, 0] == target[:, 0]).all()
+    assert [name.decode() for name in sets["patch/position_name"]] == [
+        "[1, 3]", "last", "3", "3", "[1, 2, 3]", "0", "[0, 3]", "[-1, 1]"]
+    assert sets["patch/position"].tolist() == [1, -1, 3, 3, 1, 0, 0, -1]
+    with h5py.File(tmp_path / "sets.h5") as file:
+        (tmp_path / "again.yaml").write_text(file.attrs["config"])
+    causa("run", tmp_path / "again.yaml", f"output={tmp_path / 'again.h5'}")
+    files.same_bytes(tmp_path / "sets.h5", tmp_path / "again.h5")
+    causa("report", tmp_path / "sets.h5", "-o", tmp_path / "pages")
+    page = (tmp_path / "pages" / "sets.html").read_text()
+    assert "[1, 2, 3]" in page and "where a head does most: " in page
+
+
+def test_terminal_names_sets(causa, tmp_path, text_model):
+    positions = [{"after": "Mary"}, "whole", [2, 4]]
+    config = files.write_config(tmp_path / "c.yaml", {**SWAP, "positions": positions}, [PAIR],
+                                model=text_model, backend=files.BACKEND)
+    text = causa("run", config, f"output={tmp_path / 'c.h5'}").stdout
+    assert {line.split(None, 2)[2] for line in text.splitlines() if "blocks." in line} <= {
+        'after "Mary"', "whole", "[2, 4]"}
+    assert 'after "Mary"\n' in text and "whole\n" in text
+
+
 def test_last_token_of_the_last_layer_is_everything(patch):
     got = patch({**SWAP, "sites": ["blocks.1.resid_post"], "positions": "last"}, [PAIR])
     assert got["patch/value"][0, 0, 0] == got["baseline/clean"][0]
@@ -409,6 +469,7 @@ def without(row, *columns):
     (RESTORE, {**without(PAIR, "subject"), "subject_span": [3, 99]}, {},
      ["row 1", "column subject_span", "outside the prompt"]),
     ({**SWAP, "positions": [99]}, PAIR, {}, ["row 1", "column clean", "position 99", "tokens"]),
+    ({**SWAP, "positions": [[1, 99], "last"]}, PAIR, {}, ["row 1", "position 99", "outside"]),
     ({**SWAP, "positions": {"after": "zebra"}}, PAIR, {},
      ["row 1", "column clean", '"zebra" is not in the prompt']),
     ({**SWAP, "positions": {"after": "n"}}, PAIR, {},
@@ -459,6 +520,7 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
     ({"sites": ["embed", "embed"]}, ["method.sites", "got embed twice"]),
     ({"sites": []}, ["method.sites", "at least one site"]),
     ({"positions": "first"}, ["method.positions", "expected all, last, subject"]),
+    ({"positions": [[1, "last"]]}, ["method.positions", "[1, 3] inside it for several tokens"]),
     ({"windows": 0}, ["method.windows", "at least 1, got '0'"]),
     ({"noise": {"sigma": -1}}, ["method.noise.sigma", "got '-1'"]),
     ({"noise": {"draws": 0}}, ["method.noise.draws", "got '0'"]),

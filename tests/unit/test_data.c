@@ -412,13 +412,15 @@ static void test_token_of_text(void **state) {
 /* ---- positions ---- */
 
 /* Token indices of a position expression in the first example, as text; NULL when refused. */
-static const char *positions_of(const ca_dataset *d) {
+typedef ca_status (*positions_reader)(const ca_config *, const char *, ca_positions *);
+
+static const char *positions_of(const ca_dataset *d, positions_reader read) {
     static char text[256];
     ca_positions p;
     int64_t tokens[POSITIONS], count;
     text[0] = '\0';
     ca_error_clear();
-    if (ca_positions_read(config, "positions", &p) != CA_OK) return NULL;
+    if (read(config, "positions", &p) != CA_OK) return NULL;
     assert_true(d->examples[0].clean.count <= POSITIONS);
     ca_status st = ca_positions_resolve(&p, d, &d->examples[0], tokens, &count);
     ca_positions_free(&p);
@@ -446,6 +448,8 @@ static void test_positions(void **state) {
         {"first", "!expected all, last, subject"},
         {"[]", "!expected all, last, subject"},
         {"[a]", "!expected all, last, subject"},
+        {"whole", "!expected all, last, subject, subject_last, a list"},
+        {"[[1, 2]]", "!expected all, last, subject"},
         {"['1']", "!expected all, last, subject"},
         {"1.5", "!expected all, last, subject"},
         {"99999999999999999999", "!expected all, last, subject"},
@@ -457,7 +461,7 @@ static void test_positions(void **state) {
         char options[128];
         snprintf(options, sizeof options, "positions: %s\n", cases[i].positions);
         ca_dataset *d = must_open("a.csv", "clean_ids\n1 2 3 4\n", options);
-        const char *got = positions_of(d);
+        const char *got = positions_of(d, ca_positions_read);
         if (cases[i].expected[0] == '!') {
             assert_null(got);
             if (!strstr(ca_error_text(), cases[i].expected + 1)) fail_msg("%s", ca_error_text());
@@ -469,12 +473,59 @@ static void test_positions(void **state) {
     }
 }
 
+/* Sets of tokens: what they print as, cells apart, and which tokens they have together. */
+static void test_cells_of_tokens(void **state) {
+    (void)state;
+    static const struct {
+        const char *positions, *printed, *expected; /* printed NULL: refused with these words */
+    } cases[] = {
+        {"whole", "whole", "0 1 2 3"},
+        {"2", "2", "2"},
+        {"[3, 0]", "[3, 0]", "0 3"},
+        {"[[1, 3], last]", "[[1, 3], last]", "1 3"},
+        {"[[-1, 0], 1]", "[[-1, 0], 1]", "0 1 3"},
+        {"[whole, 2]", "[whole, 2]", "0 1 2 3"},
+        {"[{after: x}]", "[after \"x\"]", "!needs the prompt as text"},
+        {"[[1, 4]]", "[[1, 4]]", "!position 4 is outside the prompt of 4 tokens"},
+        {"[all, 1]", NULL, "expected all, last, subject, subject_last, whole"},
+        {"[[1, last]]", NULL, "expected all, last"},
+        {"[[[1]]]", NULL, "expected all, last"},
+        {"[[]]", NULL, "expected all, last"},
+        {"[]", NULL, "expected all, last"},
+        {"[1, b]", NULL, "[1, 3] inside it for several tokens at once"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char options[128];
+        ca_positions p;
+        ca_string text = {0};
+        snprintf(options, sizeof options, "positions: %s\n", cases[i].positions);
+        ca_dataset *d = must_open("a.csv", "clean_ids\n1 2 3 4\n", options);
+        bool refused = cases[i].printed == NULL || cases[i].expected[0] == '!';
+        const char *got = positions_of(d, ca_positions_read_cells);
+        if (refused) {
+            assert_null(got);
+            const char *words = cases[i].expected + (cases[i].printed != NULL);
+            if (!strstr(ca_error_text(), words)) fail_msg("%s", ca_error_text());
+        } else {
+            assert_string_equal(got, cases[i].expected);
+        }
+        if (cases[i].printed) {
+            assert_int_equal(ca_positions_read_cells(config, "positions", &p), CA_OK);
+            assert_int_equal(ca_positions_print(&p, &text), CA_OK);
+            assert_string_equal(text.text, cases[i].printed);
+            ca_string_free(&text);
+            ca_positions_free(&p);
+        }
+        ca_dataset_free(d);
+    }
+}
+
 /* Bytes that the tokens of a position expression cover in the first prompt. */
 static void expect_covered(const char *rows, const char *positions, const char *expected) {
     char options[128];
     snprintf(options, sizeof options, "positions: %s\n", positions);
     ca_dataset *d = must_open("a.json", rows, options);
-    const char *got = positions_of(d);
+    const char *got = positions_of(d, ca_positions_read);
     if (!got) {
         if (!strstr(ca_error_text(), expected)) fail_msg("%s", ca_error_text());
     } else {
@@ -540,6 +591,7 @@ int main(void) {
         cmocka_unit_test(test_texts_and_answers),
         cmocka_unit_test(test_token_of_text),
         cmocka_unit_test(test_positions),
+        cmocka_unit_test(test_cells_of_tokens),
         cmocka_unit_test(test_text_positions),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

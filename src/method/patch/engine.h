@@ -25,6 +25,7 @@ typedef struct patch_cell {
     int64_t length;         /* tokens of both */
     int64_t from, to;       /* tokens [from, to) take the source's values; at least one */
     int64_t head;           /* -1 = all */
+    const bool *tokens;     /* [length]: of [from, to) only those with true; NULL: all */
 } patch_cell;
 
 /* Upper bounds of what the two kinds of passes hold. */

@@ -15,8 +15,10 @@ static const ca_option options[] = {
      "sites to patch, each layer and each head in brackets a cell of its own: "
      "blocks.*.resid_pre, blocks.[0-3].attn.z[*]"},
     {"method.positions", CA_OPTION_ANY, "all", NULL, NULL,
-     "tokens to patch: all or a list of indices (a cell each), last, subject (its tokens at once), "
-     "subject_last, {after: \"text\"}"},
+     "tokens to patch: all (a cell each), last, subject (its tokens at once), subject_last, whole "
+     "(all tokens at once), {after: \"text\"}, or a list of these and of indices, a cell each; "
+     "[[1, "
+     "3], last]: tokens 1 and 3 at once, then the last one"},
     {"method.windows", CA_OPTION_INT, "1", "1..", NULL,
      "layers patched at once around that of the cell, for parts of attention and MLP"},
     {"method.style", CA_OPTION_CHOICE, "swap", NULL, "swap|restore",
@@ -94,7 +96,10 @@ static void release(void *state) {
     ca_packing_free(&p->packing);
     free(p->columns);
     free(p->places);
+    for (int64_t s = 0; p->slot_name && s < p->slots; s++) ca_string_free(&p->slot_name[s]);
+    free(p->slot_name);
     free(p->slot_position);
+    free(p->chosen);
     free(p->spans);
     free(p->role);
     free(p);
