@@ -253,9 +253,10 @@ ca_status ca_positions_resolve(const ca_positions *p, const ca_dataset *dataset,
     case CA_POSITION_SUBJECT:
     case CA_POSITION_SUBJECT_LAST:
         if (example->subject_first == example->subject_last)
-            return ca_fail(CA_E_DATA,
-                           "%s: the position 'subject' needs the column subject or subject_span",
-                           ca_example_place(dataset, example));
+            return ca_fail(CA_E_DATA, "%s: the position 'subject' needs the column %s",
+                           ca_example_place(dataset, example),
+                           example->clean.text ? "subject or subject_span"
+                                               : "subject_span, in tokens of a row of token ids");
         first = p->kind == CA_POSITION_SUBJECT ? example->subject_first : example->subject_last - 1;
         last = example->subject_last;
         break;

@@ -67,7 +67,10 @@ static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corru
 
 static ca_status check_subject(const ca_job *job, const ca_example *e) {
     if (e->subject_first < e->subject_last) return CA_OK;
-    ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
+    ca_hint(e->clean.text
+                ? "column subject holds a text of the prompt, subject_span its [start, end)"
+                : "column subject_span holds its [start, end) in tokens in a row of token "
+                  "ids, in which a text cannot be found");
     return ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
                    ca_example_place(job->data, e));
 }
