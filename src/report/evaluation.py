@@ -50,7 +50,8 @@ def aopc(result, figures):
                         {scope: tuple(map(float, spread(pair))) for scope, pair in pairs.items()},
                         baseline),
         "ablation curves and paired differences of AOPC")
-    return Section("Ablation (AOPC)", markup + aopc_table(fractions, curves, areas, pairs, baseline))
+    markup += aopc_table(fractions, curves, areas, pairs, baseline) + by_words(result, folder, areas)
+    return Section("Ablation (AOPC)", markup)
 
 
 def fractions_of(result, folder):
@@ -93,6 +94,25 @@ def aopc_table(fractions, curves, areas, pairs, baseline):
             row += ["–", "–", "–"]
         rows.append(row)
     return page.table(header, rows, numbers=set(range(1, len(header))))
+
+
+def by_words(result, folder, areas):
+    """AOPC apart for prompts whose target begins a word and whose target continues one."""
+    counts = result.attributes(folder)
+    if not counts.get("word_parts") or not counts.get("whole_words"):
+        return ""
+    rows = []
+    for scope in sorted(areas, key=lambda name: areas[name].mean()):
+        about = result.attributes(f"{folder}/{scope}")
+        rows.append([scope.replace("_", " "), *(cell(about[f"aopc_{kind}"], about[f"sem_{kind}"])
+                                                for kind in ("whole_words", "word_parts"))])
+    header = ["scope", *(f"AOPC, {counts[kind]} targets that {verb} a word" for kind, verb in
+                         (("whole_words", "begin"), ("word_parts", "continue")))]
+    note = page.note(
+        "A target that continues a word is nearly certain from the word's first tokens: the model "
+        f"predicts {100 * counts['accuracy_word_parts']:.0f} % of these and "
+        f"{100 * counts['accuracy_whole_words']:.0f} % of those that begin one.")
+    return note + page.table(header, rows, numbers={1, 2})
 
 
 # ---- leave-one-out

@@ -148,6 +148,7 @@ ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) {
     for (int64_t i = 0; i < shown; i++) CA_TRY(print_example(j, job, i, &a, text));
     if (shown < count)
         CA_TRY(ca_string_printf(text, "... and %lld more prompts\n", (long long)(count - shown)));
+    CA_TRY(ca_jacobian_evaluation_answer(j, job, text));
 out:
     free(a.score);
     free(a.probability);

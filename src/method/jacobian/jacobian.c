@@ -21,8 +21,8 @@ static const ca_option options[] = {
      "scopes to compute; the first four all from one forward and one backward"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
-     "as text or #id, A:B for a difference of logits, answer_text (all tokens of the row's "
-     "continuation, as one span behind the prompt)"},
+     "as text or #id, A:B for a difference of logits, answer:wrong for that of the row's columns, "
+     "answer_text (all tokens of the row's continuation, as one span behind the prompt)"},
     {"method.position", CA_OPTION_ANY, "last", NULL, NULL,
      "tokens whose prediction is read: last, all, an index or a list of indices (negative from the "
      "end), subject, {after: \"text\"}; several give a matrix of targets and sources"},
@@ -88,6 +88,8 @@ static const char *const conventions[] = {
     "clean) in nats, c the most probable token of the clean run; more negative is better; sem: "
     "sample standard deviation over prompts / sqrt(n); published_sem takes intervals as "
     "independent",
+    "whole words: prompts whose target token begins with white space, apart from those whose "
+    "target continues a word (aopc_whole_words, aopc_word_parts)",
     "ablated tokens: max(1, floor(f n)) of n tokens at fraction f, highest scores first, ties by "
     "position; n counts the tokens up to the one read, a BOS excluded, and the slot of a target "
     "that the prompt holds; at most all but that slot, of a prompt without BOS all but one when "
@@ -98,6 +100,7 @@ static const char *const conventions[] = {
     "ceil(n / 10) tokens that scores and divergences put first, the shared ones as a share of "
     "those "
     "in either",
+    "scope random: of aopc tokens, of loo scores drawn from seed and prompt",
     "randomise: Spearman correlation of scores and those with the upper blocks random, each tensor "
     "normal noise of its mean and standard deviation, over the tokens that loo ranks; embeddings, "
     "final norm, unembedding and target unchanged",

@@ -176,6 +176,8 @@ ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
 
 /* words.c: scores of words, where there is one score per token. */
 ca_status ca_jacobian_find_words(const ca_job *job, jacobian_words *out) CA_MUST_USE;
+/* Whether a token is spelt with white space in front, as one that begins a word. */
+ca_status ca_jacobian_begins_with_space(const ca_job *job, int32_t id, bool *begins) CA_MUST_USE;
 void ca_jacobian_words_free(jacobian_words *words);
 ca_status ca_jacobian_words_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_words(jacobian *j) CA_MUST_USE;
@@ -191,6 +193,9 @@ ca_status ca_jacobian_evaluation_reserve(jacobian *j) CA_MUST_USE;
 /* For the last micro-batch, whose forward and scores are still there. */
 ca_status ca_jacobian_evaluate(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_evaluation_summary(jacobian *j) CA_MUST_USE;
+/* For the terminal. */
+ca_status ca_jacobian_evaluation_answer(const jacobian *j, ca_job *job,
+                                        ca_string *text) CA_MUST_USE;
 
 /* answer.c: per prompt the prediction and the tokens that moved it most, for the terminal. */
 ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) CA_MUST_USE;

@@ -30,6 +30,17 @@ static bool has_word_mark(const char *spelling) {
     return spelling && strncmp(spelling, "\xE2\x96\x81", 3) == 0;
 }
 
+ca_status ca_jacobian_begins_with_space(const ca_job *job, int32_t id, bool *begins) {
+    ca_status st = CA_OK;
+    ca_string piece = {0};
+    CA_TRY(ca_method_piece(job, id, &piece));
+    *begins = has_word_mark(ca_tokenizer_token(job->tokenizer, id)) ||
+              (piece.length > 0 && is_space(piece.text[0]));
+out:
+    ca_string_free(&piece);
+    return st;
+}
+
 static ca_status begins_word(word_reader *r, int32_t id, bool *begins) {
     ca_status st = CA_OK;
     const ca_tokenizer *t = r->job->tokenizer;
