@@ -82,8 +82,8 @@ def series_panel(axes, values, scores, target):
 CELL = 0.21  # inches
 
 
-def alignment(figures, name, block, rows, columns, title):
-    """Map of scores [explained tokens, source tokens]; each row has its own colour scale.
+def alignment(figures, name, block, rows, columns, title, unit="token"):
+    """Map of scores [explained tokens or words, source ones]; each row has its own colour scale.
 
     Cells that the row's position cannot see are NaN. Right of a row stands its greatest score.
     """
@@ -103,9 +103,9 @@ def alignment(figures, name, block, rows, columns, title):
                   color=SOFT, va="center")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_xlabel(f"{title}: source token →", loc="left", size=9)
+    axes.set_xlabel(f"{title}: source {unit} →", loc="left", size=9)
     axes.xaxis.set_label_position("top")
-    axes.set_ylabel("← explained token", loc="top", size=9)
+    axes.set_ylabel(f"← explained {unit}", loc="top", size=9)
     return figures.save(name, figure)
 
 

@@ -38,8 +38,10 @@ static const ca_option options[] = {
      "probes of the hutchinson estimator: its error falls as 1 / sqrt(probes)"},
     {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
-    {"method.words", CA_OPTION_CHOICE, "sum", NULL, "sum|max|mean",
-     "how the scores of a word's tokens become one score of the word"},
+    {"method.words", CA_OPTION_CHOICE, "auto", NULL, "auto|sum|max|mean",
+     "how the scores of a word's tokens become one score of the word; of matrices rows and "
+     "columns, "
+     "where it is asked for; auto: the sum, not of matrices"},
     {"method.steps", CA_OPTION_INT, "auto", "1..", "auto",
      "nodes of integrated_gradients and path_semantic; auto: 10, with compat the published 5"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|jacobian-scopes",
@@ -81,7 +83,10 @@ static const char *const conventions[] = {
     "log-probabilities); target answer_text: the continuation's tokens follow the prompt in "
     "/data/tokens and are scored as inputs too",
     "word_score: sum, largest or mean (method.words) of the scores of the tokens of a word; a word "
-    "holds the white space before it; the sum of norms is at least the norm of the sum",
+    "holds the white space before it, of a series of numbers each number is a word and so "
+    "is what stands between two; the sum of norms is at least the norm of the sum",
+    "word_matrix: the same over all tokens of both words, the explained one and the source; a row "
+    "is of the word that holds the token behind the positions read",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
     "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
@@ -369,6 +374,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     j->matrix = j->slots > 1;
     CA_TRY(check_span(job, j));
     CA_TRY(check_path(job, j));
+    CA_TRY(ca_jacobian_words_prepare(job, &j->words));
     CA_TRY(ca_jacobian_evaluation_prepare(job, j));
     CA_TRY(ca_jacobian_randomise_prepare(job, j));
     CA_TRY(plan_batches(job, j, plan));
@@ -487,6 +493,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     jacobian *j = state;
     j->job = job;
     CA_TRY(ca_jacobian_find_words(job, &j->words));
+    if (j->matrix && j->words.asked) CA_TRY(ca_jacobian_find_word_rows(j, job));
     CA_TRY(ca_jacobian_check_gain(j));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));
