@@ -224,9 +224,9 @@ def test_entropy_and_inverse_temperature(run_ids, position):
 
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
-    assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr
+    assert done.returncode == 2 and "method.layer: expected 0 with integrated_gradients" in done.stderr
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], position="all"), check=False)
-    assert done.returncode == 2 and "method.position: expected one position" in done.stderr
+    assert done.returncode == 2 and "expected one position per prompt, or method.span" in done.stderr
 
 
 def unembedding(model):

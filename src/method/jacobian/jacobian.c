@@ -18,7 +18,8 @@ enum { TOP = 10, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
      "semantic|temperature|fisher|input_x_gradient|integrated_gradients|path_semantic",
-     "scopes to compute; the first four all from one forward and one backward"},
+     "scopes to compute; the first four all from one forward and one backward, the others along a "
+     "path of embeddings: with layer 0, and one position or one span a prompt"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
      "as text or #id, A:B for a difference of logits, answer:wrong for that of the row's columns, "
@@ -158,10 +159,12 @@ static ca_status check_path(const ca_job *job, jacobian *j) {
     if (!has_path(j)) return CA_OK;
     if (j->layer > 0)
         return ca_config_fail(job->config, "method.layer",
-                              "expected 0 with scopes that are integrated over the embeddings");
+                              "expected 0 with integrated_gradients and path_semantic, which are "
+                              "integrated over the embeddings");
     if (j->matrix)
         return ca_config_fail(job->config, "method.position",
-                              "expected one position per prompt with scopes that are integrated");
+                              "expected one position per prompt, or method.span, with "
+                              "integrated_gradients and path_semantic");
     return CA_OK;
 }
 
