@@ -11,17 +11,28 @@
 static const struct {
     const char *word;
     ca_position_kind kind;
+    bool of_cells; /* only where cells are sets of tokens */
 } words[] = {
-    {"all", CA_POSITION_ALL},
-    {"last", CA_POSITION_LAST},
-    {"subject", CA_POSITION_SUBJECT},
-    {"subject_last", CA_POSITION_SUBJECT_LAST},
+    {"all", CA_POSITION_ALL, false},         {"last", CA_POSITION_LAST, false},
+    {"subject", CA_POSITION_SUBJECT, false}, {"subject_last", CA_POSITION_SUBJECT_LAST, false},
+    {"whole", CA_POSITION_WHOLE, true},
 };
 
-static ca_status bad_value(const ca_config *config, const char *path) {
-    return ca_config_fail(config, path,
-                          "expected all, last, subject, subject_last, a list of token indices or "
-                          "{after: \"text\"}");
+/* ---- config ---- */
+
+typedef struct position_reader {
+    const ca_config *config;
+    const char *path;
+    bool cells; /* sets of tokens are wanted */
+} position_reader;
+
+static ca_status bad_value(const position_reader *r) {
+    return ca_config_fail(r->config, r->path,
+                          r->cells ? "expected all, last, subject, subject_last, whole, {after: "
+                                     "\"text\"} or a list of token indices and of these, [1, 3] "
+                                     "inside it for several tokens at once"
+                                   : "expected all, last, subject, subject_last, a list of token "
+                                     "indices or {after: \"text\"}");
 }
 
 static bool parse_index(const ca_node *node, int64_t *value) {
@@ -32,53 +43,130 @@ static bool parse_index(const ca_node *node, int64_t *value) {
     return *end == '\0' && errno == 0;
 }
 
-ca_status ca_positions_read(const ca_config *config, const char *path, ca_positions *out) {
+static bool is_list_of_indices(const ca_node *node) {
+    int64_t value;
+    bool all = node->kind == CA_NODE_LIST && node->count > 0;
+    for (int64_t i = 0; all && i < node->count; i++) all = parse_index(node->items[i], &value);
+    return all;
+}
+
+static ca_status read_after(const position_reader *r, const ca_node *node, ca_positions *p) {
     ca_status st = CA_OK;
-    const ca_node *node = ca_config_node(config, path);
-    ca_positions p = {.kind = CA_POSITION_LIST};
-    int64_t one;
-    if (!node) return bad_value(config, path);
-    if (node->kind == CA_NODE_MAP) {
-        const ca_node *after = ca_node_find(node, "after");
-        if (node->count != 1 || !after || after->kind != CA_NODE_SCALAR || !after->text[0])
-            return bad_value(config, path);
-        p.kind = CA_POSITION_AFTER;
-        CA_TRY(ca_calloc(strlen(after->text) + 1, 1, &p.after));
-        strcpy(p.after, after->text);
-    } else if (node->kind == CA_NODE_LIST || parse_index(node, &one)) {
-        p.count = node->kind == CA_NODE_LIST ? node->count : 1;
-        CA_TRY(ca_calloc((size_t)p.count + 1, sizeof *p.indices, &p.indices));
-        for (int64_t i = 0; i < p.count; i++) {
-            if (!parse_index(node->kind == CA_NODE_LIST ? node->items[i] : node, &p.indices[i])) {
-                st = bad_value(config, path);
-                goto out;
-            }
-        }
-        if (p.count == 0) {
-            st = bad_value(config, path);
-            goto out;
-        }
-    } else {
-        bool found = false;
-        for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-            if (node->kind != CA_NODE_SCALAR || strcmp(node->text, words[i].word) != 0) continue;
-            p.kind = words[i].kind;
-            found = true;
-        }
-        if (!found) return bad_value(config, path);
+    const ca_node *after = ca_node_find(node, "after");
+    if (node->count != 1 || !after || after->kind != CA_NODE_SCALAR || !after->text[0])
+        return bad_value(r);
+    p->kind = CA_POSITION_AFTER;
+    CA_TRY(ca_calloc(strlen(after->text) + 1, 1, &p->after));
+    strcpy(p->after, after->text);
+out:
+    return st;
+}
+
+static ca_status read_indices(const ca_node *node, ca_positions *p) {
+    ca_status st = CA_OK;
+    bool list = node->kind == CA_NODE_LIST;
+    p->kind = CA_POSITION_LIST;
+    p->count = list ? node->count : 1;
+    CA_TRY(ca_calloc((size_t)p->count, sizeof *p->indices, &p->indices));
+    for (int64_t i = 0; i < p->count; i++)
+        parse_index(list ? node->items[i] : node, &p->indices[i]);
+out:
+    return st;
+}
+
+static ca_status read_word(const position_reader *r, const ca_node *node, ca_positions *p) {
+    for (size_t i = 0; node->kind == CA_NODE_SCALAR && i < sizeof words / sizeof *words; i++) {
+        if ((words[i].of_cells && !r->cells) || strcmp(node->text, words[i].word) != 0) continue;
+        p->kind = words[i].kind;
+        return CA_OK;
     }
+    return bad_value(r);
+}
+
+/* Anything but a list of cells. */
+static ca_status read_one(const position_reader *r, const ca_node *node, ca_positions *p) {
+    int64_t index;
+    if (node->kind == CA_NODE_MAP) return read_after(r, node, p);
+    if (is_list_of_indices(node) || parse_index(node, &index)) return read_indices(node, p);
+    return read_word(r, node, p);
+}
+
+static ca_status read_cells(const position_reader *r, const ca_node *node, ca_positions *p) {
+    ca_status st = CA_OK;
+    p->kind = CA_POSITION_CELLS;
+    CA_TRY(ca_calloc((size_t)node->count, sizeof *p->cells, &p->cells));
+    for (; p->count < node->count; p->count++) {
+        ca_positions *cell = &p->cells[p->count];
+        CA_TRY(read_one(r, node->items[p->count], cell));
+        if (cell->kind == CA_POSITION_ALL) CA_TRY(bad_value(r)); /* a cell for each, not one */
+    }
+out:
+    return st;
+}
+
+static ca_status read_positions(position_reader r, ca_positions *out) {
+    ca_status st = CA_OK;
+    const ca_node *node = ca_config_node(r.config, r.path);
+    ca_positions p = {0};
+    if (!node) return bad_value(&r);
+    bool cells = r.cells && node->kind == CA_NODE_LIST && node->count > 0;
+    if (cells && !is_list_of_indices(node))
+        CA_TRY(read_cells(&r, node, &p));
+    else
+        CA_TRY(read_one(&r, node, &p));
     *out = p;
-    return CA_OK;
+    p = (ca_positions){0};
 out:
     ca_positions_free(&p);
     return st;
 }
 
+ca_status ca_positions_read(const ca_config *config, const char *path, ca_positions *out) {
+    return read_positions((position_reader){config, path, false}, out);
+}
+
+ca_status ca_positions_read_cells(const ca_config *config, const char *path, ca_positions *out) {
+    return read_positions((position_reader){config, path, true}, out);
+}
+
 void ca_positions_free(ca_positions *positions) {
+    /* the cell that failed to be read holds nothing */
+    for (int64_t i = 0; i < positions->count && positions->cells; i++) {
+        free(positions->cells[i].indices);
+        free(positions->cells[i].after);
+    }
+    free(positions->cells);
     free(positions->indices);
     free(positions->after);
     *positions = (ca_positions){0};
 }
+
+static ca_status print_list(const ca_positions *p, ca_string *out) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_string_printf(out, "["));
+    for (int64_t i = 0; i < p->count; i++) {
+        CA_TRY(ca_string_printf(out, "%s", i > 0 ? ", " : ""));
+        if (p->kind == CA_POSITION_LIST)
+            CA_TRY(ca_string_printf(out, "%lld", (long long)p->indices[i]));
+        else
+            CA_TRY(ca_positions_print(&p->cells[i], out));
+    }
+    CA_TRY(ca_string_printf(out, "]"));
+out:
+    return st;
+}
+
+ca_status ca_positions_print(const ca_positions *p, ca_string *out) {
+    if (p->kind == CA_POSITION_AFTER) return ca_string_printf(out, "after \"%s\"", p->after);
+    if (p->kind == CA_POSITION_LIST && p->count == 1)
+        return ca_string_printf(out, "%lld", (long long)p->indices[0]);
+    if (p->kind == CA_POSITION_LIST || p->kind == CA_POSITION_CELLS) return print_list(p, out);
+    size_t word = 0;
+    while (words[word].kind != p->kind) word++;
+    return ca_string_printf(out, "%s", words[word].word);
+}
+
+/* ---- prompts ---- */
 
 static int compare(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
@@ -128,6 +216,24 @@ static ca_status resolve_after(const ca_positions *p, const ca_dataset *dataset,
     return ca_fail(CA_E_DATA, "%s: column clean: no token comes after \"%s\"", place, p->after);
 }
 
+/* Tokens of all cells; `tokens` has room for one set, so they are gathered in a mask. */
+static ca_status resolve_cells(const ca_positions *p, const ca_dataset *dataset,
+                               const ca_example *example, int64_t *tokens, int64_t *count) {
+    ca_status st = CA_OK;
+    bool *chosen = NULL;
+    CA_TRY(ca_calloc((size_t)example->clean.count, sizeof *chosen, &chosen));
+    for (int64_t i = 0; i < p->count; i++) {
+        CA_TRY(ca_positions_resolve(&p->cells[i], dataset, example, tokens, count));
+        for (int64_t k = 0; k < *count; k++) chosen[tokens[k]] = true;
+    }
+    *count = 0;
+    for (int64_t t = 0; t < example->clean.count; t++)
+        if (chosen[t]) tokens[(*count)++] = t;
+out:
+    free(chosen);
+    return st;
+}
+
 ca_status ca_positions_resolve(const ca_positions *p, const ca_dataset *dataset,
                                const ca_example *example, int64_t *tokens, int64_t *count) {
     int64_t first = 0, last = example->clean.count; /* [first, last) */
@@ -136,7 +242,10 @@ ca_status ca_positions_resolve(const ca_positions *p, const ca_dataset *dataset,
         return resolve_list(p, dataset, example, tokens, count);
     case CA_POSITION_AFTER:
         return resolve_after(p, dataset, example, tokens, count);
+    case CA_POSITION_CELLS:
+        return resolve_cells(p, dataset, example, tokens, count);
     case CA_POSITION_ALL:
+    case CA_POSITION_WHOLE:
         break;
     case CA_POSITION_LAST:
         first = last - 1;
@@ -144,9 +253,10 @@ ca_status ca_positions_resolve(const ca_positions *p, const ca_dataset *dataset,
     case CA_POSITION_SUBJECT:
     case CA_POSITION_SUBJECT_LAST:
         if (example->subject_first == example->subject_last)
-            return ca_fail(CA_E_DATA,
-                           "%s: the position 'subject' needs the column subject or subject_span",
-                           ca_example_place(dataset, example));
+            return ca_fail(CA_E_DATA, "%s: the position 'subject' needs the column %s",
+                           ca_example_place(dataset, example),
+                           example->clean.text ? "subject or subject_span"
+                                               : "subject_span, in tokens of a row of token ids");
         first = p->kind == CA_POSITION_SUBJECT ? example->subject_first : example->subject_last - 1;
         last = example->subject_last;
         break;

@@ -234,19 +234,48 @@ static int64_t byte_of_character(const char *text, int64_t n) {
     return n > 0 ? -1 : at;
 }
 
+/* "[5, 9]" or "5:9". */
+static bool parse_span(const char *text, int64_t span[2]) {
+    static const char *const forms[] = {" [ %lld , %lld ] %n", " %lld : %lld %n"};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        long long first, last;
+        int end = 0;
+        if (sscanf(text, forms[i], &first, &last, &end) < 2 || end == 0 || text[end]) continue;
+        span[0] = first;
+        span[1] = last;
+        return true;
+    }
+    return false;
+}
+
+/* [start, end) of subject_span, in characters of a text, in tokens of a row of ids. */
+static ca_status read_span(const reader *r, const cell *c, const char *column, bool of_text,
+                           int64_t span[2]) {
+    bool list = c->kind == CELL_LIST && c->count == 2 && c->items[0].kind == CELL_INT &&
+                c->items[1].kind == CELL_INT;
+    if (list) {
+        span[0] = c->items[0].integer;
+        span[1] = c->items[1].integer;
+        return CA_OK;
+    }
+    if (c->kind == CELL_TEXT && parse_span(c->text, span)) return CA_OK;
+    size_t length = strlen(r->path);
+    bool csv = length > 4 && strcmp(r->path + length - 4, ".csv") == 0;
+    return ca_reader_fail(r, column, "expected [start, end) in %s as %s, got %s",
+                          of_text ? "characters" : "tokens", csv ? "5:9 or \"[5, 9]\"" : "[5, 9]",
+                          c->text ? c->text : "null");
+}
+
+/* Bytes [*first, *last) of the prompt's text; equal without a subject. */
 static ca_status find_subject(const reader *r, const ca_example *e, int64_t *first, int64_t *last,
                               const char **column) {
-    const cell *span = ca_reader_cell(r, COLUMN_SUBJECT_SPAN, column);
-    if (span->kind != CELL_ABSENT) {
-        if (span->kind != CELL_LIST || span->count != 2 || span->items[0].kind != CELL_INT ||
-            span->items[1].kind != CELL_INT)
-            return ca_reader_fail(r, *column, "expected [start, end) in characters");
-        *first = span->items[0].integer < 0
-                     ? -1
-                     : byte_of_character(e->clean.text, span->items[0].integer);
-        *last = span->items[1].integer < 0
-                    ? -1
-                    : byte_of_character(e->clean.text, span->items[1].integer);
+    ca_status st = CA_OK;
+    const cell *given = ca_reader_cell(r, COLUMN_SUBJECT_SPAN, column);
+    int64_t span[2];
+    if (given->kind != CELL_ABSENT) {
+        CA_TRY(read_span(r, given, *column, true, span));
+        *first = span[0] < 0 ? -1 : byte_of_character(e->clean.text, span[0]);
+        *last = span[1] < 0 ? -1 : byte_of_character(e->clean.text, span[1]);
         if (*first < 0 || *last <= *first)
             return ca_reader_fail(r, *column, "the span is empty or outside the prompt");
         return CA_OK;
@@ -261,14 +290,32 @@ static ca_status find_subject(const reader *r, const ca_example *e, int64_t *fir
                               "\"%s\" is in the prompt more than once: give subject_span", c->text);
     *first = (int64_t)(found - e->clean.text);
     *last = *first + (int64_t)strlen(c->text);
-    return CA_OK;
+out:
+    return st;
+}
+
+/* Of a row of ids, in which a subject's text cannot be found: who needs it says so. */
+static ca_status read_subject_tokens(const reader *r, ca_example *e) {
+    ca_status st = CA_OK;
+    const char *column;
+    int64_t span[2];
+    const cell *given = ca_reader_cell(r, COLUMN_SUBJECT_SPAN, &column);
+    if (given->kind == CELL_ABSENT) return CA_OK;
+    CA_TRY(read_span(r, given, column, false, span));
+    if (span[0] < 0 || span[1] <= span[0] || span[1] > e->clean.count)
+        return ca_reader_fail(r, column, "the span is empty or outside the prompt of %lld tokens",
+                              (long long)e->clean.count);
+    e->subject_first = span[0];
+    e->subject_last = span[1];
+out:
+    return st;
 }
 
 static ca_status read_subject(const reader *r, ca_example *e) {
     ca_status st = CA_OK;
     const char *column;
     int64_t first = 0, last = 0; /* bytes */
-    if (!e->clean.text) return CA_OK;
+    if (!e->clean.text) return read_subject_tokens(r, e);
     CA_TRY(find_subject(r, e, &first, &last, &column));
     for (int64_t t = 0; first < last && t < e->clean.count; t++) { /* tokens that touch the span */
         if (e->clean.end[t] <= first || e->clean.start[t] >= last) continue;

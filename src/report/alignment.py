@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Matrices of explained tokens and source tokens, where several positions were read."""
+"""Matrices of explained tokens and source tokens, where several positions were read; by words where
+the file has these too."""
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def sections(result, figures, prompts):
     parts = [page.note(
         "Row: the token explained. Column: the token whose embedding moves it. Every row has its own "
         "colours, from its least to its greatest score, which stands at its right; grey tokens come "
-        "too late to matter.")]
+        "too late to matter. With words, scores of their tokens are taken together.")]
     for index in range(min(prompts.count, MAX_PROMPTS)):
         rows, columns = len(prompts.reads(index)), len(prompts.pieces(index))
         if rows == 0 or columns == 0:
@@ -36,9 +37,16 @@ def sections(result, figures, prompts):
 
 
 def picture(result, figures, prompts, index, scope):
+    """The matrix of words with that of tokens folded away, or that of tokens alone."""
+    tokens = token_picture(result, figures, prompts, index, scope)
+    if not result.has_in(f"/attribution/{scope}", "word_matrix"):
+        return tokens
+    return word_picture(result, figures, prompts, index, scope) + page.fold("tokens", tokens)
+
+
+def token_picture(result, figures, prompts, index, scope):
     pieces, reads = prompts.pieces(index), prompts.reads(index)
-    first, last = result.array(f"/attribution/{scope}/matrix_offsets")[index : index + 2]
-    flat = result.file[f"/attribution/{scope}/matrix"][first:last].astype(float)
+    flat = block_of(result, scope, "matrix", index)
     positions = np.array([prompts.position(read) for read in reads])
     unseen = np.arange(len(pieces)) > positions[:, None]
     block = np.where(unseen, np.nan, flat.reshape(len(reads), len(pieces)))
@@ -46,6 +54,32 @@ def picture(result, figures, prompts, index, scope):
                            [explained(prompts, read) for read in reads], pieces,
                            scope.replace("_", " "))
     return page.picture(png, f"{scope} of {prompts.ids[index]}: explained tokens by source tokens")
+
+
+def word_picture(result, figures, prompts, index, scope):
+    """A row is about the word that its positions predict; behind the prompt about the target."""
+    pieces, (start, spans) = prompts.pieces(index), prompts.words(index)
+    words = ["".join(pieces[first:last]) for first, last in spans]
+    first, last = result.array("/attribution/word_row_offsets")[index : index + 2]
+    rows = [int(word) - start if word >= 0 else len(words)
+            for word in result.array("/attribution/word_rows")[first:last]]
+    flat = block_of(result, scope, "word_matrix", index)
+    # a word is seen by the rows of later words, and by its own when it has a token before its last
+    alone = np.array([last - first == 1 for first, last in spans])
+    later = np.arange(len(words)) - np.array(rows)[:, None]
+    unseen = (later > 0) | ((later == 0) & alone)
+    block = np.where(unseen, np.nan, flat.reshape(len(rows), len(words)))
+    names = [words[row] if row < len(words) else explained(prompts, prompts.reads(index)[-1])
+             for row in rows]
+    rule = result.attributes(f"/attribution/{scope}/word_matrix").get("aggregate", "")
+    png = charts.alignment(figures, f"prompt-{index:03d}-{scope}-matrix-words", block, names, words,
+                           f"{scope.replace('_', ' ')}, {rule} of tokens", "word")
+    return page.picture(png, f"{scope} of {prompts.ids[index]}: explained words by source words")
+
+
+def block_of(result, scope, name, index):
+    first, last = result.array(f"/attribution/{scope}/{name}_offsets")[index : index + 2]
+    return result.file[f"/attribution/{scope}/{name}"][first:last].astype(float)
 
 
 def explained(prompts, read):

@@ -4,6 +4,8 @@
 Every function draws one figure, writes it through plots.Figures and gives the PNG's bytes.
 """
 
+import textwrap
+
 import numpy as np
 from matplotlib import pyplot
 
@@ -80,8 +82,8 @@ def series_panel(axes, values, scores, target):
 CELL = 0.21  # inches
 
 
-def alignment(figures, name, block, rows, columns, title):
-    """Map of scores [explained tokens, source tokens]; each row has its own colour scale.
+def alignment(figures, name, block, rows, columns, title, unit="token"):
+    """Map of scores [explained tokens or words, source ones]; each row has its own colour scale.
 
     Cells that the row's position cannot see are NaN. Right of a row stands its greatest score.
     """
@@ -101,9 +103,9 @@ def alignment(figures, name, block, rows, columns, title):
                   color=SOFT, va="center")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_xlabel(f"{title}: source token →", loc="left", size=9)
+    axes.set_xlabel(f"{title}: source {unit} →", loc="left", size=9)
     axes.xaxis.set_label_position("top")
-    axes.set_ylabel("← explained token", loc="top", size=9)
+    axes.set_ylabel(f"← explained {unit}", loc="top", size=9)
     return figures.save(name, figure)
 
 
@@ -204,11 +206,12 @@ def spectrum(figures, name, values, trace):
 # ---- effects of patching
 
 
-def effect_map(figures, name, values, row_names, column_names, column_label, title,
-               rows_label="layer"):
+def effect_map(figures, name, values, row_names, column_names, column_label, title, bar_label,
+               rows_label="layer", marks=None, legend=""):
     """Map of effects [rows, columns], first row below: white is 0, blue towards 1, red below 0.
 
-    Cells that do not exist are NaN.
+    Cells that do not exist are NaN. marks [rows][columns]: a few letters in each cell, which the
+    legend explains.
     """
     rows, columns = values.shape
     figure, axes = pyplot.subplots(figsize=(min(2.0 + 0.3 * columns, 10.5), min(1.4 + 0.24 * rows, 7.5)))
@@ -221,7 +224,7 @@ def effect_map(figures, name, values, row_names, column_names, column_label, tit
         axis.set_ticks(range(0, len(names), every))
         turned = rotation if max(map(len, names), default=0) > 2 else 0
         axis.set_ticklabels(names[::every], size=8, rotation=turned, family=plots.FONTS)
-    axes.set_xlabel(column_label)
+    axes.set_xlabel("\n".join([column_label, *textwrap.wrap(legend, 60)]), size=8 if legend else None)
     axes.set_ylabel(rows_label if any(row_names) else "")
     axes.set_title(title, size=10, loc="left")
     axes.tick_params(length=0)
@@ -230,10 +233,16 @@ def effect_map(figures, name, values, row_names, column_names, column_label, tit
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
+    bar.set_label(bar_label, size=8)
+    for row, signs in enumerate(marks or []):
+        for column, sign in enumerate(signs):
+            dark = abs(values[row, column]) > 0.6 * limit
+            axes.text(column, row, sign, size=6, ha="center", va="center",
+                      color="white" if dark else "black")
     return figures.save(name, figure)
 
 
-def effect_line(figures, name, values, half_widths, labels, axis_label, title):
+def effect_line(figures, name, values, half_widths, labels, axis_label, title, value_label):
     """Effects along one axis with their intervals."""
     figure, axes = pyplot.subplots(figsize=(min(2.0 + 0.3 * len(values), 10.5), 2.8))
     places = np.arange(len(values))
@@ -246,7 +255,7 @@ def effect_line(figures, name, values, half_widths, labels, axis_label, title):
     for level in (0, 1):
         axes.axhline(level, color=SOFT, linewidth=0.8, linestyle=":")
     axes.set_xlabel(axis_label)
-    axes.set_ylabel("mean effect")
+    axes.set_ylabel(value_label)
     axes.set_title(title, size=10, loc="left")
     soft_grid(axes, "y")
     return figures.save(name, figure)

@@ -51,8 +51,8 @@ def aopc(result, figures):
                         baseline),
         "ablation curves and paired differences of AOPC")
     tests = {scope: result.attributes(f"{folder}/{scope}").get("paired_wilcoxon") for scope in pairs}
-    return Section("Ablation (AOPC)",
-                   markup + aopc_table(fractions, curves, areas, pairs, tests, baseline))
+    markup += aopc_table(fractions, curves, areas, pairs, tests, baseline)
+    return Section("Ablation (AOPC)", markup + by_words(result, folder, areas))
 
 
 def fractions_of(result, folder):
@@ -98,6 +98,25 @@ def aopc_table(fractions, curves, areas, pairs, tests, baseline):
         row += ["–" if p is None or not np.isfinite(p) else f"{p:.2g}"] * tested
         rows.append(row)
     return page.table(header, rows, numbers=set(range(1, len(header))))
+
+
+def by_words(result, folder, areas):
+    """AOPC apart for prompts whose target begins a word and whose target continues one."""
+    counts = result.attributes(folder)
+    if not counts.get("word_parts") or not counts.get("whole_words"):
+        return ""
+    rows = []
+    for scope in sorted(areas, key=lambda name: areas[name].mean()):
+        about = result.attributes(f"{folder}/{scope}")
+        rows.append([scope.replace("_", " "), *(cell(about[f"aopc_{kind}"], about[f"sem_{kind}"])
+                                                for kind in ("whole_words", "word_parts"))])
+    header = ["scope", *(f"AOPC, {counts[kind]} targets that {verb} a word" for kind, verb in
+                         (("whole_words", "begin"), ("word_parts", "continue")))]
+    note = page.note(
+        "A target that continues a word is nearly certain from the word's first tokens: the model "
+        f"predicts {100 * counts['accuracy_word_parts']:.0f} % of these and "
+        f"{100 * counts['accuracy_whole_words']:.0f} % of those that begin one.")
+    return note + page.table(header, rows, numbers={1, 2})
 
 
 # ---- leave-one-out

@@ -207,7 +207,7 @@ def heat_maps(result, figures, prompts, maps):
         cards = "".join(card(figures, prompts, index, one) for one in maps)
         if numbers is not None:
             cards = series_plot(figures, prompts, index, numbers, maps) + page.fold("tokens", cards)
-        beside = predictions(figures, prompts, index)
+        beside = predictions(figures, prompts, index, numbers is not None)
         parts.append(f'<div class="prompt"><h3>{page.escape(prompts.ids[index])}</h3>'
                      f'<div class="pair"><div>{cards}</div>{beside}</div></div>')
     return "".join(parts) + left_out(prompts)
@@ -251,13 +251,19 @@ def series_plot(figures, prompts, index, numbers, maps):
                         "bars: influence of a number, all its tokens taken together · line: its value")
 
 
-def predictions(figures, prompts, index):
-    """Of the last read."""
-    found = prompts.predictions(prompts.reads(index)[-1])[:MAX_BARS]
+def predictions(figures, prompts, index, of_series):
+    """Of the last read; of a series of numbers those that are one, by their value."""
+    found = prompts.predictions(prompts.reads(index)[-1])
+    order = f"top {min(len(found), MAX_BARS)}"
+    numbers = [one for one in found if one[0].strip().isdecimal()]
+    if of_series and numbers:
+        found, order = sorted(numbers, key=lambda one: int(one[0])), "numbers by value"
+    else:
+        found = found[:MAX_BARS]
     if not found:
         return ""
     pieces, values = [piece for piece, _ in found], [value for _, value in found]
     if index < MAX_FIGURES:
         figures.predictions(f"prompt-{index:03d}-predictions", pieces, values)
-    return (f"<figure><figcaption><b>prediction</b> · top {len(found)}</figcaption>"
+    return (f"<figure><figcaption><b>prediction</b> · {order}</figcaption>"
             f"{tokens.prediction_bars(pieces, values)}</figure>")

@@ -40,7 +40,19 @@ class Maps:
         self.common = 2 * values.sum(axis=0) >= len(values)
         self.attributes = result.attributes("/patch")
         self.positions = result.array("/patch/position").tolist()
-        self.labels = position_labels(result, self.attributes.get("positions"), self.positions)
+        self.names_of_places = result.texts("/patch/position_name")
+        self.labels = position_labels(result, self.positions, self.names_of_places)
+
+    @property
+    def metric(self):
+        return self.attributes.get("metric", "the metric")
+
+    def title(self, kind):
+        """What a map shows; the stream between blocks is never patched in windows."""
+        window = self.attributes.get("windows", 1)
+        wide = window > 1 and kind.split(",")[0] not in ("embed", "resid_pre", "resid_post")
+        windows = f" · windows of {window} layers" if wide else ""
+        return f"{kind} · {self.attributes.get('style')}, {self.attributes.get('direction')}{windows}"
 
     def kinds(self):
         """Sites by the part of the model; those without heads and those with them apart."""
@@ -76,13 +88,14 @@ class Site:
         self.head = int(found.group(3)) if found and found.group(3) else None
 
 
-def position_labels(result, kind, positions):
-    """Numbers of the tokens with their text where all prompts agree, or the name of the set."""
-    if kind not in ("all", "list"):
-        return [str(kind or position).replace("_", " ") for position in positions]
+def position_labels(result, positions, names):
+    """Tokens by number, with their text where all prompts agree; sets of tokens by their name."""
     offsets, pieces = result.array("/data/offsets"), result.texts("/data/pieces")
     labels = []
-    for position in positions:
+    for position, name in zip(positions, names):
+        if name != str(position):
+            labels.append(name.replace("_", " "))
+            continue
         found = set()
         for first, last in zip(offsets[:-1], offsets[1:]):
             at = first + position if position >= 0 else last + position
@@ -109,7 +122,7 @@ def strongest(maps, aligned):
             rows.append([page.code(maps.names[site]), aligned.labels[place],
                          number(aligned.effect[site, place]), number(aligned.interval[site, place])])
     header = ["site", "token", "mean effect", "± 95 %"]
-    about = page.note(f"Effect on {maps.attributes.get('metric', 'the metric')}: 0 = the corrupted run, "
+    about = page.note(f"Effect on {maps.metric}: 0 = the corrupted run, "
                       "1 = the clean run. ±: half the 95 % interval over prompts. "
                       "Cells that fewer than half of the prompts have are left out.")
     return about + page.table(header, rows, numbers={2, 3})
@@ -135,14 +148,17 @@ def position_maps(figures, maps, name, kind, sites):
         x = maps.labels if len(sites) == 1 else layers
         png = charts.effect_line(figures, f"patch-{name}", maps.effect[index].reshape(-1),
                                  maps.interval[index].reshape(-1), x,
-                                 "token" if len(sites) == 1 else "layer", kind)
+                                 "token" if len(sites) == 1 else "layer", maps.title(kind),
+                                 f"mean effect on {maps.metric}")
         return page.picture(png, f"{kind}: mean effect with its interval")
+    title = maps.title(kind)
     png = charts.effect_map(figures, f"patch-{name}", maps.effect[index], layers, maps.labels,
-                            "token", kind)
+                            "token", title, f"mean effect on {maps.metric}")
     markup = page.picture(png, f"{kind}: mean effect by layer and token")
     if np.isfinite(maps.interval[index]).any():
         png = charts.effect_map(figures, f"patch-{name}-interval", maps.interval[index], layers,
-                                maps.labels, "token", f"{kind}: ± 95 % over prompts")
+                                maps.labels, "token", title,
+                                f"± 95 % over prompts, {maps.metric}")
         markup += page.fold("intervals over prompts", page.picture(png, f"{kind}: half the interval"))
     return markup
 
@@ -159,25 +175,47 @@ def role_maps(figures, maps, roles):
         held = [role for role in range(len(roles.labels)) if roles.prompts[role]][::-1]
         grid = roles.effect[[site.index for site in sites]].T[held]
         name = "patch-roles-" + re.sub(r"[^A-Za-z0-9]+", "-", kind).strip("-")
-        png = charts.effect_map(figures, name, grid, [roles.labels[role] for role in held], layers, "layer", kind,
+        png = charts.effect_map(figures, name, grid, [roles.labels[role] for role in held], layers,
+                                "layer", maps.title(kind), f"mean effect on {maps.metric}",
                                 rows_label="")
         markup += page.picture(png, f"{kind}: mean effect by layer and role of the token")
     return markup
 
 
 def head_maps(figures, maps, aligned, name, kind, sites):
-    """Layer × head: at the only place, or each head's strongest one."""
+    """Layer × head: at the only place, or each head's strongest one, which its cell names."""
     layers = sorted({site.layer for site in sites})
     heads = sorted({site.head for site in sites})
     grid = np.full((len(layers), len(heads)), np.nan)
+    places = np.full(grid.shape, -1)
     for site in sites:
         effects = np.where(aligned.common[site.index], aligned.effect[site.index], np.nan)
         if np.isfinite(effects).any():
             # where the patch does most: furthest from the run that is patched
             still = 0 if maps.attributes.get("direction") != "noise" else 1
             best = np.nanargmax(np.abs(effects - still))
-            grid[layers.index(site.layer), heads.index(site.head)] = effects[best]
-    where = f"at {aligned.labels[0]}" if len(aligned.labels) == 1 else "at the token where it does most"
+            cell = layers.index(site.layer), heads.index(site.head)
+            grid[cell], places[cell] = effects[best], best
+    title, marks, legend = maps.title(kind), None, ""
+    if len(aligned.labels) == 1:
+        title += f" · at {aligned.labels[0]}"
+    else:
+        marks, legend = place_marks(places, aligned, maps)
     png = charts.effect_map(figures, f"patch-{name}", grid, [str(layer) for layer in layers],
-                            [str(head) for head in heads], "head", f"{kind}: {where}")
-    return page.picture(png, f"{kind}: mean effect by layer and head")
+                            [str(head) for head in heads], "head", title,
+                            f"mean effect on {maps.metric}", marks=marks, legend=legend)
+    return page.picture(png, f"{kind}: mean effect by layer and head", legend)
+
+
+def place_marks(places, aligned, maps):
+    """A short sign of every cell's place [rows, columns], and what the signs mean."""
+    used = sorted({place for place in places.flat if place >= 0})
+    if aligned is maps and all(maps.names_of_places[place].lstrip("-").isdigit() for place in used):
+        signs = {place: maps.names_of_places[place] for place in used}
+        legend = "in a cell: the token where its head does most"
+    else:
+        signs = {place: "abcdefghijklmnopqrstuvwxyz"[number % 26] * (1 + number // 26)
+                 for number, place in enumerate(used)}
+        legend = "where a head does most: " + " · ".join(
+            f"{signs[place]} {aligned.labels[place]}" for place in used)
+    return [[signs.get(place, "") for place in row] for row in places], legend

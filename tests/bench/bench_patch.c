@@ -157,7 +157,7 @@ static ca_status open_case(bench *b, int64_t tokens, int64_t copies) {
     for (int64_t t = 0; t < 2 * tokens; t++) b->ids[t] = (int32_t)((t * 7919 + 13) % a->vocab);
     for (int64_t l = 0; l < a->layers; l++) b->places[l] = (patch_place){CA_SITE_RESID_PRE, l, l};
     for (int64_t t = 0; t < tokens; t++)
-        b->cells[t] = (patch_cell){0, tokens, tokens, t, t + 1, 1, -1};
+        b->cells[t] = (patch_cell){0, tokens, tokens, t, t + 1, 1, -1, NULL};
     CA_TRY(ca_patch_engine_create(b->model, b->places, a->layers,
                                   (patch_sizes){.base_rows = 2 * tokens,
                                                 .base_sequences = 2,

@@ -151,3 +151,16 @@ def run_ids(causa, tmp_path):
         return path if check else done
 
     return run
+
+
+@pytest.fixture
+def patch(causa, tmp_path, text_model):
+    """patch(method, rows, key=value...) -> the datasets of a result, on ref in float64."""
+    def run(method, rows, *overrides, model=text_model, backend=files.BACKEND, name="p"):
+        precision = "f64" if backend == "ref" else "f32"
+        config = files.write_config(tmp_path / f"{name}.yaml", method, rows, model=model,
+                                    backend=backend, precision=precision)
+        causa("run", config, f"output={tmp_path / name}.h5", "--overwrite", *overrides)
+        return files.datasets(tmp_path / f"{name}.h5")
+
+    return run

@@ -90,6 +90,20 @@ def write_changed_model(folder, value=3.0):
     return folder
 
 
+def id_pairs(count, seed=1, least=6, most=14, vocabulary=390):
+    """Pairs of token ids of several lengths that differ somewhere behind the first token."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        clean = rng.integers(0, vocabulary, rng.integers(least, most))
+        corrupted = clean.copy()
+        first = rng.integers(1, len(clean) - 2)
+        corrupted[first] = (corrupted[first] + 1) % vocabulary
+        rows.append({"id": f"p{i}", "clean_ids": clean.tolist(), "corrupted_ids": corrupted.tolist(),
+                     "answer_ids": [int(i)], "wrong_ids": [int(i) + 7]})
+    return rows
+
+
 def reference(model):
     """Prompts of a fixture's reference as dicts of arrays, with the token ids a and b."""
     with h5py.File(MODELS / model / "reference.h5", "r") as file:

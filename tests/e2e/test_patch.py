@@ -13,6 +13,7 @@ import files
 import h5py
 import numpy as np
 import pytest
+from files import id_pairs
 from test_resume import start
 
 PAIR = {"clean": "When John and Mary went", "corrupted": "When Mary and John went",
@@ -26,33 +27,6 @@ EVERY_SITE = ["embed", "blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.res
               "blocks.*.attn.result[*]"]
 # Student's t, 97.5 %, for two and three values
 T2, T3 = 12.7062, 4.3027
-
-
-@pytest.fixture
-def patch(causa, tmp_path, text_model):
-    """patch(method, rows, key=value...) -> the datasets of a result, on ref in float64."""
-    def run(method, rows, *overrides, model=text_model, backend=files.BACKEND, name="p"):
-        precision = "f64" if backend == "ref" else "f32"
-        config = files.write_config(tmp_path / f"{name}.yaml", method, rows, model=model,
-                                    backend=backend, precision=precision)
-        causa("run", config, f"output={tmp_path / name}.h5", "--overwrite", *overrides)
-        return files.datasets(tmp_path / f"{name}.h5")
-
-    return run
-
-
-def id_pairs(count, seed=1, least=6, most=14, vocabulary=390):
-    """Pairs of token ids of several lengths that differ somewhere behind the first token."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(count):
-        clean = rng.integers(0, vocabulary, rng.integers(least, most))
-        corrupted = clean.copy()
-        first = rng.integers(1, len(clean) - 2)
-        corrupted[first] = (corrupted[first] + 1) % vocabulary
-        rows.append({"id": f"p{i}", "clean_ids": clean.tolist(), "corrupted_ids": corrupted.tolist(),
-                     "answer_ids": [int(i)], "wrong_ids": [int(i) + 7]})
-    return rows
 
 
 # ---- laws
@@ -432,9 +406,12 @@ def without(row, *columns):
     (RESTORE, {**PAIR, "subject": "Bob"}, {}, ["row 1", 'column subject: "Bob" is not in the prompt']),
     (RESTORE, {**PAIR, "subject": "n"}, {},
      ["row 1", 'column subject: "n" is in the prompt more than once: give subject_span']),
+    (RESTORE, {"clean_ids": [1, 2], "answer_ids": [5], "wrong_ids": [6], "subject": "John"}, {},
+     ["row 1", "column subject", "subject_span", "in tokens in a row of token ids"]),
     (RESTORE, {**without(PAIR, "subject"), "subject_span": [3, 99]}, {},
      ["row 1", "column subject_span", "outside the prompt"]),
     ({**SWAP, "positions": [99]}, PAIR, {}, ["row 1", "column clean", "position 99", "tokens"]),
+    ({**SWAP, "positions": [[1, 99], "last"]}, PAIR, {}, ["row 1", "position 99", "outside"]),
     ({**SWAP, "positions": {"after": "zebra"}}, PAIR, {},
      ["row 1", "column clean", '"zebra" is not in the prompt']),
     ({**SWAP, "positions": {"after": "n"}}, PAIR, {},
@@ -483,6 +460,7 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
     ({"sites": ["embed", "embed"]}, ["method.sites", "got embed twice"]),
     ({"sites": []}, ["method.sites", "at least one site"]),
     ({"positions": "first"}, ["method.positions", "expected all, last, subject"]),
+    ({"positions": [[1, "last"]]}, ["method.positions", "[1, 3] inside it for several tokens"]),
     ({"windows": 0}, ["method.windows", "at least 1, got '0'"]),
     ({"noise": {"sigma": -1}}, ["method.noise.sigma", "got '-1'"]),
     ({"noise": {"draws": 0}}, ["method.noise.draws", "got '0'"]),

@@ -224,6 +224,7 @@ def test_patch_pages(causa, patch_results, tmp_path):
     assert "last token" in table and "first differing token" in table
     assert "by token number" in text
     assert (tmp_path / "patch-ioi" / "patch-attn-z-one-head-at-a-time.png").exists()
+    assert re.search(r"where a head does most: a [a-z ]+ · b last token", text)
 
 
 def test_patch_page_of_one_position(causa, run_ids, tmp_path):

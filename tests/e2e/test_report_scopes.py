@@ -141,6 +141,19 @@ def test_series_page(tmp_path):
     assert "prompt-001-series.png" not in figures_of(path)
 
 
+def test_predictions_of_a_series_stand_by_value(tmp_path):
+    """And what is no number is left out; of text the order stays that of the probabilities."""
+    path = tmp_path / "series.h5"
+    write_scopes(path, [SERIES, SENTENCES[0]], [len(SERIES) - 3, 10], [SERIES[-2], " sleeps"])
+    with h5py.File(path, "a") as file:
+        file["predictions/pieces"] = np.array([["41", " 9", ",", "27"]] * 2, dtype=text_type())
+        file["predictions/probability"] = np.array([[0.4, 0.3, 0.1, 0.05]] * 2, np.float32)
+    page_of(path)
+    charts = path.with_suffix(".html").read_text(encoding="utf-8").split('<svg class="bars"')[1:]
+    shown = [re.findall(r"<title>([^:]*):", chart.split("</svg>")[0]) for chart in charts]
+    assert shown == [[" 9", "27", "41"], ["41", " 9", ",", "27"]]
+
+
 # ---- words and matrices
 
 

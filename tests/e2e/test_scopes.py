@@ -224,9 +224,9 @@ def test_entropy_and_inverse_temperature(run_ids, position):
 
 def test_paths_refuse_other_leaves_and_matrices(run_ids):
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
-    assert done.returncode == 2 and "method.layer: expected 0 with scopes" in done.stderr
+    assert done.returncode == 2 and "method.layer: expected 0 with integrated_gradients" in done.stderr
     done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], position="all"), check=False)
-    assert done.returncode == 2 and "method.position: expected one position" in done.stderr
+    assert done.returncode == 2 and "expected one position per prompt, or method.span" in done.stderr
 
 
 def unembedding(model):
@@ -346,3 +346,37 @@ def test_fisher_trace_of_a_certain_prediction(run_ids, tmp_path):
             most = file["predictions/probability"][:, 0]
     assert most.max() > 1 - 1e-5
     assert trace["f32"] == pytest.approx(trace["f64"], rel=5e-5)
+
+
+def test_contrast_of_the_rows_own_answers(run_ids):
+    """answer:wrong is each row's logit difference, the one that #A:#B explains for all rows."""
+    rows = [{"clean_ids": [3, 1, 4, 9], "answer_ids": [5], "wrong_ids": [7]},
+            {"clean_ids": [8, 2], "answer_ids": [11], "wrong_ids": [5]}]
+    own = run_ids(rows, dict(ARGMAX, scopes=ALL, target="answer:wrong"), *files.EXACT, name="own")
+    with h5py.File(own) as file:
+        assert file["data/target"][:].tolist() == [5, 11]
+        assert file["data/contrast"][:].tolist() == [7, 5]
+        offsets, got = file["data/offsets"][:], file["attribution/semantic/score"][:]
+        clean = file["baseline/clean"][:]
+    for i, row in enumerate(rows):
+        target = f"#{row['answer_ids'][0]}:#{row['wrong_ids'][0]}"
+        one = run_ids([row], dict(ARGMAX, scopes=ALL, target=target), *files.EXACT, name=f"row{i}")
+        with h5py.File(one) as file:
+            near(got[offsets[i]:offsets[i + 1]], file["attribution/semantic/score"][:])
+            assert clean[i] == pytest.approx(file["baseline/clean"][0], rel=1e-6)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"wrong_ids": [7, 8]}, "column wrong: target answer:wrong needs one token, got 2"),
+    ({"answer_ids": None}, "column answer: target answer:wrong needs one token, got 0"),
+    ({"wrong_ids": [5]}, "column wrong: expected another token than answer, got 5 twice"),
+])
+def test_bad_contrasts_of_rows(run_ids, change, words):
+    row = {"clean_ids": [3, 1, 4], "answer_ids": [5], "wrong_ids": [7]}
+    done = run_ids([row, {**row, **change}], dict(ARGMAX, target="answer:wrong"), check=False)
+    assert done.returncode == 3 and "row 2" in done.stderr and words in done.stderr, done.stderr
+
+
+def test_answer_and_wrong_are_tokens_where_no_row_has_them(run_ids):
+    done = run_ids([[1, 2, 3]], dict(ARGMAX, target="answer:wrong"), check=False)
+    assert done.returncode == 2 and "method.target" in done.stderr

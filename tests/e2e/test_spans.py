@@ -159,3 +159,86 @@ def test_words(causa, text_model, tmp_path, rule):
 def test_words_need_text(run_ids):
     with h5py.File(run_ids(PROMPTS, method(), *F64)) as file:
         assert "word_offsets" not in file["data"] and "word_score" not in file["attribution/semantic"]
+
+
+@pytest.mark.parametrize("rule", ["sum", "max", "mean"])
+def test_matrices_of_words(causa, text_model, tmp_path, rule):
+    """Every cell is its rule over the tokens of both words; the last row is about what follows."""
+    rows = [{"clean": "Mary and John's cat", "answer": " the"}, {"clean": "Wonderland", "answer": "x"}]
+    config = files.write_config(tmp_path / "w.yaml", dict(method(), target="gold", position="all",
+                                                          words=rule), rows,
+                                model=text_model, backend="ref")
+    path = tmp_path / "w.h5"
+    causa("run", config, f"output={path}", "data.bos=0")
+    combine = {"max": np.max, "mean": np.mean, "sum": np.sum}[rule]
+    with h5py.File(path) as file:
+        tokens, words = file["data/offsets"][:], file["data/word_offsets"][:]
+        row_words, row_offsets = file["attribution/word_rows"][:], file["attribution/word_row_offsets"][:]
+        for i in range(2):
+            spans = [(a - tokens[i], b - tokens[i]) for a, b in zip(words[:-1], words[1:])
+                     if tokens[i] <= a < tokens[i + 1]]
+            count, first = tokens[i + 1] - tokens[i], int(np.searchsorted(words, tokens[i]))
+            mine = row_words[row_offsets[i]:row_offsets[i + 1]].tolist()
+            # position 0 is about token 1; what is behind the prompt has no word
+            about = sorted({k for k, (a, b) in enumerate(spans) if b > 1})
+            assert mine == [first + k for k in about] + [-1]
+            for scope in SCOPES:
+                group = file[f"attribution/{scope}"]
+                assert group["word_matrix"].attrs["aggregate"] == rule
+                at = group["matrix_offsets"][:][i], group["word_matrix_offsets"][:][i:i + 2]
+                block = group["matrix"][at[0]:at[0] + count * count].reshape(count, count).astype(float)
+                got = group["word_matrix"][slice(*at[1])].reshape(len(mine), len(spans))
+                behind = np.arange(count) + 1
+                for r, row in enumerate([spans[k] for k in about] + [(count, count + 1)]):
+                    chosen = block[(behind >= row[0]) & (behind < row[1])]
+                    expected = [combine(chosen[:, a:b]) for a, b in spans]
+                    assert got[r] == pytest.approx(expected, rel=1e-6)
+    causa("report", path, "-o", tmp_path / "pages")
+    figures = {p.stem for p in (tmp_path / "pages" / "w").iterdir()}
+    assert {f"prompt-000-{scope}-matrix-words" for scope in SCOPES} <= figures
+
+
+def test_matrices_have_words_when_asked(causa, text_model, tmp_path):
+    config = files.write_config(tmp_path / "w.yaml", dict(method(), target="argmax", position="all"),
+                                [{"clean": "Mary and John"}], model=text_model)
+    causa("run", config, f"output={tmp_path / 'w.h5'}")
+    with h5py.File(tmp_path / "w.h5") as file:
+        assert "word_offsets" not in file["data"] and "word_rows" not in file["attribution"]
+
+
+def test_words_without_a_tokenizer_are_refused(run_ids):
+    for rule in ("sum", "max", "mean"):
+        done = run_ids(PROMPTS, method(words=rule), check=False)
+        assert done.returncode == 2
+        assert "method.words: expected auto with a model without tokenizer" in done.stderr
+
+
+SERIES = "28,28,-31,2.6,29,27,19,16,19,21,15,18,18,20,21,16,7"
+
+
+def test_numbers_of_a_series_are_words(causa, text_model, tmp_path):
+    """Of a text with some numbers words stay words."""
+    other = "When 28,28,31 and 26 went, 1 2 3 4 5 6 7 8 9 10 11 12 13 of the other men in the"
+    rows = [{"clean": text, "answer": " the"} for text in (SERIES, SERIES.replace(",", ", "), other)]
+    config = files.write_config(tmp_path / "s.yaml", dict(method(), target="gold"), rows,
+                                model=text_model, backend="ref")
+    done = causa("run", config, f"output={tmp_path / 's.h5'}", "data.bos=0")
+    with h5py.File(tmp_path / "s.h5") as file:
+        pieces, offsets = file["data/pieces"].asstr()[:], file["data/word_offsets"][:]
+        tokens, ids = file["data/offsets"][:], file["data/tokens"][:]
+        score = file[f"attribution/{SCOPES[0]}/score"][:].astype(float)
+        word_score = file[f"attribution/{SCOPES[0]}/word_score"][:]
+    got = [["".join(pieces[a:b]) for a, b in zip(offsets[:-1], offsets[1:])
+            if first <= a < last and ids[a] != 0] for first, last in zip(tokens[:-1], tokens[1:])]
+    numbers = SERIES.split(",")
+    assert got[0] == [part for number in numbers for part in (number, ",")][:-1]
+    assert [word.strip() for word in got[1]] == got[0]
+    assert " 28,28,31" in got[2]
+    near(word_score, np.add.reduceat(score, offsets[:-1]))
+    # the strongest numbers by name, not the commas
+    line = done.stdout.split("moved most by\n")[1].splitlines()[0]
+    first = {a: k for k, a in enumerate(offsets[:-1])}
+    sums = [word_score[first[a]] for a, b in zip(offsets[:-1], offsets[1:])
+            if a < tokens[1] and any(c.isdigit() for c in "".join(pieces[a:b]))]
+    best = int(np.argsort(-np.array(sums), kind="stable")[0])
+    assert f"'{numbers[best]}' (no. {best + 1}) " in line and "','" not in line

@@ -13,12 +13,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LENGTH = 11, FIRST_DIFFERENCE = 2, MOST_PLACES = 64, MOST_CELLS = 512, SPANS = 4 };
+enum { LENGTH = 11, FIRST_DIFFERENCE = 2, MOST_PLACES = 64, MOST_CELLS = 512, SPANS = 5 };
 
-/* Single tokens, several, and all that differ. LENGTH exceeds the window of the windowed model. */
+/* Single tokens, several, all that differ, and some with gaps between them, the last one included.
+ * LENGTH exceeds the window of the windowed model. */
+static const bool with_gaps[LENGTH] = {[3] = true, [5] = true, [6] = true, [LENGTH - 1] = true};
 static const struct {
     int64_t from, to;
-} spans[SPANS] = {{2, 3}, {LENGTH - 1, LENGTH}, {4, 8}, {FIRST_DIFFERENCE, LENGTH}};
+    const bool *tokens;
+} spans[SPANS] = {{2, 3, NULL},
+                  {LENGTH - 1, LENGTH, NULL},
+                  {4, 8, NULL},
+                  {FIRST_DIFFERENCE, LENGTH, NULL},
+                  {3, LENGTH, with_gaps}};
 
 /* The pair lies behind another prompt in the first pass, so that no row number is right by luck. */
 typedef struct setting {
@@ -80,7 +87,13 @@ static void open_setting(setting *s, fixture *f) {
 }
 
 static patch_cell cell_of(const setting *s, int64_t from, int64_t to, int64_t head) {
-    return (patch_cell){s->row[0], s->row[1], LENGTH, from, to, 1, head};
+    return (patch_cell){s->row[0], s->row[1], LENGTH, from, to, 1, head, NULL};
+}
+
+static patch_cell cell_of_span(const setting *s, int span, int64_t head) {
+    patch_cell cell = cell_of(s, spans[span].from, spans[span].to, head);
+    cell.tokens = spans[span].tokens;
+    return cell;
 }
 
 static const double *run_cells(setting *s, const patch_place *place, const patch_cell *cells,
@@ -100,7 +113,7 @@ typedef struct swap {
     fixture *f;
     bool keeps;
     ca_tensor kept[MOST_LAYERS + 1];
-    int64_t from, to, head;
+    patch_cell cell;
 } swap;
 
 static ca_status swap_rows(void *context, const ca_hook_call *call, ca_tensor value) {
@@ -115,13 +128,16 @@ static ca_status swap_rows(void *context, const ca_hook_call *call, ca_tensor va
     ca_tensor all = flat ? ca_tensor_swap_axes(ca_tensor_reshape(value, 3, pattern), 0, 1) : value;
     ca_tensor source =
         flat ? ca_tensor_swap_axes(ca_tensor_reshape(*kept, 3, pattern), 0, 1) : *kept;
-    ca_tensor to = ca_tensor_slice(all, 0, w->from, w->to - w->from);
-    ca_tensor from = ca_tensor_slice(source, 0, w->from, w->to - w->from);
-    if (w->head >= 0) {
-        to = ca_tensor_slice(to, 1, w->head, 1);
-        from = ca_tensor_slice(from, 1, w->head, 1);
+    for (int64_t t = w->cell.from; t < w->cell.to; t++) {
+        if (w->cell.tokens && !w->cell.tokens[t]) continue;
+        ca_tensor to = ca_tensor_slice(all, 0, t, 1), from = ca_tensor_slice(source, 0, t, 1);
+        if (w->cell.head >= 0) {
+            to = ca_tensor_slice(to, 1, w->cell.head, 1);
+            from = ca_tensor_slice(from, 1, w->cell.head, 1);
+        }
+        ok(ca_copy(call->backend, to, from));
     }
-    return ca_copy(call->backend, to, from);
+    return CA_OK;
 }
 
 static const double *run_whole(setting *s, int which, const ca_hook *hook) {
@@ -155,15 +171,13 @@ static void check_place(setting *s, const patch_place *place, ca_hook hook) {
         ca_site_has_heads(place->kind) ? ca_site_heads(&f->model->arch, place->kind) : 0;
     int64_t count = 0;
     for (int64_t h = -1; h < heads; h++)
-        for (int i = 0; i < SPANS; i++) cells[count++] = cell_of(s, spans[i].from, spans[i].to, h);
+        for (int i = 0; i < SPANS; i++) cells[count++] = cell_of_span(s, i, h);
     const double *got = run_cells(s, place, cells, count);
     w->keeps = true;
     run_whole(s, 0, &hook);
     w->keeps = false;
     for (int64_t c = 0; c < count; c++) {
-        w->from = cells[c].from;
-        w->to = cells[c].to;
-        w->head = cells[c].head;
+        w->cell = cells[c];
         const double *plain = run_whole(s, 1, &hook), *cell = got + c * f->vocab;
         if (s->any_order)
             near(f, "result", cell, plain, f->vocab, f->exact ? 1e-12 : 1e-4);
@@ -224,8 +238,7 @@ static void packing_does_not_matter(fixture *f) {
     setting s;
     patch_cell cells[SPANS], reversed[SPANS];
     open_setting(&s, f);
-    for (int i = 0; i < SPANS; i++)
-        reversed[SPANS - 1 - i] = cells[i] = cell_of(&s, spans[i].from, spans[i].to, -1);
+    for (int i = 0; i < SPANS; i++) reversed[SPANS - 1 - i] = cells[i] = cell_of_span(&s, i, -1);
     for (int64_t p = 0; p < s.place_count; p++) {
         const double *together = run_cells(&s, &s.places[p], cells, SPANS);
         const double *other = run_cells(&s, &s.places[p], reversed, SPANS);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Prompt files: what the three formats give, how texts become ids, spans and positions, and the
- * message of every refusal.
+ * Prompt files: what the three formats give, how texts become ids, and the message of every
+ * refusal.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,69 +9,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "causa/position.h"
+#include "data_files.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { VOCAB = 640, POSITIONS = 20 };
-
-static const ca_option method_options[] = {
-    {"positions", CA_OPTION_ANY, "all", NULL, NULL, "for the tests of positions"}, {0}};
-static const ca_option *const tables[] = {ca_data_options, method_options, NULL};
 static const ca_data_needs nothing = {0};
 static const ca_data_needs pair = {.pair = true};
-
-static ca_tokenizer *tokenizer;
-static char folder[] = "/tmp/causa-test-data-XXXXXX";
-static char file[64]; /* the prompt file of the running test */
-static ca_config *config;
-
-static ca_status open_bytes(const char *name, const char *content, size_t size, const char *options,
-                            const ca_tokenizer *with, ca_data_needs needs, ca_dataset **out) {
-    char text[512];
-    ca_document *document = NULL;
-    *out = NULL;
-    ca_error_clear();
-    snprintf(file, sizeof file, "%s/%s", folder, name);
-    FILE *f = fopen(file, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(content, 1, size, f), size);
-    assert_int_equal(fclose(f), 0);
-    snprintf(text, sizeof text, "data:\n  file: %s\n%s", file, options);
-    ca_config_free(config);
-    config = NULL;
-    if (ca_document_parse(text, strlen(text), "d.yaml", NULL, 0, &document) != CA_OK ||
-        ca_config_resolve(document, 0, tables, &config) != CA_OK)
-        fail_msg("%s", ca_error_text());
-    ca_document_free(document);
-    ca_status st = ca_dataset_open(config, with, VOCAB, POSITIONS, needs, out);
-    unlink(file);
-    return st;
-}
-
-static ca_dataset *must_open(const char *name, const char *content, const char *options) {
-    ca_dataset *d;
-    if (open_bytes(name, content, strlen(content), options, tokenizer, nothing, &d) != CA_OK)
-        fail_msg("%s", ca_error_text());
-    return d;
-}
-
-static void expect_error(ca_status got, const char *words) {
-    assert_int_not_equal(got, CA_OK);
-    if (!strstr(ca_error_text(), words)) fail_msg("'%s' is not in '%s'", words, ca_error_text());
-    assert_non_null(strstr(ca_error_text(), got == CA_E_DATA ? file : "d.yaml:"));
-}
-
-/* Opening must fail with CA_E_DATA and a message with the file and these words. */
-static void refuse(const char *name, const char *content, const char *words) {
-    ca_dataset *d;
-    ca_status st = open_bytes(name, content, strlen(content), "", tokenizer, nothing, &d);
-    assert_int_equal(st, CA_E_DATA);
-    assert_null(d);
-    expect_error(st, words);
-}
 
 static void expect_ids(const int32_t *ids, int64_t count, const char *expected) {
     char text[256] = "";
@@ -111,18 +56,19 @@ static void test_csv(void **state) {
 
 static void test_csv_errors(void **state) {
     (void)state;
-    refuse("a.csv", "", "the file is empty");
-    refuse("a.csv", "clean\n", "the file has no rows");
-    refuse("a.csv", "\n\n", "line 1: column 1 has no name");
-    refuse("a.csv", "clean,\na,b\n", "line 1: column 2 has no name");
-    refuse("a.csv", "clean,id,clean\n", "line 1: the column 'clean' is named twice");
-    refuse("a.csv", "clean,id\na,b\n\na\n",
-           "line 4: expected 2 fields as in the first line, got 1");
-    refuse("a.csv", "clean\na,b\n", "line 2: expected 1 fields as in the first line, got 2");
-    refuse("a.csv", "clean,id\n\"a\nb\",c\n\"d\n", "line 4: a quoted field is never closed");
-    refuse("a.csv", "clean\n\"a\"b\n",
-           "line 2: expected a comma or the end of the line after a closing quote, got 'b'");
-    refuse("a.csv", "clean\na\"b\n", "line 2: a quote inside a field that does not begin with one");
+    refuse_data("a.csv", "", "the file is empty");
+    refuse_data("a.csv", "clean\n", "the file has no rows");
+    refuse_data("a.csv", "\n\n", "line 1: column 1 has no name");
+    refuse_data("a.csv", "clean,\na,b\n", "line 1: column 2 has no name");
+    refuse_data("a.csv", "clean,id,clean\n", "line 1: the column 'clean' is named twice");
+    refuse_data("a.csv", "clean,id\na,b\n\na\n",
+                "line 4: expected 2 fields as in the first line, got 1");
+    refuse_data("a.csv", "clean\na,b\n", "line 2: expected 1 fields as in the first line, got 2");
+    refuse_data("a.csv", "clean,id\n\"a\nb\",c\n\"d\n", "line 4: a quoted field is never closed");
+    refuse_data("a.csv", "clean\n\"a\"b\n",
+                "line 2: expected a comma or the end of the line after a closing quote, got 'b'");
+    refuse_data("a.csv", "clean\na\"b\n",
+                "line 2: a quote inside a field that does not begin with one");
 }
 
 static void test_json(void **state) {
@@ -156,20 +102,20 @@ static void test_json(void **state) {
 
 static void test_json_errors(void **state) {
     (void)state;
-    refuse("a.json", "", "line 1");
-    refuse("a.json", "[{\"clean\": \"a\"},\n {\"clean\"]", "line 2, column");
-    refuse("a.json", "{\"rows\": []}", "expected a list of rows or {\"prompts\": [rows]}");
-    refuse("a.json", "3", "line 1");
-    refuse("a.json", "[]", "the file has no rows");
-    refuse("a.json", "[\"a\", 3]", "row 2: expected an object or a text");
-    refuse("a.json", "[{\"clean\": \"a\", \"clean\": \"b\"}]", "duplicate");
-    refuse("a.json", "[{\"answer\": [[1]]}]", "row 1: column answer: a list inside a list");
-    refuse("a.json", "[{\"clean_ids\": [99999999999999999999]}]", "line 1");
-    refuse("a.jsonl", "{\"clean\": \"a\"}\n{\"clean\": }\n", "line 2, column");
-    refuse("a.jsonl", "{\"clean\": \"a\"}\n[1]", "line 2: expected an object or a text");
-    refuse("a.txt", "a", "expected a file named .csv, .jsonl or .json");
-    refuse("a.csv", "clean\na\xC3(\n", "invalid UTF-8 at byte 7");
-    refuse("a.json", "[\"\xED\xA0\x80\"]", "invalid UTF-8 at byte 2");
+    refuse_data("a.json", "", "line 1");
+    refuse_data("a.json", "[{\"clean\": \"a\"},\n {\"clean\"]", "line 2, column");
+    refuse_data("a.json", "{\"rows\": []}", "expected a list of rows or {\"prompts\": [rows]}");
+    refuse_data("a.json", "3", "line 1");
+    refuse_data("a.json", "[]", "the file has no rows");
+    refuse_data("a.json", "[\"a\", 3]", "row 2: expected an object or a text");
+    refuse_data("a.json", "[{\"clean\": \"a\", \"clean\": \"b\"}]", "duplicate");
+    refuse_data("a.json", "[{\"answer\": [[1]]}]", "row 1: column answer: a list inside a list");
+    refuse_data("a.json", "[{\"clean_ids\": [99999999999999999999]}]", "line 1");
+    refuse_data("a.jsonl", "{\"clean\": \"a\"}\n{\"clean\": }\n", "line 2, column");
+    refuse_data("a.jsonl", "{\"clean\": \"a\"}\n[1]", "line 2: expected an object or a text");
+    refuse_data("a.txt", "a", "expected a file named .csv, .jsonl or .json");
+    refuse_data("a.csv", "clean\na\xC3(\n", "invalid UTF-8 at byte 7");
+    refuse_data("a.json", "[\"\xED\xA0\x80\"]", "invalid UTF-8 at byte 2");
     ca_dataset *d;
     expect_error(open_bytes("a.csv", "clean\na\0b\n", 10, "", tokenizer, nothing, &d),
                  "a zero byte at byte 7");
@@ -182,7 +128,7 @@ static void test_missing_file(void **state) {
     ca_document *document = NULL;
     ca_config *c = NULL;
     assert_int_equal(ca_document_parse(text, strlen(text), "d.yaml", NULL, 0, &document), CA_OK);
-    assert_int_equal(ca_config_resolve(document, 0, tables, &c), CA_OK);
+    assert_int_equal(ca_config_resolve(document, 0, data_tables, &c), CA_OK);
     assert_int_equal(ca_dataset_open(c, NULL, VOCAB, POSITIONS, nothing, &d), CA_E_DATA);
     assert_non_null(strstr(ca_error_text(), "d.yaml:1:14: data.file: nowhere.csv"));
     ca_config_free(c);
@@ -255,14 +201,19 @@ static void test_row_errors(void **state) {
         {"{\"clean\": \"a\", \"subject_span\": [1, 1]}", "the span is empty or outside the prompt"},
         {"{\"clean\": \"a\", \"subject_span\": [-1, 1]}",
          "the span is empty or outside the prompt"},
-        {"{\"clean\": \"a\", \"subject_span\": \"0-1\"}", "expected [start, end) in characters"},
+        {"{\"clean\": \"a\", \"subject_span\": \"0-1\"}",
+         "expected [start, end) in characters as [5, 9], got 0-1"},
+        {"{\"clean_ids\": [1, 2], \"subject_span\": [1, 3]}",
+         "column subject_span: the span is empty or outside the prompt of 2 tokens"},
+        {"{\"clean_ids\": [1, 2], \"subject_span\": [1]}",
+         "column subject_span: expected [start, end) in tokens as [5, 9], got a list"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char rows[512];
         snprintf(rows, sizeof rows, "{\"clean_ids\": [1]}\n%s\n", bad[i].row);
-        refuse("a.jsonl", rows, bad[i].words);
+        refuse_data("a.jsonl", rows, bad[i].words);
     }
-    refuse("a.json", "[\"a\",\n\n{}]", "row 2, column clean"); /* lines are not known there */
+    refuse_data("a.json", "[\"a\",\n\n{}]", "row 2, column clean"); /* lines are not known there */
     ca_dataset *d;
     static const struct {
         const char *row, *words;
@@ -281,8 +232,8 @@ static void test_all_bad_rows_are_listed(void **state) {
     ca_string rows = {0};
     assert_int_equal(ca_string_printf(&rows, "clean_ids\n"), CA_OK);
     for (int i = 0; i < 25; i++) assert_int_equal(ca_string_printf(&rows, "%d\n", 700 + i), CA_OK);
-    refuse("a.csv", rows.text,
-           "row 1 (line 2), column clean_ids: expected token ids from 0 to 639");
+    refuse_data("a.csv", rows.text,
+                "row 1 (line 2), column clean_ids: expected token ids from 0 to 639");
     assert_non_null(strstr(ca_error_text(), "row 20 (line 21)"));
     assert_null(strstr(ca_error_text(), "row 21"));
     assert_non_null(strstr(ca_error_text(), "\n... and 5 more rows"));
@@ -307,8 +258,9 @@ static void test_needs(void **state) {
 
 static void test_no_prompt_column(void **state) {
     (void)state;
-    refuse("a.csv", "question,answer\nthe,a\n",
-           "expected a column clean, text, prompt or clean_ids, got the columns question, answer");
+    refuse_data(
+        "a.csv", "question,answer\nthe,a\n",
+        "expected a column clean, text, prompt or clean_ids, got the columns question, answer");
     assert_non_null(strstr(ca_error_hint(), "data.columns.clean=NAME"));
 }
 
@@ -409,118 +361,6 @@ static void test_token_of_text(void **state) {
     }
 }
 
-/* ---- positions ---- */
-
-/* Token indices of a position expression in the first example, as text; NULL when refused. */
-static const char *positions_of(const ca_dataset *d) {
-    static char text[256];
-    ca_positions p;
-    int64_t tokens[POSITIONS], count;
-    text[0] = '\0';
-    ca_error_clear();
-    if (ca_positions_read(config, "positions", &p) != CA_OK) return NULL;
-    assert_true(d->examples[0].clean.count <= POSITIONS);
-    ca_status st = ca_positions_resolve(&p, d, &d->examples[0], tokens, &count);
-    ca_positions_free(&p);
-    if (st != CA_OK) return NULL;
-    for (int64_t i = 0; i < count; i++)
-        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", i ? " " : "",
-                 (int)tokens[i]);
-    return text;
-}
-
-static void test_positions(void **state) {
-    (void)state;
-    static const struct {
-        const char *positions, *expected; /* or the words of the refusal, after a '!' */
-    } cases[] = {
-        {"all", "0 1 2 3"},
-        {"last", "3"},
-        {"2", "2"},
-        {"-1", "3"},
-        {"[3, 0, -1, 0]", "0 3"}, /* rising, once each */
-        {"[4]", "!position 4 is outside the prompt of 4 tokens"},
-        {"-5", "!position -5 is outside the prompt of 4 tokens"},
-        {"subject", "!the position 'subject' needs the column subject or subject_span"},
-        {"{after: x}", "!a position after \"x\" needs the prompt as text, got token ids"},
-        {"first", "!expected all, last, subject"},
-        {"[]", "!expected all, last, subject"},
-        {"[a]", "!expected all, last, subject"},
-        {"['1']", "!expected all, last, subject"},
-        {"1.5", "!expected all, last, subject"},
-        {"99999999999999999999", "!expected all, last, subject"},
-        {"{before: x}", "!expected all, last, subject"},
-        {"{after: ''}", "!expected all, last, subject"},
-        {"{after: [x]}", "!expected all, last, subject"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char options[128];
-        snprintf(options, sizeof options, "positions: %s\n", cases[i].positions);
-        ca_dataset *d = must_open("a.csv", "clean_ids\n1 2 3 4\n", options);
-        const char *got = positions_of(d);
-        if (cases[i].expected[0] == '!') {
-            assert_null(got);
-            if (!strstr(ca_error_text(), cases[i].expected + 1)) fail_msg("%s", ca_error_text());
-        } else {
-            assert_non_null(got);
-            assert_string_equal(got, cases[i].expected);
-        }
-        ca_dataset_free(d);
-    }
-}
-
-/* Bytes that the tokens of a position expression cover in the first prompt. */
-static void expect_covered(const char *rows, const char *positions, const char *expected) {
-    char options[128];
-    snprintf(options, sizeof options, "positions: %s\n", positions);
-    ca_dataset *d = must_open("a.json", rows, options);
-    const char *got = positions_of(d);
-    if (!got) {
-        if (!strstr(ca_error_text(), expected)) fail_msg("%s", ca_error_text());
-    } else {
-        const ca_prompt_text *clean = &d->examples[0].clean;
-        char *end;
-        long first = strtol(got, &end, 10), last = first;
-        while (*end) last = strtol(end, &end, 10);
-        ca_string covered = {0};
-        assert_int_equal(ca_string_append(&covered, clean->text + clean->start[first],
-                                          (size_t)(clean->end[last] - clean->start[first])),
-                         CA_OK);
-        assert_string_equal(covered.text, expected);
-        ca_string_free(&covered);
-    }
-    ca_dataset_free(d);
-}
-
-static void test_text_positions(void **state) {
-    (void)state;
-    /* the span is in characters, the prompt's bytes are more */
-    static const char span[] =
-        "[{\"clean\": \"na\\u00efve caf\\u00e9 x\", \"subject_span\": [5, 10]}]";
-    static const char subject[] = "[{\"clean\": \"x 12 y\", \"subject\": \" 12\"}]";
-    expect_covered(span, "subject", " caf\xC3\xA9");
-    expect_covered(subject, "subject", " 12");
-    expect_covered(subject, "{after: x}", " 1");
-    expect_covered(subject, "{after: z}", "\"z\" is not in the prompt");
-    expect_covered(subject, "{after: ' '}", "\" \" is in the prompt more than once");
-    expect_covered(subject, "{after: y}", "no token comes after \"y\"");
-}
-
-static int set_up(void **state) {
-    (void)state;
-    if (!mkdtemp(folder)) return -1;
-    return ca_tokenizer_open("tests/fixtures/tokenizers/gpt2/tokenizer.json", &tokenizer) == CA_OK
-               ? 0
-               : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    ca_tokenizer_free(tokenizer);
-    ca_config_free(config);
-    return rmdir(folder);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_csv),
@@ -539,8 +379,6 @@ int main(void) {
         cmocka_unit_test(test_pairs_of_different_length),
         cmocka_unit_test(test_texts_and_answers),
         cmocka_unit_test(test_token_of_text),
-        cmocka_unit_test(test_positions),
-        cmocka_unit_test(test_text_positions),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up_data, tear_down_data);
 }

@@ -4,26 +4,33 @@
  * that moved it most. Read from the result file, so that a resumed run shows all of it.
  */
 #include "jacobian.h"
+#include "statistics.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { MOST_EXAMPLES = 12, STRONGEST = 4 };
 
-/* The token as one quoted word. */
-static ca_status print_piece(const ca_job *job, int32_t id, ca_string *text) {
+/* Tokens as one quoted word. */
+static ca_status print_pieces(const ca_job *job, const int32_t *ids, int64_t count,
+                              ca_string *text) {
     ca_status st = CA_OK;
     ca_string piece = {0};
-    CA_TRY(ca_method_piece(job, id, &piece));
+    for (int64_t t = 0; t < count; t++) CA_TRY(ca_method_piece(job, ids[t], &piece));
     CA_TRY(ca_string_printf(text, "'"));
     for (size_t i = 0; i < piece.length; i++) {
         bool control = (unsigned char)piece.text[i] < ' ';
         CA_TRY(ca_string_append(text, control ? "~" : piece.text + i, 1));
     }
-    if (piece.length == 0) CA_TRY(ca_string_printf(text, "#%d", id)); /* no tokenizer */
+    if (piece.length == 0) CA_TRY(ca_string_printf(text, "#%d", ids[0])); /* no tokenizer */
     CA_TRY(ca_string_printf(text, "'"));
 out:
     ca_string_free(&piece);
     return st;
+}
+
+static ca_status print_piece(const ca_job *job, int32_t id, ca_string *text) {
+    return print_pieces(job, &id, 1, text);
 }
 
 static ca_status print_prompt(const ca_example *e, ca_string *text) {
@@ -45,26 +52,67 @@ out:
     return st;
 }
 
-/* The strongest tokens of one prompt in falling order. */
-static ca_status print_scores(const ca_job *job, const ca_example *e, const char *scope,
-                              const float *score, ca_string *text) {
+/* What is named: tokens, or the numbers of a series. */
+typedef struct unit {
+    int64_t first, last; /* tokens of the prompt */
+    int64_t number;      /* in the series, from 1 */
+} unit;
+
+static bool has_digit(const ca_job *job, const int32_t *ids, int64_t count) {
+    for (int64_t t = 0; t < count; t++) {
+        const char *spelling = ca_tokenizer_token(job->tokenizer, ids[t]);
+        if (spelling && !ca_tokenizer_is_special(job->tokenizer, ids[t]) &&
+            strpbrk(spelling, "0123456789"))
+            return true;
+    }
+    return false;
+}
+
+/* unit [tokens]: those of a prompt; how many. */
+static int64_t list_units(const jacobian *j, const ca_job *job, int64_t example, unit *units) {
+    const ca_example *e = &job->data->examples[example];
+    const jacobian_words *w = &j->words;
+    int64_t count = 0;
+    if (!w->series || !w->series[example]) {
+        for (; count < e->clean.count; count++) units[count] = (unit){count, count + 1, 0};
+        return count;
+    }
+    const int64_t *token = w->offsets + w->first[example];
+    for (int64_t k = 0; k < w->first[example + 1] - w->first[example]; k++) {
+        unit u = {token[k] - token[0], token[k + 1] - token[0], count + 1};
+        if (has_digit(job, e->clean.ids + u.first, u.last - u.first)) units[count++] = u;
+    }
+    return count;
+}
+
+/* The strongest of one prompt in falling order, ties by position. */
+static ca_status print_scores(const jacobian *j, const ca_job *job, int64_t example,
+                              const char *scope, const float *score, ca_string *text) {
     ca_status st = CA_OK;
-    int64_t before = -1;
+    const int32_t *ids = job->data->examples[example].clean.ids;
+    size_t tokens = (size_t)job->data->examples[example].clean.count;
+    unit *units = NULL;
+    ranked_value *order = NULL;
+    CA_TRY(ca_calloc(tokens, sizeof *units, &units));
+    CA_TRY(ca_calloc(tokens, sizeof *order, &order));
+    int64_t count = list_units(j, job, example, units);
+    for (int64_t k = 0; k < count; k++) {
+        float value = ca_jacobian_aggregate(j->words.rule, score + units[k].first,
+                                            units[k].last - units[k].first);
+        order[k] = (ranked_value){(double)value, k};
+    }
+    ca_statistics_sort(order, count);
     CA_TRY(ca_string_printf(text, "    %-16s ", scope));
-    for (int n = 0; n < STRONGEST && n < e->clean.count; n++) {
-        int64_t best = -1;
-        for (int64_t t = 0; t < e->clean.count;
-             t++) { /* next after `before` by score, then position */
-            bool later =
-                before < 0 || score[t] < score[before] || (score[t] == score[before] && t > before);
-            if (later && (best < 0 || score[t] > score[best])) best = t;
-        }
+    for (int64_t n = 0; n < STRONGEST && n < count; n++) {
+        unit u = units[order[n].index];
         CA_TRY(ca_string_printf(text, "%s", n ? "   " : ""));
-        CA_TRY(print_piece(job, e->clean.ids[best], text));
-        CA_TRY(ca_string_printf(text, " %.3g", (double)score[best]));
-        before = best;
+        CA_TRY(print_pieces(job, ids + u.first, u.last - u.first, text));
+        if (u.number) CA_TRY(ca_string_printf(text, " (no. %lld)", (long long)u.number));
+        CA_TRY(ca_string_printf(text, " %.3g", order[n].value));
     }
 out:
+    free(units);
+    free(order);
     return st;
 }
 
@@ -105,7 +153,7 @@ static ca_status print_example(const jacobian *j, const ca_job *job, int64_t exa
     CA_TRY(ca_string_printf(text, "; moved most by\n"));
     for (int64_t c = 0; c < j->columns; c++) {
         const jacobian_scope *scope = j->column[c].scope;
-        CA_TRY(print_scores(job, e, scope->name, a->score + c * a->scores + row, text));
+        CA_TRY(print_scores(j, job, example, scope->name, a->score + c * a->scores + row, text));
         if (scope->path)
             CA_TRY(ca_string_printf(text, "   residual %.3g",
                                     a->residual[c * job->data->count + example]));
@@ -148,6 +196,7 @@ ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) {
     for (int64_t i = 0; i < shown; i++) CA_TRY(print_example(j, job, i, &a, text));
     if (shown < count)
         CA_TRY(ca_string_printf(text, "... and %lld more prompts\n", (long long)(count - shown)));
+    CA_TRY(ca_jacobian_evaluation_answer(j, job, text));
 out:
     free(a.score);
     free(a.probability);

@@ -262,8 +262,16 @@ out:
 
 ca_status ca_jacobian_evaluation_summary(jacobian *j) {
     ca_status st = CA_OK;
-    if (j->evaluation && j->evaluation->fractions) CA_TRY(ca_jacobian_aopc_summary(j));
+    if (j->evaluation && j->evaluation->fractions) {
+        CA_TRY(ca_jacobian_aopc_summary(j));
+        CA_TRY(ca_jacobian_whole_words_summary(j));
+    }
     if (j->evaluation && j->evaluation->loo) CA_TRY(ca_jacobian_loo_summary(j));
 out:
     return st;
+}
+
+ca_status ca_jacobian_evaluation_answer(const jacobian *j, ca_job *job, ca_string *text) {
+    if (!j->evaluation || !j->evaluation->fractions || !job->tokenizer) return CA_OK;
+    return ca_jacobian_whole_words_answer(j, job, text);
 }

@@ -96,6 +96,11 @@ ca_status ca_jacobian_aopc_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_aopc(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_aopc_summary(jacobian *j) CA_MUST_USE;
 
+/* whole_words.c: AOPC by whether the target begins a word; only with a tokenizer. */
+ca_status ca_jacobian_whole_words_summary(jacobian *j) CA_MUST_USE;
+ca_status ca_jacobian_whole_words_answer(const jacobian *j, ca_job *job,
+                                         ca_string *text) CA_MUST_USE;
+
 /* loo.c */
 ca_status ca_jacobian_loo_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_loo(jacobian *j) CA_MUST_USE;

@@ -47,6 +47,10 @@ int64_t ca_jacobian_hutchinson_bytes(const ca_arch *arch, ca_dtype dtype, int64_
     return take_tensors(&h, arch, dtype, NULL);
 }
 
+int64_t ca_jacobian_hutchinson_host_bytes(const ca_arch *arch) {
+    return 3 * arch->vocab * (int64_t)sizeof(double);
+}
+
 void ca_jacobian_hutchinson_free(jacobian_hutchinson *h) {
     if (!h) return;
     ca_method_buffers_free(&h->buffers);

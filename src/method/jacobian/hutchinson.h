@@ -20,6 +20,8 @@ void ca_jacobian_hutchinson_free(jacobian_hutchinson *h);
 /* Bytes of backend memory that it takes. */
 int64_t ca_jacobian_hutchinson_bytes(const ca_arch *arch, ca_dtype dtype, int64_t most_reads,
                                      int64_t probes);
+/* Bytes of its arrays on the host. */
+int64_t ca_jacobian_hutchinson_host_bytes(const ca_arch *arch);
 
 /* logits   [n, V], not changed
  * keys     [n] of the reads: what their signs depend on

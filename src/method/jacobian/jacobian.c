@@ -18,11 +18,12 @@ enum { TOP = 10, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
      "semantic|temperature|fisher|input_x_gradient|integrated_gradients|path_semantic",
-     "scopes to compute; the first four all from one forward and one backward"},
+     "scopes to compute; the first four all from one forward and one backward, the others along a "
+     "path of embeddings: with layer 0, and one position or one span a prompt"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
-     "as text or #id, A:B for a difference of logits, answer_text (all tokens of the row's "
-     "continuation, as one span behind the prompt)"},
+     "as text or #id, A:B for a difference of logits, answer:wrong for that of the row's columns, "
+     "answer_text (all tokens of the row's continuation, as one span behind the prompt)"},
     {"method.position", CA_OPTION_ANY, "last", NULL, NULL,
      "tokens whose prediction is read: last, all, an index or a list of indices (negative from the "
      "end), subject, {after: \"text\"}; several give a matrix of targets and sources"},
@@ -38,8 +39,10 @@ static const ca_option options[] = {
      "probes of the hutchinson estimator: its error falls as 1 / sqrt(probes)"},
     {"method.layer", CA_OPTION_INT, "0", "0..", NULL,
      "leaf: 0 the token embeddings, l the residual stream that enters block l"},
-    {"method.words", CA_OPTION_CHOICE, "sum", NULL, "sum|max|mean",
-     "how the scores of a word's tokens become one score of the word"},
+    {"method.words", CA_OPTION_CHOICE, "auto", NULL, "auto|sum|max|mean",
+     "how the scores of a word's tokens become one score of the word; of matrices rows and "
+     "columns, "
+     "where it is asked for; auto: the sum, not of matrices"},
     {"method.steps", CA_OPTION_INT, "auto", "1..", "auto",
      "nodes of integrated_gradients and path_semantic; auto: 10, with compat the published 5"},
     {"method.baseline", CA_OPTION_TEXT, "zero", NULL, NULL,
@@ -89,7 +92,10 @@ static const char *const conventions[] = {
     "log-probabilities); target answer_text: the continuation's tokens follow the prompt in "
     "/data/tokens and are scored as inputs too",
     "word_score: sum, largest or mean (method.words) of the scores of the tokens of a word; a word "
-    "holds the white space before it; the sum of norms is at least the norm of the sum",
+    "holds the white space before it, of a series of numbers each number is a word and so "
+    "is what stands between two; the sum of norms is at least the norm of the sum",
+    "word_matrix: the same over all tokens of both words, the explained one and the source; a row "
+    "is of the word that holds the token behind the positions read",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
     "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
@@ -100,6 +106,8 @@ static const char *const conventions[] = {
     "paired_with over prompts; paired_wilcoxon: two-sided p of the signed-rank test (normal "
     "approximation, zeros left out); aligned_*: the same of the prompts whose target is the "
     "prediction",
+    "whole words: prompts whose target token begins with white space, apart from those whose "
+    "target continues a word (aopc_whole_words, aopc_word_parts)",
     "ablated tokens: max(1, floor(f n)) of n tokens at fraction f, highest scores first, ties by "
     "position; n counts the tokens up to the one read, a BOS excluded, and the slot of a target "
     "that the prompt holds; at most all but that slot, of a prompt without BOS all but one when "
@@ -110,6 +118,7 @@ static const char *const conventions[] = {
     "ceil(n / 10) tokens that scores and divergences put first, the shared ones as a share of "
     "those "
     "in either",
+    "scope random: of aopc tokens, of loo scores drawn from seed and prompt",
     "randomise: spearman and top10_jaccard of scores and those with the upper blocks as before "
     "training (matrices normal with deviation initializer_range of the model's config, biases 0, "
     "norm gains 1), over the tokens that loo ranks; embeddings, final norm, unembedding and target "
@@ -165,10 +174,12 @@ static ca_status check_path(const ca_job *job, jacobian *j) {
     CA_TRY(ca_jacobian_read_baseline(job, j));
     if (j->layer > 0)
         return ca_config_fail(job->config, "method.layer",
-                              "expected 0 with scopes that are integrated over the embeddings");
+                              "expected 0 with integrated_gradients and path_semantic, which are "
+                              "integrated over the embeddings");
     if (j->matrix)
         return ca_config_fail(job->config, "method.position",
-                              "expected one position per prompt with scopes that are integrated");
+                              "expected one position per prompt, or method.span, with "
+                              "integrated_gradients and path_semantic");
 out:
     return st;
 }
@@ -197,6 +208,13 @@ static int64_t fisher_bytes(const jacobian *j, const ca_job *job) {
     if (j->probes)
         return ca_jacobian_hutchinson_bytes(job->arch, job->dtype, j->most_reads, j->probes);
     return ca_jacobian_fisher_bytes(job->arch, job->dtype, j->most_reads, j->rank);
+}
+
+static int64_t fisher_host_bytes(const jacobian *j, const ca_job *job) {
+    if (!has_fisher(j)) return 0;
+    if (j->probes) return ca_jacobian_hutchinson_host_bytes(job->arch);
+    return j->most_reads * j->rank * (int64_t)sizeof(double) +
+           ca_jacobian_fisher_host_bytes(job->arch, job->dtype, j->most_reads, j->rank);
 }
 
 static double fisher_flops(const jacobian *j, const ca_job *job) {
@@ -258,6 +276,18 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
     return ca_method_take_list(buffers, list, sizeof list / sizeof *list);
 }
 
+/* Numbers of the largest download. */
+static int64_t staged(const jacobian *j) {
+    int64_t rows = 2 * j->packing.limits.rows, reads = j->most_reads * (j->top + 1);
+    return rows > reads ? rows : reads;
+}
+
+static int64_t host_bytes(const jacobian *j, const ca_job *job) {
+    int64_t scores = j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
+    if (j->probes && has_fisher(j)) scores += j->most_scores * (int64_t)sizeof(double);
+    return scores + 2 * staged(j) * (int64_t)sizeof(double) + fisher_host_bytes(j, job);
+}
+
 /* Rows of each prompt that are run: up to the last position read. */
 static ca_status count_rows(const ca_job *job, jacobian *j, int64_t **lengths, int64_t *tokens) {
     ca_status st = CA_OK;
@@ -296,7 +326,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     ca_method_plan_packing(&j->packing, plan);
     plan->work_bytes +=
         take_tensors(j, job, NULL) + fisher_bytes(j, job) + ca_jacobian_randomise_bytes(j, job);
-    plan->host_bytes += j->columns * 2 * j->most_scores * (int64_t)sizeof(float);
+    plan->host_bytes += host_bytes(j, job);
     plan->examples = count;
     plan->tokens = tokens;
     plan->lanes = all;
@@ -364,6 +394,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     j->matrix = j->slots > 1;
     CA_TRY(check_span(job, j));
     CA_TRY(check_path(job, j));
+    CA_TRY(ca_jacobian_words_prepare(job, &j->words));
     CA_TRY(ca_jacobian_evaluation_prepare(job, j));
     CA_TRY(ca_jacobian_randomise_prepare(job, j));
     CA_TRY(plan_batches(job, j, plan));
@@ -408,8 +439,6 @@ out:
 static ca_status create_buffers(ca_job *job, jacobian *j) {
     ca_status st = CA_OK;
     const ca_pass_limits *l = &j->packing.limits;
-    int64_t most =
-        2 * l->rows > j->most_reads * (j->top + 1) ? 2 * l->rows : j->most_reads * (j->top + 1);
     CA_TRY(
         ca_batch_create(job->backend, j->packing.max_sequences, l->rows, j->most_reads, &j->batch));
     const ca_model *model;
@@ -417,8 +446,8 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     CA_TRY(ca_pass_create(model, l, &j->pass));
     CA_TRY(ca_method_buffers_create(job->backend, (size_t)take_tensors(j, job, NULL), &j->buffers));
     take_tensors(j, job, &j->buffers);
-    CA_TRY(ca_calloc((size_t)most, sizeof(double), &j->staging));
-    CA_TRY(ca_calloc((size_t)most, sizeof *j->numbers, &j->numbers));
+    CA_TRY(ca_calloc((size_t)staged(j), sizeof(double), &j->staging));
+    CA_TRY(ca_calloc((size_t)staged(j), sizeof *j->numbers, &j->numbers));
     CA_TRY(create_fisher(job, j));
     CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
@@ -485,6 +514,7 @@ static ca_status run(ca_job *job, void *state, int64_t *done) {
     jacobian *j = state;
     j->job = job;
     CA_TRY(ca_jacobian_find_words(job, &j->words));
+    if (j->matrix && j->words.asked) CA_TRY(ca_jacobian_find_word_rows(j, job));
     CA_TRY(ca_jacobian_check_gain(j));
     if (job->resume_at == 0) {
         CA_TRY(ca_method_write_data(job));

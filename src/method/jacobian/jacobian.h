@@ -40,8 +40,16 @@ typedef struct jacobian_reads {
 
 /* Words of all prompts, end to end; offsets == NULL without a tokenizer. */
 typedef struct jacobian_words {
+    const char *rule; /* sum, max or mean */
+    bool asked;       /* by the config: matrices are merged too */
     int64_t *offsets; /* [words + 1] first token of each, of the tokens of all prompts */
     int64_t *first;   /* [N + 1] first word of each prompt */
+    bool *series;     /* [N] the prompt is a series of numbers */
+    /* rows of merged matrices, of all prompts; NULL without */
+    int64_t *row;        /* [reads] row of each */
+    int64_t *row_word;   /* [rows] the word explained; -1 behind the prompt */
+    int64_t *row_start;  /* [N + 1] first row of each prompt */
+    int64_t *cell_start; /* [N + 1] first cell [rows, words] of each prompt */
 } jacobian_words;
 
 /* target.c. Errors name the config place or the data row. */
@@ -195,11 +203,28 @@ ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) CA_MUST_USE;
 ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
 
-/* words.c: scores of words, where there is one score per token. */
+/* words.c: scores of words, beside those of tokens. */
+
+/* Takes the rule from the config: one that is asked for without a tokenizer is an error. */
+ca_status ca_jacobian_words_prepare(const ca_job *job, jacobian_words *out) CA_MUST_USE;
 ca_status ca_jacobian_find_words(const ca_job *job, jacobian_words *out) CA_MUST_USE;
 void ca_jacobian_words_free(jacobian_words *words);
+/* Whether a token is spelt with white space in front, as one that begins a word. */
+ca_status ca_jacobian_begins_with_space(const ca_job *job, int32_t id, bool *begins) CA_MUST_USE;
 ca_status ca_jacobian_words_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_words(jacobian *j) CA_MUST_USE;
+/* One score of several. */
+float ca_jacobian_aggregate(const char *rule, const float *score, int64_t count);
+
+/* numbers.c: whether a prompt is a series of numbers; then where its words begin, begins [tokens],
+ * which else is left alone. */
+ca_status ca_jacobian_find_numbers(const ca_job *job, const ca_prompt_text *prompt, bool *begins,
+                                   bool *series) CA_MUST_USE;
+
+/* word_matrix.c: the same for matrices, where it is asked for. */
+ca_status ca_jacobian_find_word_rows(jacobian *j, const ca_job *job) CA_MUST_USE;
+ca_status ca_jacobian_word_matrix_reserve(jacobian *j) CA_MUST_USE;
+ca_status ca_jacobian_write_word_matrix(jacobian *j) CA_MUST_USE;
 
 /* evaluate.c: what happens to the prediction without the tokens that the scopes score highest. */
 ca_status ca_jacobian_evaluation_prepare(const ca_job *job, jacobian *j) CA_MUST_USE;
@@ -212,6 +237,9 @@ ca_status ca_jacobian_evaluation_reserve(jacobian *j) CA_MUST_USE;
 /* For the last micro-batch, whose forward and scores are still there. */
 ca_status ca_jacobian_evaluate(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_evaluation_summary(jacobian *j) CA_MUST_USE;
+/* For the terminal. */
+ca_status ca_jacobian_evaluation_answer(const jacobian *j, ca_job *job,
+                                        ca_string *text) CA_MUST_USE;
 
 /* answer.c: per prompt the prediction and the tokens that moved it most, for the terminal. */
 ca_status ca_jacobian_answer(ca_job *job, void *state, ca_string *text) CA_MUST_USE;

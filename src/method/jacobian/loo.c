@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Leave-one-out: the Kullback-Leibler divergence that zeroing each token alone causes, and how well
- * the order of every scope's scores agrees with it.
+ * the order of every scope's scores, and of random ones, agrees with it.
  */
 #include "evaluate.h"
 
@@ -57,9 +57,10 @@ static const loo_statistic statistics[] = {
 };
 enum { STATISTICS = sizeof statistics / sizeof *statistics };
 
+/* Beside the scopes stands `random`. */
 static const char *path_of(const jacobian *j, int64_t column, const char *dataset, char path[96]) {
-    snprintf(path, 96, "/evaluation/loo/%s%s%s", j->column[column].scope->name,
-             dataset[0] ? "/" : "", dataset);
+    const char *name = column < j->columns ? j->column[column].scope->name : "random";
+    snprintf(path, 96, "/evaluation/loo/%s%s%s", name, dataset[0] ? "/" : "", dataset);
     return path;
 }
 
@@ -71,7 +72,7 @@ ca_status ca_jacobian_loo_reserve(jacobian *j) {
     CA_TRY(ca_result_reserve(r, "/evaluation/loo/kl", CA_RESULT_F64,
                              (ca_result_shape){1, {j->score_start[n]}, {"token"}}));
     CA_TRY(ca_result_attribute_text(r, "/evaluation/loo", "units", "nats"));
-    for (int64_t c = 0; c < j->columns; c++)
+    for (int64_t c = 0; c <= j->columns; c++)
         for (int s = 0; s < STATISTICS; s++)
             CA_TRY(ca_result_reserve(r, path_of(j, c, statistics[s].name, path), CA_RESULT_F64,
                                      (ca_result_shape){1, {n}, {"example"}}));
@@ -86,13 +87,25 @@ static void take(jacobian *j, int64_t example, int64_t index, const double *log_
         ca_jacobian_divergence(j, log_q);
 }
 
+/* Scores of the candidates of an example; random ones depend on seed and prompt alone. */
+static void set_scores(jacobian *j, int64_t column, int64_t example, int64_t first, int64_t count) {
+    double *score = j->evaluation->score;
+    int64_t at = j->score_start[example] - j->score_start[j->first] + first;
+    ca_philox_key key = {
+        (uint64_t)ca_config_int(j->job->config, "seed"),
+        ca_method_prompt_stream("jacobian.loo.random", &j->job->data->examples[example].clean, 0)};
+    for (int64_t k = 0; k < count; k++)
+        score[k] = column < j->columns ? (double)j->column[column].score[at + k]
+                                       : ca_philox_uniform(key, (uint64_t)k);
+}
+
 static ca_status write_statistics(jacobian *j, int64_t column, int64_t example) {
     ca_status st = CA_OK;
     jacobian_evaluation *e = j->evaluation;
     int64_t at = j->score_start[example] - j->score_start[j->first], first, count;
     char path[96];
     ca_jacobian_candidates(j, j->job, example, &first, &count);
-    for (int64_t k = 0; k < count; k++) e->score[k] = j->column[column].score[at + first + k];
+    set_scores(j, column, example, first, count);
     for (int s = 0; s < STATISTICS; s++) {
         double value = statistics[s].value(j, example, e->score, e->kl + at + first, count);
         CA_TRY(ca_result_write(j->job->result, path_of(j, column, statistics[s].name, path),
@@ -115,7 +128,7 @@ ca_status ca_jacobian_loo(jacobian *j) {
     }
     CA_TRY(ca_jacobian_ablate_end(j));
     CA_TRY(ca_result_write(j->job->result, "/evaluation/loo/kl", start, scores, e->kl));
-    for (int64_t c = 0; c < j->columns; c++)
+    for (int64_t c = 0; c <= j->columns; c++)
         for (int64_t i = j->first; i < j->last; i++) CA_TRY(write_statistics(j, c, i));
 out:
     return st;
@@ -128,7 +141,7 @@ ca_status ca_jacobian_loo_summary(jacobian *j) {
     double *values = NULL;
     char path[96], name[32];
     CA_TRY(ca_calloc((size_t)n + 1, sizeof *values, &values));
-    for (int64_t c = 0; c < j->columns; c++)
+    for (int64_t c = 0; c <= j->columns; c++)
         for (int s = 0; s < STATISTICS; s++) {
             CA_TRY(ca_result_read_back(r, path_of(j, c, statistics[s].name, path), values));
             path_of(j, c, "", path);

@@ -47,6 +47,8 @@ static ca_status reserve_fisher(jacobian *j, ca_result_shape scores) {
         return ca_result_reserve(r, fisher_name(j, "standard_error", path), CA_RESULT_F32, scores);
     }
     CA_TRY(ca_result_attribute_int(r, group, "rank", j->rank));
+    bool dense = ca_jacobian_fisher_is_dense(j->job->arch, j->rank);
+    CA_TRY(ca_result_attribute_text(r, group, "eigensolver", dense ? "dense" : "krylov"));
     CA_TRY(ca_result_reserve(r, "/attribution/fisher/eigenvalues", CA_RESULT_F64,
                              (ca_result_shape){2, {reads, j->rank}, {"position", "eigenpair"}}));
     CA_TRY(ca_result_reserve(r, "/attribution/fisher/trace", CA_RESULT_F64,

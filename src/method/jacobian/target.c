@@ -9,6 +9,7 @@
  *   "text"    one token, "#17" by id
  *   answer_text  at the positions before its tokens, which are put behind the prompt: a span
  *   "A:B"     contrast logit(A) - logit(B); both sides one token
+ *   answer:wrong  where rows have a column wrong: the contrast of the row's answer and wrong answer
  */
 #include "jacobian.h"
 
@@ -60,6 +61,33 @@ static ca_status gold_target(const ca_job *job, const ca_example *e, jacobian_re
                        place, (long long)e->answer.count);
     read->id = e->answer.ids[0];
     return CA_OK;
+}
+
+/* Whether `answer:wrong` names the columns; without them it is two tokens spelt so. */
+static bool names_columns(const ca_job *job, const char *text) {
+    if (strcmp(text, "answer:wrong") != 0) return false;
+    for (int64_t i = 0; i < job->data->count; i++)
+        if (job->data->examples[i].wrong.count > 0) return true;
+    return false;
+}
+
+/* The row's own contrast. */
+static ca_status contrast_of_row(const ca_job *job, const ca_example *e, jacobian_read *read) {
+    const char *place = ca_example_place(job->data, e);
+    const struct {
+        const char *column;
+        const ca_answers *answers;
+    } sides[] = {{"answer", &e->answer}, {"wrong", &e->wrong}};
+    for (int k = 0; k < 2; k++)
+        if (sides[k].answers->count != 1)
+            return ca_fail(CA_E_DATA,
+                           "%s: column %s: target answer:wrong needs one token, got %lld", place,
+                           sides[k].column, (long long)sides[k].answers->count);
+    read->id = e->answer.ids[0];
+    read->other = e->wrong.ids[0];
+    if (read->id != read->other) return CA_OK;
+    return ca_fail(CA_E_DATA, "%s: column wrong: expected another token than answer, got %d twice",
+                   place, read->id);
 }
 
 /* Positions of a prompt that are read, written to tokens [clean.count]. */
@@ -128,7 +156,7 @@ out:
 
 /* What every read explains. */
 typedef struct wanted_target {
-    bool gold;
+    bool gold, columns;
     int32_t id, other; /* -1 where it is not of the config */
 } wanted_target;
 
@@ -143,6 +171,7 @@ static ca_status read_prompt(const ca_job *job, const ca_positions *positions, w
         jacobian_read *read = &out->read[out->start[i] + s];
         *read = (jacobian_read){.position = tokens[s], .id = wanted.id, .other = wanted.other};
         if (wanted.gold) CA_TRY(gold_target(job, e, read));
+        if (wanted.columns) CA_TRY(contrast_of_row(job, e, read));
     }
     count_reads(out, i, n);
 out:
@@ -158,11 +187,12 @@ ca_status ca_jacobian_reads(const ca_job *job, jacobian_reads *out) {
     ca_row_problems problems = {0};
     if (strcmp(text, "answer_text") == 0) return read_answers(job, out);
     CA_TRY(ca_positions_read(job->config, "method.position", &positions));
-    if (!wanted.gold && strcmp(text, "argmax") != 0)
+    wanted.columns = names_columns(job, text);
+    if (!wanted.gold && !wanted.columns && strcmp(text, "argmax") != 0)
         CA_TRY(fixed_target(job, text, &wanted.id, &wanted.other));
     CA_TRY(allocate(job, out, &tokens));
     out->span = ca_config_bool(job->config, "method.span");
-    out->contrast = wanted.other >= 0;
+    out->contrast = wanted.columns || wanted.other >= 0;
     for (int64_t i = 0; i < job->data->count; i++)
         CA_TRY(
             ca_row_problems_take(&problems, read_prompt(job, &positions, wanted, i, tokens, out)));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Words: runs of tokens that readers take as one. White space belongs to the word behind it, but
- * line ends close a word; special tokens stand alone.
+ * line ends close a word; special tokens stand alone. In a series of numbers every number is one.
  */
 #include "jacobian.h"
 
@@ -30,6 +30,17 @@ static bool has_word_mark(const char *spelling) {
     return spelling && strncmp(spelling, "\xE2\x96\x81", 3) == 0;
 }
 
+ca_status ca_jacobian_begins_with_space(const ca_job *job, int32_t id, bool *begins) {
+    ca_status st = CA_OK;
+    ca_string piece = {0};
+    CA_TRY(ca_method_piece(job, id, &piece));
+    *begins = has_word_mark(ca_tokenizer_token(job->tokenizer, id)) ||
+              (piece.length > 0 && is_space(piece.text[0]));
+out:
+    ca_string_free(&piece);
+    return st;
+}
+
 static ca_status begins_word(word_reader *r, int32_t id, bool *begins) {
     ca_status st = CA_OK;
     const ca_tokenizer *t = r->job->tokenizer;
@@ -47,27 +58,51 @@ out:
     return st;
 }
 
+ca_status ca_jacobian_words_prepare(const ca_job *job, jacobian_words *out) {
+    out->rule = ca_config_text(job->config, "method.words");
+    out->asked = strcmp(out->rule, "auto") != 0;
+    if (!out->asked) out->rule = "sum";
+    if (!out->asked || job->tokenizer) return CA_OK;
+    return ca_config_fail(job->config, "method.words",
+                          "expected auto with a model without tokenizer, whose tokens form no "
+                          "words, got %s",
+                          out->rule);
+}
+
+/* Where the words of a prompt begin [tokens]. */
+static ca_status mark_words(word_reader *reader, const ca_prompt_text *prompt, bool *begins,
+                            bool *series) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_jacobian_find_numbers(reader->job, prompt, begins, series));
+    reader->closed = true;
+    for (int64_t t = 0; !*series && t < prompt->count; t++)
+        CA_TRY(begins_word(reader, prompt->ids[t], &begins[t]));
+out:
+    return st;
+}
+
 ca_status ca_jacobian_find_words(const ca_job *job, jacobian_words *out) {
     ca_status st = CA_OK;
     int64_t count = job->data->count, total = 0, words = 0, at = 0;
     word_reader reader = {.job = job};
+    bool *begins = NULL;
     if (!job->tokenizer) return CA_OK;
     for (int64_t i = 0; i < count; i++) total += job->data->examples[i].clean.count;
     CA_TRY(ca_calloc((size_t)total + 1, sizeof *out->offsets, &out->offsets));
     CA_TRY(ca_calloc((size_t)count + 1, sizeof *out->first, &out->first));
+    CA_TRY(ca_calloc((size_t)count + 1, sizeof *out->series, &out->series));
+    CA_TRY(ca_calloc((size_t)total + 1, sizeof *begins, &begins));
     for (int64_t i = 0; i < count; i++) {
         const ca_prompt_text *prompt = &job->data->examples[i].clean;
         out->first[i] = words;
-        reader.closed = true;
-        for (int64_t t = 0; t < prompt->count; t++, at++) {
-            bool begins;
-            CA_TRY(begins_word(&reader, prompt->ids[t], &begins));
-            if (begins) out->offsets[words++] = at;
-        }
+        CA_TRY(mark_words(&reader, prompt, begins, &out->series[i]));
+        for (int64_t t = 0; t < prompt->count; t++, at++)
+            if (begins[t]) out->offsets[words++] = at;
     }
     out->first[count] = words;
     out->offsets[words] = total;
 out:
+    free(begins);
     ca_string_free(&reader.piece);
     return st;
 }
@@ -75,6 +110,11 @@ out:
 void ca_jacobian_words_free(jacobian_words *words) {
     free(words->offsets);
     free(words->first);
+    free(words->series);
+    free(words->row);
+    free(words->row_word);
+    free(words->row_start);
+    free(words->cell_start);
     *words = (jacobian_words){0};
 }
 
@@ -87,22 +127,21 @@ ca_status ca_jacobian_words_reserve(jacobian *j) {
     ca_status st = CA_OK;
     ca_result *r = j->job->result;
     char path[96];
-    if (!j->words.offsets || j->matrix) return CA_OK;
+    if (!j->words.offsets || (j->matrix && !j->words.asked)) return CA_OK;
     int64_t words = j->words.first[j->job->data->count];
     CA_TRY(ca_result_put(r, "/data/word_offsets", CA_RESULT_I64,
                          (ca_result_shape){1, {words + 1}, {"word"}}, j->words.offsets));
+    if (j->matrix) return ca_jacobian_word_matrix_reserve(j);
     for (int64_t c = 0; c < j->columns; c++) {
         CA_TRY(ca_result_reserve(r, path_of(&j->column[c], path), CA_RESULT_F32,
                                  (ca_result_shape){1, {words}, {"word"}}));
-        CA_TRY(ca_result_attribute_text(r, path, "aggregate",
-                                        ca_config_text(j->job->config, "method.words")));
+        CA_TRY(ca_result_attribute_text(r, path, "aggregate", j->words.rule));
     }
 out:
     return st;
 }
 
-/* Score of the tokens [count] of one word. */
-static float aggregate(const char *rule, const float *score, int64_t count) {
+float ca_jacobian_aggregate(const char *rule, const float *score, int64_t count) {
     double sum = 0, most = -INFINITY;
     for (int64_t t = 0; t < count; t++) {
         sum += (double)score[t];
@@ -116,15 +155,16 @@ ca_status ca_jacobian_write_words(jacobian *j) {
     ca_status st = CA_OK;
     float *values = NULL;
     char path[96];
-    if (!j->words.offsets || j->matrix) return CA_OK;
-    const char *rule = ca_config_text(j->job->config, "method.words");
+    if (!j->words.offsets || (j->matrix && !j->words.asked)) return CA_OK;
+    if (j->matrix) return ca_jacobian_write_word_matrix(j);
     const int64_t *offsets = j->words.offsets + j->words.first[j->first];
     int64_t count = j->words.first[j->last] - j->words.first[j->first];
     CA_TRY(ca_calloc((size_t)count, sizeof *values, &values));
     for (int64_t c = 0; c < j->columns; c++) {
         for (int64_t w = 0; w < count; w++)
-            values[w] = aggregate(rule, j->column[c].score + offsets[w] - offsets[0],
-                                  offsets[w + 1] - offsets[w]);
+            values[w] =
+                ca_jacobian_aggregate(j->words.rule, j->column[c].score + offsets[w] - offsets[0],
+                                      offsets[w + 1] - offsets[w]);
         CA_TRY(ca_result_write(j->job->result, path_of(&j->column[c], path),
                                j->words.first[j->first], count, values));
     }

@@ -84,55 +84,69 @@ static int64_t longest_prompt(const ca_dataset *data) {
     return longest;
 }
 
-/* A list gives one slot per index, `all` one per token; a named set of tokens is patched at once.
- */
+/* A slot of `all` is a token of its own, of a list an element; a named set is patched at once. */
+static ca_positions positions_of_slot(const ca_positions *positions, int64_t *slot) {
+    ca_positions one = *positions;
+    if (positions->kind == CA_POSITION_CELLS) return positions->cells[*slot];
+    if (positions->kind == CA_POSITION_LIST) one.indices = &positions->indices[*slot];
+    if (positions->kind == CA_POSITION_ALL)
+        one = (ca_positions){.kind = CA_POSITION_LIST, .indices = slot};
+    one.count = 1;
+    return one;
+}
+
 static ca_status name_slots(const ca_job *job, const ca_positions *positions, patch_state *p) {
     ca_status st = CA_OK;
-    p->slots = positions->kind == CA_POSITION_ALL    ? longest_prompt(job->data)
-               : positions->kind == CA_POSITION_LIST ? positions->count
-                                                     : 1;
+    p->slots = positions->kind == CA_POSITION_ALL ? longest_prompt(job->data)
+               : positions->count > 0             ? positions->count
+                                                  : 1;
     CA_TRY(ca_calloc((size_t)p->slots + 1, sizeof *p->slot_position, &p->slot_position));
-    for (int64_t s = 0; s < p->slots; s++)
-        p->slot_position[s] = positions->kind == CA_POSITION_LIST   ? positions->indices[s]
-                              : positions->kind == CA_POSITION_LAST ? -1
-                                                                    : s;
+    CA_TRY(ca_calloc((size_t)p->slots + 1, sizeof *p->slot_name, &p->slot_name));
+    for (int64_t s = 0; s < p->slots; s++) {
+        int64_t slot = s;
+        ca_positions one = positions_of_slot(positions, &slot);
+        p->slot_position[s] = one.kind == CA_POSITION_LIST   ? one.indices[0]
+                              : one.kind == CA_POSITION_LAST ? -1
+                                                             : 0;
+        CA_TRY(ca_positions_print(&one, &p->slot_name[s]));
+    }
 out:
     return st;
 }
 
-/* The tokens of one slot. `tokens` [prompt]. */
+/* The tokens of one slot from the first that differs on: before it the runs are equal and nothing
+ * is to be patched. `tokens` [prompt]; chosen [prompt]: room for a set with gaps. */
 static ca_status resolve_slot(const ca_job *job, const ca_positions *positions, int64_t slot,
-                              const ca_example *e, int64_t *tokens, patch_span *span) {
+                              const ca_example *e, int64_t differs, int64_t *tokens, bool *chosen,
+                              patch_span *span) {
     ca_status st = CA_OK;
-    int64_t count;
-    ca_positions one = *positions;
-    *span = (patch_span){-1, -1};
-    if (positions->kind == CA_POSITION_ALL) {
-        if (slot < e->clean.count) *span = (patch_span){slot, slot + 1};
-        return CA_OK;
-    }
-    if (positions->kind == CA_POSITION_LIST) {
-        one.indices = &positions->indices[slot];
-        one.count = 1;
-    }
+    int64_t count, first = 0;
+    ca_positions one = positions_of_slot(positions, &slot);
+    *span = (patch_span){-1, -1, NULL};
+    if (positions->kind == CA_POSITION_ALL && slot >= e->clean.count) return CA_OK;
     CA_TRY(ca_positions_resolve(&one, job->data, e, tokens, &count));
-    *span = (patch_span){tokens[0], tokens[count - 1] + 1};
+    while (first < count && tokens[first] < differs) first++;
+    int64_t end = tokens[count - 1] + 1;
+    if (end < differs) end = differs;
+    *span = (patch_span){first < count ? tokens[first] : end, end, NULL};
+    if (span->to - span->from == count - first) return CA_OK;
+    for (int64_t i = first; i < count; i++) chosen[tokens[i]] = true;
+    span->tokens = chosen;
 out:
     return st;
 }
 
 /* The spans of one example [slots]. */
 static ca_status resolve_slots(const ca_job *job, const ca_positions *positions,
-                               const patch_state *p, const ca_example *e, int64_t *tokens,
-                               patch_span *span) {
+                               const patch_state *p, int64_t example, int64_t longest,
+                               int64_t *tokens) {
     ca_status st = CA_OK;
+    const ca_example *e = &job->data->examples[example];
     int64_t differs = p->restore ? e->subject_first : e->first_difference;
-    for (int64_t s = 0; s < p->slots; s++, span++) {
-        CA_TRY(resolve_slot(job, positions, s, e, tokens, span));
-        if (span->from < 0) continue;
-        /* the runs are equal before the first difference: there nothing is to be patched */
-        if (span->from < differs) span->from = differs;
-        if (span->from > span->to) span->from = span->to;
+    for (int64_t s = 0; s < p->slots; s++) {
+        int64_t k = example * p->slots + s;
+        CA_TRY(resolve_slot(job, positions, s, e, differs, tokens,
+                            p->chosen ? p->chosen + k * longest : NULL, &p->spans[k]));
     }
 out:
     return st;
@@ -142,16 +156,18 @@ ca_status ca_patch_read_slots(const ca_job *job, patch_state *p) {
     ca_status st = CA_OK;
     ca_positions positions = {0};
     ca_row_problems problems = {0};
-    int64_t *tokens = NULL;
-    CA_TRY(ca_positions_read(job->config, "method.positions", &positions));
+    int64_t *tokens = NULL, longest = longest_prompt(job->data);
+    CA_TRY(ca_positions_read_cells(job->config, "method.positions", &positions));
     p->positions = positions.kind;
     CA_TRY(name_slots(job, &positions, p));
-    CA_TRY(ca_calloc((size_t)longest_prompt(job->data) + 1, sizeof *tokens, &tokens));
-    CA_TRY(ca_calloc((size_t)(job->data->count * p->slots) + 1, sizeof *p->spans, &p->spans));
+    size_t cells = (size_t)(job->data->count * p->slots);
+    CA_TRY(ca_calloc((size_t)longest + 1, sizeof *tokens, &tokens));
+    CA_TRY(ca_calloc(cells + 1, sizeof *p->spans, &p->spans));
+    if (positions.kind == CA_POSITION_CELLS)
+        CA_TRY(ca_calloc(cells * (size_t)longest + 1, sizeof *p->chosen, &p->chosen));
     for (int64_t i = 0; i < job->data->count; i++)
-        CA_TRY(ca_row_problems_take(&problems,
-                                    resolve_slots(job, &positions, p, &job->data->examples[i],
-                                                  tokens, p->spans + i * p->slots)));
+        CA_TRY(
+            ca_row_problems_take(&problems, resolve_slots(job, &positions, p, i, longest, tokens)));
     CA_TRY(ca_row_problems_report(&problems));
 out:
     ca_row_problems_free(&problems);

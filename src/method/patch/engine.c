@@ -229,6 +229,19 @@ out:
 
 /* ---- cells ---- */
 
+static bool is_patched(const patch_cell *c, int64_t token) {
+    return token >= c->from && token < c->to && (!c->tokens || c->tokens[token]);
+}
+
+/* The next run of patched tokens [*from, *to) from *to on; false when there is none. Begin with *to
+ * = c->from. */
+static bool next_run(const patch_cell *c, int64_t *from, int64_t *to) {
+    *from = *to;
+    while (*from < c->to && !is_patched(c, *from)) ++*from;
+    for (*to = *from; is_patched(c, *to);) ++*to;
+    return *from < *to;
+}
+
 /* Elements of one head in a flat pattern, [own rows, keys] of a sequence. */
 static ca_tensor head_of_pattern(ca_tensor pattern, const ca_sequences *s, int64_t sequence,
                                  int64_t heads, int64_t head) {
@@ -248,21 +261,23 @@ static ca_status put_pattern_in(void *context, const ca_hook_call *call, ca_tens
     const patch_tap *tap = find_tap(&e->kept, CA_SITE_PATTERN, call->layer);
     for (int64_t i = 0; i < s->count; i++) {
         const patch_cell *c = &e->cells[i];
-        int64_t source = 0, rows = c->to - c->from;
+        int64_t source = 0;
         while (base->row_start[source] != c->source) source++;
         for (int64_t h = 0; h < tap->heads; h++) {
             if (c->head >= 0 && c->head != h) continue;
             ca_tensor to = head_of_pattern(value, s, i, tap->heads, h);
             ca_tensor from = head_of_pattern(tap->rows, base, source, tap->heads, h);
-            CA_TRY(ca_copy(call->backend, ca_tensor_slice(to, 0, 0, rows),
-                           ca_tensor_slice(from, 0, c->from, rows)));
+            for (int64_t first, end = c->from; next_run(c, &first, &end);)
+                CA_TRY(ca_copy(call->backend, ca_tensor_slice(to, 0, first - c->from, end - first),
+                               ca_tensor_slice(from, 0, first, end - first)));
         }
     }
 out:
     return st;
 }
 
-/* Hook: the source's values in the patched rows of every cell, which come first in its sequence. */
+/* Hook: the source's values in the patched rows of every cell, whose sequence begins with the first
+ * of them. */
 static ca_status put_in(void *context, const ca_hook_call *call, ca_tensor value) {
     ca_status st = CA_OK;
     const patch_engine *e = context;
@@ -271,14 +286,16 @@ static ca_status put_in(void *context, const ca_hook_call *call, ca_tensor value
     if (value.rank == 2) value = ca_tensor_split_last(value, 1);
     for (int64_t i = 0; i < s->count; i++) {
         const patch_cell *c = &e->cells[i];
-        int64_t rows = c->to - c->from;
-        ca_tensor to = ca_tensor_slice(value, 0, s->row_start[i], rows);
-        ca_tensor from = ca_tensor_slice(tap->rows, 0, c->source + c->from, rows);
-        if (c->head >= 0) {
-            to = ca_tensor_slice(to, 1, c->head, 1);
-            from = ca_tensor_slice(from, 1, c->head, 1);
+        for (int64_t first, end = c->from; next_run(c, &first, &end);) {
+            int64_t rows = end - first;
+            ca_tensor to = ca_tensor_slice(value, 0, s->row_start[i] + first - c->from, rows);
+            ca_tensor from = ca_tensor_slice(tap->rows, 0, c->source + first, rows);
+            if (c->head >= 0) {
+                to = ca_tensor_slice(to, 1, c->head, 1);
+                from = ca_tensor_slice(from, 1, c->head, 1);
+            }
+            CA_TRY(ca_copy(call->backend, to, from));
         }
-        CA_TRY(ca_copy(call->backend, to, from));
     }
 out:
     return st;
@@ -298,7 +315,8 @@ static ca_status start_cells(patch_engine *e, const patch_place *place, const pa
         ca_batch_add(batch, NULL, c->length - c->from, c->target, c->from);
         for (int64_t r = c->reads; r > 0; r--) ca_batch_read(batch, c->length - c->from - r);
         for (int64_t t = c->from; t < c->length; t++)
-            e->index_host[rows++] = (is_stream(place) && t < c->to ? c->source : c->target) + t;
+            e->index_host[rows++] =
+                (is_stream(place) && is_patched(c, t) ? c->source : c->target) + t;
     }
     ca_tensor index = ca_tensor_slice(e->index, 0, 0, rows);
     CA_TRY(ca_batch_upload(batch));
@@ -331,7 +349,7 @@ static ca_status take_final(patch_engine *e, const patch_cell *cells, int64_t co
     for (int64_t i = 0; i < count; i++) {
         const patch_cell *c = &cells[i];
         for (int64_t t = c->length - c->reads; t < c->length; t++) {
-            int64_t row = (c->from <= t && t < c->to ? c->source : c->target) + t;
+            int64_t row = (is_patched(c, t) ? c->source : c->target) + t;
             assert(e->waiting < e->sizes.cell_reads);
             CA_TRY(ca_copy(e->model->backend, ca_tensor_slice(e->normed, 0, e->waiting++, 1),
                            ca_tensor_slice(final, 0, read_index(e, row), 1)));

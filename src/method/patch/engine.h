@@ -28,6 +28,7 @@ typedef struct patch_cell {
     int64_t from, to;       /* tokens [from, to) take the source's values; at least one */
     int64_t reads;          /* last tokens whose logits are read; none before `from` */
     int64_t head;           /* -1 = all */
+    const bool *tokens;     /* [length]: of [from, to) only those with true; NULL: all */
 } patch_cell;
 
 /* Upper bounds of what the two kinds of passes hold. */

@@ -228,6 +228,7 @@ static ca_status add_slots(patch_state *p, int64_t n, int64_t draw, int64_t colu
     for (int64_t s = 0; s < p->slots; s++) {
         cell.from = spans[s].from;
         cell.to = spans[s].to;
+        cell.tokens = spans[s].tokens;
         if (cell.from >= 0 && cell.from < cell.to)
             CA_TRY(add_cell(p, &p->places[p->columns[column].place], n, cell, &to[s]));
         else

@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { STRONGEST = 8 };
 
@@ -15,6 +16,7 @@ static const char *const position_words[] = {
     [CA_POSITION_ALL] = "all",         [CA_POSITION_LAST] = "last",
     [CA_POSITION_SUBJECT] = "subject", [CA_POSITION_SUBJECT_LAST] = "subject_last",
     [CA_POSITION_LIST] = "list",       [CA_POSITION_AFTER] = "after",
+    [CA_POSITION_WHOLE] = "whole",     [CA_POSITION_CELLS] = "list",
 };
 
 /* ---- before ---- */
@@ -31,6 +33,20 @@ static ca_status put_sites(ca_job *job, const patch_state *p) {
                          (ca_result_shape){1, {p->column_count}, {"site"}}, names));
 out:
     free(text);
+    free(names);
+    return st;
+}
+
+/* Every slot by an index, and as configs write it. */
+static ca_status put_slots(ca_job *job, const patch_state *p) {
+    ca_status st = CA_OK;
+    const char **names = NULL;
+    ca_result_shape shape = {1, {p->slots}, {"position"}};
+    CA_TRY(ca_calloc((size_t)p->slots + 1, sizeof *names, &names));
+    for (int64_t s = 0; s < p->slots; s++) names[s] = p->slot_name[s].text;
+    CA_TRY(ca_result_put(job->result, "/patch/position", CA_RESULT_I64, shape, p->slot_position));
+    CA_TRY(ca_result_put(job->result, "/patch/position_name", CA_RESULT_TEXT, shape, names));
+out:
     free(names);
     return st;
 }
@@ -94,8 +110,7 @@ ca_status ca_patch_reserve(ca_job *job, const patch_state *p) {
     ca_result_shape cells = {
         3, {count, p->column_count, p->slots}, {"example", "site", "position"}};
     CA_TRY(put_sites(job, p));
-    CA_TRY(ca_result_put(job->result, "/patch/position", CA_RESULT_I64,
-                         (ca_result_shape){1, {p->slots}, {"position"}}, p->slot_position));
+    CA_TRY(put_slots(job, p));
     CA_TRY(put_attributes(job, p));
     if (p->restore) CA_TRY(put_subjects(job));
     if (p->role) CA_TRY(put_roles(job, p));
@@ -298,13 +313,19 @@ out:
 
 /* ---- terminal ---- */
 
-/* " at token 13 ' to'"; the piece is shown when all prompts agree on it. */
+/* Whether a slot is one token that its index names. */
+static bool is_indexed(const patch_state *p, int64_t slot) {
+    char index[32];
+    snprintf(index, sizeof index, "%lld", (long long)p->slot_position[slot]);
+    return strcmp(index, p->slot_name[slot].text) == 0;
+}
+
+/* "at token 13 ' to'", "last", "after "went""; the piece is shown when all prompts agree on it. */
 static ca_status print_slot(const ca_job *job, const patch_state *p, int64_t slot,
                             ca_string *text) {
     ca_status st = CA_OK;
     int64_t at = p->slot_position[slot];
-    if (p->positions != CA_POSITION_ALL && p->positions != CA_POSITION_LIST)
-        return ca_string_printf(text, "at %s", position_words[p->positions]);
+    if (!is_indexed(p, slot)) return ca_string_printf(text, "%s", p->slot_name[slot].text);
     CA_TRY(ca_string_printf(text, "at token %lld", (long long)at));
     int32_t id = -1;
     for (int64_t i = 0; i < job->data->count; i++) {

@@ -15,8 +15,10 @@ static const ca_option options[] = {
      "sites to patch, each layer and each head in brackets a cell of its own: "
      "blocks.*.resid_pre, blocks.[0-3].attn.z[*]"},
     {"method.positions", CA_OPTION_ANY, "all", NULL, NULL,
-     "tokens to patch: all or a list of indices (a cell each), last, subject (its tokens at once), "
-     "subject_last, {after: \"text\"}"},
+     "tokens to patch: all (a cell each), last, subject (its tokens at once), subject_last, whole "
+     "(all tokens at once), {after: \"text\"}, or a list of these and of indices, a cell each; "
+     "[[1, "
+     "3], last]: tokens 1 and 3 at once, then the last one"},
     {"method.windows", CA_OPTION_INT, "1", "1..", NULL,
      "layers patched at once around that of the cell, for parts of attention and MLP"},
     {"method.style", CA_OPTION_CHOICE, "swap", NULL, "swap|restore",
@@ -67,7 +69,10 @@ static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corru
 
 static ca_status check_subject(const ca_job *job, const ca_example *e) {
     if (e->subject_first < e->subject_last) return CA_OK;
-    ca_hint("column subject holds a text of the prompt, subject_span its [start, end)");
+    ca_hint(e->clean.text
+                ? "column subject holds a text of the prompt, subject_span its [start, end)"
+                : "column subject_span holds its [start, end) in tokens in a row of token "
+                  "ids, in which a text cannot be found");
     return ca_fail(CA_E_DATA, "%s: column subject: style restore needs a subject, got none",
                    ca_example_place(job->data, e));
 }
@@ -97,7 +102,10 @@ static void release(void *state) {
     ca_metric_close(&p->metric);
     free(p->columns);
     free(p->places);
+    for (int64_t s = 0; p->slot_name && s < p->slots; s++) ca_string_free(&p->slot_name[s]);
+    free(p->slot_name);
     free(p->slot_position);
+    free(p->chosen);
     free(p->spans);
     free(p->role);
     free(p);

@@ -23,10 +23,11 @@ typedef struct patch_column {
     int64_t place;
 } patch_column;
 
-/* Tokens [from, to) that a cell patches; from == to: nothing to run, the target stays as it is;
- * from < 0: no such token in the prompt. */
+/* Tokens [from, to) that a cell patches, or of these those with tokens[t]; from == to: nothing to
+ * run, the target stays as it is; from < 0: no such token in the prompt. */
 typedef struct patch_span {
     int64_t from, to;
+    const bool *tokens; /* [tokens of the prompt]; NULL: all */
 } patch_span;
 
 /* Noise on the subject's embeddings of corrupted runs. */
@@ -52,8 +53,11 @@ typedef struct patch_state {
     int64_t place_count;
     ca_position_kind positions;
     int64_t slots;
-    int64_t *slot_position; /* [slots] as named; -1 the last, 0 for named sets of tokens */
+    int64_t *slot_position; /* [slots] as named, the first of several; -1 the last, 0 for named sets
+                               of tokens */
+    ca_string *slot_name;   /* [slots] as configs write them */
     patch_span *spans;      /* [N, slots] of the prompts; what follows them is never patched */
+    bool *chosen;           /* [N, slots, longest prompt] of cells with gaps; else NULL */
     int *role;              /* [N, slots] of positions: all, -1 beyond a prompt; else NULL */
     bool by_role;           /* the prompts' roles stand at different places */
     ca_packing packing;     /* examples in groups that share a first pass */
