@@ -32,12 +32,14 @@ def test_the_whole_stream_of_a_layer_is_the_other_run(patch, direction):
 
 def test_sets_of_tokens(causa, patch, tmp_path):
     """Two tokens at once are no sum of both; tokens between them are left alone, and one that is
-    named alone is the cell of its index. Of the last block's stream only the last token counts."""
+    named alone is the cell of its index. Of the last block's stream and the final norm only the last token
+    counts."""
     rows = id_pairs(3, least=9, most=10)
     for row in rows:  # all of it differs from token 1 on
         row["corrupted_ids"] = row["clean_ids"][:1] + [(t + 1) % 390 for t in row["clean_ids"][1:]]
     model = files.MODELS / "smollm2"
-    method = {**SWAP, "sites": ["blocks.*.resid_pre", "blocks.1.resid_post", "blocks.0.attn.z[3]"]}
+    method = {**SWAP, "sites": ["blocks.*.resid_pre", "blocks.1.resid_post", "final_norm",
+                               "blocks.0.attn.z[3]"]}
     sets = patch({**method, "positions": [[1, 3], "last", 3, [3], [1, 2, 3], [0], [0, 3], [-1, 1]]},
                  rows, model=model, name="sets")
     one = patch({**method, "positions": [1, 3, -1]}, rows, model=model, name="one")["patch/value"]
@@ -49,7 +51,9 @@ def test_sets_of_tokens(causa, patch, tmp_path):
         assert (first[:, 0] != alone).all()
     assert (value[:, :, 5] == target).all()  # the prompts begin alike
     assert (value[:, :, 6] == value[:, :, 3]).all()
-    assert (value[:, 2, 7] == sets["baseline/clean"]).all() and (value[:, 2, 0] == target[:, 0]).all()
+    for site in (2, 3):
+        assert (value[:, site, 7] == sets["baseline/clean"]).all()
+        assert (value[:, site, 0] == target[:, 0]).all()
     assert [name.decode() for name in sets["patch/position_name"]] == [
         "[1, 3]", "last", "3", "3", "[1, 2, 3]", "0", "[0, 3]", "[-1, 1]"]
     assert sets["patch/position"].tolist() == [1, -1, 3, 3, 1, 0, 0, -1]
