@@ -153,12 +153,17 @@ typedef struct ca_circuit_file {
     ca_circuit_graph graph;
     double *score; /* [F, R]; NaN where there is no edge or no score */
     bool *in;      /* [F, R] the circuit, as the file has it: unpruned; NULL when it has none */
-    double *node_score; /* [F], NaN where there is none; or NULL */
-    char *model;        /* of a result file: model_path; or NULL */
+    double *node_score;    /* [F], NaN where there is none; or NULL */
+    char *model;           /* of a result file: model_path; or NULL */
+    int64_t number, count; /* which of how many circuits of the file `in` is; count 0 without */
 } ca_circuit_file;
 
+/* The share of the metric that the circuit which stands for several keeps at the least. */
+#define CA_CIRCUIT_FAITHFUL 0.9
+
 /* Reads the JSON form of EAP-IG and MIB (suffix .json), or a result file of this tool (.h5; of its
- * circuits the last one, or the one with a number from 0 on).
+ * circuits the one with a number from 0 on, or else the smallest whose faithfulness, where it was
+ * measured, is CA_CIRCUIT_FAITHFUL or more; if none is, the last).
  * JSON: NaN and Infinity literals are accepted; every edge and node must be there; edges say what
  * the circuit is, nodes follow from them; a file none of whose edges is in_graph holds scores only.
  * Errors: CA_E_IO, CA_E_DATA naming file and key, and what was expected. */

@@ -68,7 +68,30 @@ out:
     return st;
 }
 
-/* Of circuit -1 the last one, if there is any. */
+/* The circuit that stands for all: see ca_circuit_file_read. */
+static ca_status choose_circuit(ca_result_reader *r, int64_t count, int64_t *circuit) {
+    ca_status st = CA_OK;
+    static const char *const faithfulness = "/faithfulness/normalized";
+    static const char *const size = "/circuits/fraction";
+    double *normalized = NULL, *fraction = NULL;
+    int64_t measured = 0, sizes = 0;
+    *circuit = count - 1;
+    if (!ca_result_reader_has(r, faithfulness) || !ca_result_reader_has(r, size)) return CA_OK;
+    CA_TRY(ca_result_reader_floats(r, faithfulness, &normalized, &measured));
+    CA_TRY(ca_result_reader_floats(r, size, &fraction, &sizes));
+    if (measured != count || sizes != count) goto out;
+    int64_t best = -1;
+    for (int64_t i = 0; i < count; i++)
+        if (normalized[i] >= CA_CIRCUIT_FAITHFUL && (best < 0 || fraction[i] < fraction[best]))
+            best = i;
+    if (best >= 0) *circuit = best;
+out:
+    free(normalized);
+    free(fraction);
+    return st;
+}
+
+/* Circuit -1: the one that stands for all, if there is any. */
 static ca_status read_circuit(const char *path, ca_result_reader *r, int64_t circuit,
                               ca_circuit_file *out) {
     ca_status st = CA_OK;
@@ -78,8 +101,11 @@ static ca_status read_circuit(const char *path, ca_result_reader *r, int64_t cir
     if (!ca_result_reader_has(r, CIRCUIT)) return CA_OK;
     CA_TRY(check_shape(path, r, CIRCUIT, 3, want));
     CA_TRY(ca_result_reader_shape(r, CIRCUIT, &shape));
-    if (circuit < 0) circuit = shape.size[0] - 1;
-    if (circuit >= 0) CA_TRY(ca_result_reader_bools(r, CIRCUIT, circuit, &out->in, &count));
+    if (circuit < 0) CA_TRY(choose_circuit(r, shape.size[0], &circuit));
+    if (circuit < 0) return CA_OK;
+    CA_TRY(ca_result_reader_bools(r, CIRCUIT, circuit, &out->in, &count));
+    out->number = circuit;
+    out->count = shape.size[0];
 out:
     return st;
 }

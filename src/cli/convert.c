@@ -55,6 +55,9 @@ static ca_status announce(const char *path, const ca_circuit_file *file) {
            "%lld sources",
            path, (long long)g->layers, (long long)g->heads, (long long)g->edges,
            (long long)circuit.edge_count, (long long)circuit.node_count);
+    if (file->count > 1)
+        ca_log(CA_LOG_INFO, "circuit %lld of %lld, numbered from 0; --circuit N takes another one",
+               (long long)file->number, (long long)file->count);
 out:
     free(circuit.nodes);
     return st;

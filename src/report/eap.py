@@ -212,7 +212,7 @@ def positions(result, figures, edges):
         np.add.at(grid[:, position], rows, np.abs(score).sum(axis=1))
         largest = np.argsort(-np.abs(score), axis=None, kind="stable")[:STRONGEST]
         best += [(score.flat[edge], position, edge) for edge in largest if score.flat[edge] != 0]
-    labels = patch.position_labels(result, "all", range(len(each)))
+    labels = patch.position_labels(result, range(len(each)), [str(at) for at in range(len(each))])
     names = [layer_name(layer) for layer in range(-1, edges.layers)]
     png = edge_charts.position_map(figures, "positions", grid, names, labels,
                                    "|score| of the edges that leave a layer, by token")

@@ -5,6 +5,7 @@ tests/method/test_eap*.c compare scores with golden vectors and finite differenc
 """
 
 import itertools
+import json
 import signal
 
 import files
@@ -424,6 +425,9 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model):
 @pytest.mark.parametrize("change, more, words", [
     ({}, {"metric": "accuracy"}, ["metric", "with a gradient, got accuracy"]),
     ({}, {"metric": "rank"}, ["metric", "with a gradient, got rank"]),
+    ({"variant": "eap"}, {"metric": "kl"}, ["metric", "than kl", "is 0 in the clean run"]),
+    ({"level": "node", "per_example": True}, {}, ["method.per_example", "of edges only"]),
+    ({"level": "neuron", "bootstrap": 9}, {}, ["method.bootstrap", "edges only"]),
     ({"variant": "ig"}, {}, ["method.variant", "ig-inputs"]),
     ({"steps": 0}, {}, ["method.steps", "got '0'"]),
     ({"rule": "middle"}, {}, ["method.rule", "midpoint"]),
@@ -469,3 +473,68 @@ def test_areas_of_a_part_of_the_curve_say_so(causa, tmp_path):
                      "data.limit=2", f"method.circuit.fractions={fractions}")
         line = next(line for line in done.stdout.splitlines() if line.startswith("CPR"))
         assert ("from 0.01 to 0.5 of all, not up to 1" in line) == (not whole), line
+
+
+def test_peers_divide_divergences_by_the_vocabulary(demo):
+    """torch's kl_div is a mean over the vocabulary there."""
+    ours = demo({"steps": 2}, "metric=kl")
+    theirs = demo({"steps": 2, "compat": "eap-ig", "batch_size": 1}, "metric=kl")
+    vocabulary = json.loads((DEMO / "config.json").read_text())["vocab_size"]
+    near(edges(theirs) * vocabulary, edges(ours), 1e-5)
+
+
+def test_peers_nodes_end_at_the_clean_run(demo):
+    """Their code of nodes takes the points 1/m .. 1, that of edges 0 .. (m - 1)/m."""
+    theirs = demo({"level": "node", "steps": 3, "compat": "eap-ig", "batch_size": 1})
+    right = demo({"level": "node", "steps": 3, "rule": "right"})
+    assert (theirs["nodes/score"] == right["nodes/score"]).all()
+
+
+@pytest.fixture
+def circuits(causa, tmp_path):
+    """The configured circuits of two pairs, in a file."""
+    path = tmp_path / "circuits.h5"
+    causa("run", "configs/ioi-eap-ig.yaml", f"output={path}", "data.limit=2")
+    return path
+
+
+def test_one_circuit_stands_for_several(causa, tmp_path, circuits):
+    """The smallest that keeps nine tenths, or the one with the number; nothing is attributed."""
+    def run(more, *overrides):
+        out = tmp_path / "one.h5"
+        done = causa("run", "configs/ioi-eap-ig.yaml", f"output={out}", "--overwrite", "data.limit=2",
+                     f"method.circuit={{file: {circuits}{more}}}", *overrides)
+        return files.datasets(out), done.stderr
+    with h5py.File(circuits) as file:
+        faithful = np.flatnonzero(file["faithfulness/normalized"][:] >= 0.9)[0]
+        inside = file["circuits/in_circuit"][:]
+        assert 0 < faithful < len(inside) - 1
+    result, said = run("")
+    assert (result["circuits/in_circuit"][0] == inside[faithful]).all()
+    assert f"circuit {faithful} of {len(inside)}" in said
+    # a metric without a gradient will do
+    result, _ = run(", number: 2", "metric=accuracy")
+    assert (result["circuits/in_circuit"][0] == inside[2]).all()
+    causa("convert", circuits, tmp_path / "c.json")
+    assert (tmp_path / "c.json").read_text().count('"in_graph": true') >= inside[faithful].sum()
+
+
+def test_plan_of_given_circuits_has_no_attribution(causa, circuits):
+    plans = [json.loads(causa("plan", "configs/ioi-eap-ig.yaml", "data.limit=2", "--json",
+                              f"method.variant={variant}", f"method.circuit={{file: {circuits}}}").stdout)
+             for variant in ("ig-inputs", "exact")]
+    assert plans[0]["flops"] == plans[1]["flops"] > 0
+    assert plans[0]["batches"] > 0 and plans[0]["tokens"] > 0
+
+
+def test_no_circuit_in_the_file(causa, tmp_path, circuits):
+    """Scores alone need a size; they are no circuit of ten sizes."""
+    path = tmp_path / "scores.json"
+    causa("convert", circuits, path)
+    path.write_text(path.read_text().replace('"in_graph": true', '"in_graph": false'))
+    done = causa("run", "configs/ioi-eap-ig.yaml", f"output={tmp_path / 'x.h5'}",
+                 f"method.circuit={{file: {path}}}", check=False)
+    assert done.returncode == 3 and "expected a circuit" in done.stderr
+    assert "method.circuit.fractions" in done.stderr and not (tmp_path / "x.h5").exists()
+    causa("run", "configs/ioi-eap-ig.yaml", f"output={tmp_path / 'x.h5'}", "data.limit=2",
+          f"method.circuit={{file: {path}, fractions: [0.1]}}")

@@ -185,6 +185,40 @@ static void test_exact_edges(void **state) {
     on_every_golden(exact_like_golden);
 }
 
+/* difference = step (ablated - clean). */
+static void shrink(ca_backend *be, ca_tensor difference, ca_tensor ablated, ca_tensor clean,
+                   double step) {
+    ok(ca_fill(be, difference, 0));
+    ok(ca_add(be, difference, ablated, step));
+    ok(ca_add(be, difference, clean, -step));
+}
+
+/* Of so small a change that the loss is linear, exact patching is EAP; what is left is of the
+ * second order in the step. */
+static void exact_is_eap_of_small_changes(eap_golden *g) {
+    const double step = 1e-6;
+    setting s;
+    attribution a = attribution_at_clean(g);
+    int64_t count = g->data.count * size_of(g);
+    if (!g->f.exact) return;
+    attribute(&a);
+    setting_open(&s, g, false);
+    ca_backend *be = s.ends.model->backend;
+    const eap_outputs *d = &s.ends.difference, *x = &s.ends.ablated, *y = &s.ends.clean;
+    shrink(be, d->embed, x->embed, y->embed, step);
+    shrink(be, d->z, x->z, y->z, step);
+    shrink(be, d->mlp, x->mlp, y->mlp, step);
+    double *edge = exact_of(&s, 64).edge;
+    for (int64_t i = 0; i < count; i++) edge[i] /= step;
+    near(&g->f, "small changes", edge, a.edge, count, 1e-5);
+    setting_close(&s);
+}
+
+static void test_exact_is_eap_of_small_changes(void **state) {
+    (void)state;
+    on_every_golden(exact_is_eap_of_small_changes);
+}
+
 /* Ablating the input is the corrupted run; ablating a source with a single edge out is ablating
  * that edge. */
 static void exact_nodes(eap_golden *g) {
@@ -285,6 +319,7 @@ int main(void) {
         cmocka_unit_test(test_ablations),
         cmocka_unit_test(test_path_ends_at_clean),
         cmocka_unit_test(test_exact_edges),
+        cmocka_unit_test(test_exact_is_eap_of_small_changes),
         cmocka_unit_test(test_exact_nodes),
         cmocka_unit_test(test_information_flow),
     };

@@ -57,8 +57,9 @@ static const char *const conventions[] = {
     "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
     "ig-activations: a path scores the edges that leave its own site, with weights 1/m; compat "
     "eap-ig: all edges, with weights 1/(m (2 L + 1))",
-    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean; "
-    "ablation mean: all sources have the same mean, over sources and prompts, of the output at the "
+    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean, of "
+    "divergences by that of the vocabulary too; nodes take the rule right; ablation mean: all "
+    "sources have the same mean, over sources and prompts, of the output at the "
     "last token divided by the prompt's length",
     "continuation, continuation_diff: every token of prompt and continuation is scored; of two "
     "continuations the scores are sums over both",

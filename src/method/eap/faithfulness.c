@@ -66,6 +66,8 @@ static ca_status plan_runs(eap_faithfulness *f, const ca_job *job, ca_plan *plan
     int64_t bytes = 0;
     CA_TRY(fit(f, job, &bytes));
     plan->work_bytes = larger(plan->work_bytes, bytes);
+    plan->batches += f->packing.batches;
+    plan->batch_rows = larger(plan->batch_rows, f->sizes.lanes * f->sizes.group.rows);
     plan->flops += flops_of(f, job);
     plan->host_bytes +=
         ca_eap_runs_host_bytes(&f->graph, f->sizes) +

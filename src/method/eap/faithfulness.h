@@ -53,6 +53,13 @@
          NULL,                                                                                     \
          NULL,                                                                                     \
          "circuit or scores from a .json or .h5 file in place of an attribution"},                 \
+        {"method.circuit.number",                                                                  \
+         CA_OPTION_INT,                                                                            \
+         "auto",                                                                                   \
+         "0..",                                                                                    \
+         "auto",                                                                                   \
+         "which of the file's circuits; auto: the smallest with a faithfulness of 0.9 or more, "   \
+         "else the last"},                                                                         \
     {                                                                                              \
         "method.evaluate.faithfulness", CA_OPTION_BOOL, "false", NULL, NULL,                       \
             "run the circuits, and compare them with the clean and the ablated run"                \

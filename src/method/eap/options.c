@@ -11,12 +11,16 @@ static bool is(const ca_job *job, const char *path, const char *word) {
     return strcmp(ca_config_text(job->config, path), word) == 0;
 }
 
-/* Left for inputs and right for activations, as in the code of the source; but not where every
- * embedding is 0: the gradient of a norm there is that of its epsilon. */
+/* Left for inputs and right for activations, as in the code of the source, which takes right for
+ * nodes too; but not where every embedding is 0: the gradient of a norm there is that of its
+ * epsilon. */
 static ca_status read_rule(const ca_job *job, eap *e) {
     bool from_zero = e->ablation.kind == EAP_ZERO && e->variant->path == EAP_OF_INPUTS;
     if (is(job, "method.rule", "auto"))
-        e->rule = from_zero || e->variant->path == EAP_OF_ACTIVATIONS ? EAP_RIGHT : EAP_LEFT;
+        e->rule = from_zero || e->variant->path == EAP_OF_ACTIVATIONS ||
+                          (e->level != EAP_EDGES && !is(job, "method.compat", "none"))
+                      ? EAP_RIGHT
+                      : EAP_LEFT;
     else
         e->rule = ca_eap_rule_find(ca_config_text(job->config, "method.rule"));
     if (from_zero && e->rule == EAP_LEFT)
@@ -102,13 +106,16 @@ out:
     return st;
 }
 
-static ca_status read_level(const ca_job *job, eap *e) {
+static void read_level(const ca_job *job, eap *e) {
     static const char *const names[] = {[EAP_EDGES] = "edge",
                                         [EAP_NODES] = "node",
                                         [EAP_NEURONS] = "neuron",
                                         [EAP_HIDDEN] = "hidden"};
+    while (!is(job, "method.level", names[e->level])) e->level++;
+}
+
+static ca_status check_level(const ca_job *job, const eap *e) {
     const char *name = ca_config_text(job->config, "method.level");
-    while (strcmp(names[e->level], name) != 0) e->level++;
     bool gradients = e->variant->path != EAP_NO_PATH;
     if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients))
         return ca_config_fail(job->config, "method.ablation",
@@ -121,6 +128,18 @@ static ca_status read_level(const ca_job *job, eap *e) {
     if (e->level == EAP_HIDDEN && e->ablation.kind != EAP_PATCHING)
         return ca_config_fail(job->config, "method.level",
                               "hidden units are scored with ablation patching only");
+    return CA_OK;
+}
+
+/* Single pairs and resamples are kept of edges alone. */
+static ca_status check_pairs(const ca_job *job, const eap *e) {
+    if (e->level == EAP_EDGES) return CA_OK;
+    if (ca_config_bool(job->config, "method.per_example"))
+        return ca_config_fail(job->config, "method.per_example",
+                              "expected false: scores of single pairs are written of edges only");
+    if (ca_config_int(job->config, "method.bootstrap") > 0)
+        return ca_config_fail(job->config, "method.bootstrap",
+                              "expected 0: scores of edges only have intervals");
     return CA_OK;
 }
 
@@ -139,8 +158,9 @@ static ca_status read_sums(const ca_job *job, eap *e) {
     s->query = ca_circuit_graph_of(job->arch, 0);
     s->graph = ca_circuit_graph_of(job->arch, shared ? job->arch->kv_heads : 0);
     if (e->is_compared) return CA_OK;
-    s->per_pair = edges && ca_config_bool(job->config, "method.per_example");
-    s->resamples = edges ? ca_config_int(job->config, "method.bootstrap") : 0;
+    CA_TRY(check_pairs(job, e));
+    s->per_pair = ca_config_bool(job->config, "method.per_example");
+    s->resamples = ca_config_int(job->config, "method.bootstrap");
     s->seed = (uint64_t)ca_config_int(job->config, "seed");
     if (ca_config_bool(job->config, "method.by_position")) {
         if (!gradients || !edges)
@@ -166,7 +186,16 @@ static ca_status read_metric(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
     CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
                           job->arch->max_positions, &e->metric));
-    if (e->variant->path != EAP_NO_PATH && !e->metric.kind->gradient)
+    bool gradients = e->variant->path != EAP_NO_PATH && !e->given;
+    if (gradients && e->variant->path == EAP_AT_CLEAN &&
+        (e->metric.kind->needs & CA_METRIC_REFERENCE)) {
+        ca_hint("variant ig-inputs or clean-corrupted takes it elsewhere too");
+        return ca_config_fail(job->config, "metric",
+                              "expected another metric than %s with the variant %s: the gradient "
+                              "of a divergence from the clean run is 0 in the clean run",
+                              e->metric.kind->name, e->variant->name);
+    }
+    if (gradients && !e->metric.kind->gradient)
         return ca_config_fail(job->config, "metric",
                               "expected a metric with a gradient, got %s, which has none",
                               e->metric.kind->name);
@@ -179,18 +208,27 @@ out:
     return st;
 }
 
+static void read_scaling(const ca_job *job, eap *e) {
+    bool divergence = e->metric.kind->needs & CA_METRIC_REFERENCE;
+    e->averaged = 1;
+    if (is(job, "method.compat", "none")) return;
+    e->batch_size = ca_config_int(job->config, "method.batch_size");
+    if (divergence) e->averaged = job->arch->vocab;
+}
+
 ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
     ca_status st = CA_OK;
     if (!variant) variant = ca_config_text(job->config, "method.variant");
     e->variant = ca_eap_variant_find(variant);
-    if (!is(job, "method.compat", "none"))
-        e->batch_size = ca_config_int(job->config, "method.batch_size");
+    e->given = ca_config_has(job->config, "method.circuit.file");
     CA_TRY(check_family(job->arch));
     CA_TRY(read_metric(job, e));
+    read_scaling(job, e);
+    read_level(job, e);
     CA_TRY(read_ablation(job, e));
     CA_TRY(read_points(job, e));
     CA_TRY(read_sites(job, e));
-    CA_TRY(read_level(job, e));
+    CA_TRY(check_level(job, e));
     CA_TRY(read_sums(job, e));
 out:
     return st;

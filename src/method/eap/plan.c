@@ -128,33 +128,37 @@ out:
     return st;
 }
 
+/* The means alone are made when nothing is attributed. */
 static double sequence_flops(const ca_job *job, const eap *e, const ca_example *example) {
     const ca_arch *a = job->arch;
     bool whole = ca_eap_runs_whole(e);
     int64_t prefix = ca_eap_prefix_rows(example, whole), rows = ca_eap_tail_rows(example, whole);
-    int64_t runs = ends_apart(e) + (e->ablation.positions ? 1 : 0);
+    int64_t means = e->ablation.positions ? 1 : 0, runs = means + (e->given ? 0 : ends_apart(e));
+    if (runs == 0) return 0;
     double flops = ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
     flops += (double)runs * ca_flops_forward(a, rows, ca_sequence_keys(a, rows, prefix), a->layers);
     flops += ca_flops_head(a, runs * ca_example_reads(example));
-    return flops + e->variant->flops(job, e, rows, prefix);
+    return e->given ? flops : flops + e->variant->flops(job, e, rows, prefix);
 }
 
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     ca_status st = CA_OK;
     int64_t bytes = 0;
-    CA_TRY(fit(job, e, &bytes));
+    e->most_points = 1;
+    if (!e->given || e->ablation.positions) CA_TRY(fit(job, e, &bytes));
     e->sums.pairs = e->sizes.pairs / ca_metric_parts(e->metric.kind);
     for (int64_t i = 0; i < e->metric.sequences->count; i++) {
         const ca_example *sequence = &e->metric.sequences->examples[i];
         plan->tokens += (e->variant->clean_only ? 1 : 2) * sequence->clean.count;
         plan->flops += sequence_flops(job, e, sequence);
     }
-    int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->examples = job->data->count;
+    plan->work_bytes += bytes;
+    if (e->packing.batches == 0) goto out;
+    int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->batches = e->packing.batches * larger(1, e->site_count * passes);
     plan->batch_rows =
         larger(e->most_points * e->part_sizes.rows, larger(1, ends_apart(e)) * e->sizes.rows);
-    plan->work_bytes += bytes;
     plan->host_bytes += ca_eap_attribute_host_bytes(e, job->arch->vocab);
 out:
     return st;

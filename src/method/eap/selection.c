@@ -13,6 +13,7 @@
 #define FRACTIONS   "method.circuit.fractions"
 #define THRESHOLDS  "method.circuit.thresholds"
 #define FILE_OPTION "method.circuit.file"
+#define NUMBER      "method.circuit.number"
 
 static const double default_fractions[] = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1};
 enum { DEFAULT_FRACTIONS = sizeof default_fractions / sizeof *default_fractions };
@@ -91,10 +92,22 @@ static ca_status read_file(const ca_job *job, const ca_circuit_graph *g, const c
     const char *path = ca_config_path(job->config, FILE_OPTION);
     if (s->nodes)
         return ca_config_fail(job->config, FILE_OPTION, "expected method.level edge beside it");
-    CA_TRY(ca_circuit_file_read(path, &s->file));
+    const char *number = ca_config_text(job->config, NUMBER);
+    CA_TRY(strcmp(number, "auto") == 0
+               ? ca_circuit_file_read(path, &s->file)
+               : ca_circuit_file_read_at(path, ca_config_int(job->config, NUMBER), &s->file));
     s->from_file = true;
     CA_TRY(ca_circuit_file_check(&s->file, path, g));
-    s->given = s->file.in && !list;
+    s->given = !list;
+    if (s->given && !s->file.in) {
+        ca_hint("method.circuit.fractions or sizes pick circuits by the file's scores");
+        st = ca_fail(CA_E_DATA, "%s: expected a circuit, got a file in which no edge is in one",
+                     path);
+        goto out;
+    }
+    if (s->given && s->file.count > 1)
+        ca_log(CA_LOG_INFO, "%s: circuit %lld of %lld, numbered from 0", path,
+               (long long)s->file.number, (long long)s->file.count);
 out:
     return st == CA_OK ? st : ca_context(st, "%s", ca_config_where(job->config, FILE_OPTION));
 }
