@@ -6,7 +6,8 @@
  * Arguments were checked by src/backend/ops.c and mean what ops.h says; every tensor lies in device
  * memory. Outputs and activations are f32; weights (matrices that are gathered from or converted)
  * may be bf16. Launchers only enqueue on the queue's stream, allocate nothing, and return the
- * launch's error (a cudaError_t; 0 is success). Launching for no elements does nothing.
+ * launch's error (a cudaError_t; 0 is success). They are not called for no elements: ops.c returns
+ * before.
  */
 #ifndef CA_KERNELS_H
 #define CA_KERNELS_H

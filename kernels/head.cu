@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What is done with logits: soft cap, log of the sum of exponentials, softmax.
+ * What is done with logits: soft cap, log of the sum of exponentials, softmax, the largest few.
  *
  * Sums over a row are made in parts of PART elements, so that few rows fill the device as well and
  * a row's result does not depend on how many rows there are.

@@ -492,6 +492,9 @@ static ca_status bench_long_attention(bench *b) {
     const attention_cost c = cost_of(b, LONG_SEQUENCE);
     CA_TRY(report(b, "attention_fwd, 4096 rows", run_attention_fwd, 2 * c.q + c.kv + c.lse,
                   2 * c.product));
+    if (b->be->bfloat16)
+        CA_TRY(report(b, "attention_fwd bf16, 4096 rows", run_attention_fwd_bf16,
+                      2 * c.q + c.kv + c.lse, 2 * c.product));
     CA_TRY(report(b, "attention_bwd, 4096 rows", run_attention_bwd,
                   2 * c.q + c.kv + c.lse + LANES * (2 * c.q + c.kv), LANES * 4 * c.product));
 out:

@@ -258,6 +258,7 @@ void parity_each_backend(void (*body)(ca_backend *be, ca_backend *ref, const voi
 }
 
 void parity_report(const ca_backend *be, const char *operation, const parity_summary *summary) {
+    if (summary->cases == 0) fail_msg("%s: none of its cases was chosen", operation);
     print_message("%-5s %-18s %4lld cases, worst %.3f of the limit%s%s\n", be->name, operation,
                   (long long)summary->cases, summary->share, summary->share > 0 ? ": " : "",
                   summary->worst);

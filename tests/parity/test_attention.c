@@ -85,6 +85,8 @@ static const attention_case cases[] = {
     {&longer, 2, 1, 16, 2, FUSED, .soft_cap = 2, .f = NORMAL},
     {&prefixed, 3, 1, 64, 1, SHARES, .soft_cap = 50, .boost = 40, .f = NORMAL},
     {&prefixed, 2, 2, 80, 3, FUSED, .soft_cap = 30, .window = 6, .f = NORMAL, .largest = true},
+    /* a tile's last visible row stands alone in a further tile */
+    {&longer, 2, 2, 16, 2, SEPARATE, .window = 2, .f = NORMAL},
     {&longer, 2, 1, 16, 1, SEPARATE, .soft_cap = 20, .boost = 300, .f = NORMAL},
     /* huge scores, equal scores, no scores */
     {&longer, 2, 1, 64, 2, FUSED, .boost = 300, .f = NORMAL},
@@ -282,9 +284,9 @@ static const attention_case narrow_cases[] = {
     {&ragged, 3, 3, 7, 0, FUSED, .f = NORMAL},
     {&ragged, 3, 1, 40, 0, SEPARATE, .f = NORMAL},
     {&ragged, 7, 1, 80, 0, SEPARATE, .f = NORMAL},
-    {&ragged, 2, 1, 128, 0, FUSED, .f = NORMAL},
+    {&ragged, 2, 1, 128, 0, FUSED, .f = NORMAL, .largest = true},
     {&ragged, 2, 1, 256, 0, SEPARATE, .f = NORMAL}, /* too wide: without rounding */
-    {&longer, 3, 1, 64, 0, FUSED, .f = NORMAL},
+    {&longer, 3, 1, 64, 0, FUSED, .f = NORMAL, .largest = true},
     {&longest, 2, 1, 16, 0, SEPARATE, .f = NORMAL},
     {&longest, 1, 1, 96, 0, SEPARATE, .window = 64, .f = NORMAL},
     {&prefixed, 7, 1, 40, 0, FUSED, .f = NORMAL},

@@ -24,7 +24,9 @@ class Ended:
 def run_device(tmp_path_factory):
     """run_device(VARIABLE=value…, program=…) -> Ended; the result is kept where `keep` says."""
     folder = tmp_path_factory.mktemp("device")
-    prompts = [{"clean_ids": [n + 3 * i for i in range(4 + n % 3)]} for n in range(6)]
+    prompts = [{"clean_ids": [n + 3 * i for i in range(4 + n % 3)],
+                "corrupted_ids": [n + 3 * i for i in range(3 + n % 3)] + [1],
+                "answer_ids": [5], "wrong_ids": [9]} for n in range(6)]
     (folder / "prompts.json").write_text(json.dumps(prompts))
     config = folder / "small.yaml"
     config.write_text(json.dumps({
