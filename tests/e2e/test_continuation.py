@@ -3,15 +3,10 @@
 the first tokens of the continuation behind it, one run a token.
 """
 
-import signal
-import time
-
 import files
-import h5py
 import numpy as np
 import pytest
-from test_patch import PAIR, id_pairs
-from test_resume import start
+from test_patch import PAIR, id_pairs, stop_inside_an_example
 
 PATCH = {"kind": "patch"}
 SITES = ["embed", "blocks.*.resid_pre", "blocks.*.resid_post", "blocks.*.attn.pattern",
@@ -207,14 +202,7 @@ def test_stop_inside_an_example(causa, tmp_path):
     config = files.write_config(tmp_path / "one.yaml", method, [pair], backend="ref", batch=64,
                                 metric="continuation_diff", model=files.MODELS / "smollm2")
     path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
-    process = start(causa, config, path)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75 and "finished examples: 0" in errors, errors
-    with h5py.File(f"{path}.checkpoint", "r") as file:
-        first, count, scored = file["unfinished/cells"][()]
-        assert (first, count) == (0, 2) and 0 < scored < file["unfinished/value"].size
+    stop_inside_an_example(causa, config, path, 2)
     causa("run", config, f"output={path}", "--resume")
     causa("run", config, f"output={whole}")
     files.same_bytes(path, whole)

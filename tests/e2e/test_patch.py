@@ -508,6 +508,19 @@ def test_stop_and_resume(causa, tmp_path, number):
     assert same[0] == same[1] and "patch@strongest_effect" in same[0]
 
 
+def stop_inside_an_example(causa, config, path, sequences):
+    """Stops a run of one example when some of its cells are done, which the checkpoint keeps."""
+    process = start(causa, config, path)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75 and "finished examples: 0" in errors, errors
+    with h5py.File(f"{path}.checkpoint", "r") as file:
+        first, count, scored = file["unfinished/cells"][()]
+        assert (first, count) == (0, sequences) and 0 < scored < file["unfinished/value"].size
+        assert np.isnan(file["patch/value"][()]).all()
+
+
 def test_stop_inside_an_example(causa, tmp_path):
     """One prompt with many cells: what was done of it is kept, and the run goes on behind it."""
     method = {**SWAP, "sites": ["blocks.*.attn.q[*]", "blocks.*.attn.z[*]"]}
@@ -517,16 +530,7 @@ def test_stop_inside_an_example(causa, tmp_path):
     config = files.write_config(tmp_path / "one.yaml", method, [pair], backend=files.BACKEND, batch=64,
                                 model=files.MODELS / "smollm2")
     path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
-    process = start(causa, config, path)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75 and "finished examples: 0" in errors, errors
-    with h5py.File(f"{path}.checkpoint", "r") as file:
-        first, count, scored = file["unfinished/cells"][()]
-        cells = file["unfinished/value"].size
-        assert (first, count) == (0, 1) and 0 < scored < cells
-        assert np.isnan(file["patch/value"][()]).all()
+    stop_inside_an_example(causa, config, path, 1)
     causa("run", config, f"output={path}", "--resume")
     causa("run", config, f"output={whole}")
     files.same_bytes(path, whole)
