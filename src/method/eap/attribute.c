@@ -91,10 +91,9 @@ out:
  * takes divergences per entry of the vocabulary. */
 double ca_eap_share(const eap *e, int64_t n) {
     if (e->batch_size == 0) return 1;
-    int64_t share = e->averaged;
     int64_t batch = (e->first + n) / e->batch_size * e->batch_size;
     int64_t rest = e->job->data->count - batch;
-    return 1 / (double)(share * (rest < e->batch_size ? rest : e->batch_size));
+    return 1 / (double)(e->averaged * (rest < e->batch_size ? rest : e->batch_size));
 }
 
 /* ---- groups ---- */

@@ -41,8 +41,7 @@ typedef struct eap_ends {
 /* Bytes of backend memory. */
 int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, const eap_ends *settings);
 /* Fills `ends`, whose settings (model, ablation, sizes, runs, keep_stream, keep_hidden,
- * difference_only)
- * are set. Frees what it made on failure. */
+ * difference_only) are set. Frees what it made on failure. */
 ca_status ca_eap_ends_create(eap_ends *ends) CA_MUST_USE;
 void ca_eap_ends_free(eap_ends *ends);
 
