@@ -13,12 +13,12 @@ enum { GUARD = 256, GUARD_BYTE = 0x7f }; /* huge in every dtype: reads show too 
 
 const char *fill_name(fill f) {
     static const char *const names[FILL_COUNT] = {"normal", "large", "small", "mixed",
-                                                  "ties",   "equal", "zero"};
+                                                  "ties",   "equal", "zero",  "rare"};
     return names[f];
 }
 
 double fill_amplitude(fill f) {
-    static const double amplitudes[FILL_COUNT] = {1, 1e4, 1e-9, 1e4, 1, 1, 0};
+    static const double amplitudes[FILL_COUNT] = {1, 1e4, 1e-9, 1e4, 1, 1, 0, 1};
     return amplitudes[f];
 }
 
@@ -32,6 +32,8 @@ static double draw(fill f, ca_philox_key key, uint64_t i) {
         return 0.75;
     case ZERO:
         return 0;
+    case RARE:
+        return RARITY * ca_philox_uniform(key, 2 * i + 1) < 1 ? ca_philox_normal(key, 2 * i) : 0;
     default:
         return ca_philox_normal(key, i) * fill_amplitude(f);
     }

@@ -29,8 +29,11 @@ typedef enum fill {
     TIES,   /* -1, 0 or 1 */
     EQUAL,  /* 0.75 everywhere */
     ZERO,
+    RARE, /* normal in one place of RARITY or so, 0 elsewhere */
     FILL_COUNT
 } fill;
+
+enum { RARITY = 200 };
 
 const char *fill_name(fill f);
 /* The size of a typical large value. */

@@ -70,7 +70,8 @@ static void fill_case(parity *p, const void *parameters) {
 
 /* What a sum of `terms` products of such values typically comes to. */
 static double sum_scale(fill f, int64_t terms) {
-    return fill_amplitude(f) * fill_amplitude(f) * sqrt((double)terms);
+    double counted = f == RARE ? (double)terms / RARITY : (double)terms;
+    return fill_amplitude(f) * fill_amplitude(f) * sqrt(counted);
 }
 
 typedef enum narrow_factors { NONE_NARROW, B_NARROW, BOTH_NARROW } narrow_factors;
@@ -84,12 +85,13 @@ static void multiply_as(parity *p, const row_case *c, narrow_factors narrow, boo
         narrow != NONE_NARROW ? parity_input_bf16 : parity_input;
     int64_t m = c->rows, n = 1 + c->width % 71, k = c->width, batch = bit(c, 4) ? 3 : 1;
     int64_t pad = bit(c, 3) ? 5 : 0;
+    fill of_b = c->f == RARE ? NORMAL : c->f;
     ca_matmul_options o = {
         .transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1, .wide = wide};
     ca_tensor a = o.transpose_a ? a_input(p, "a", c->f, SHAPE(batch, k, m + pad))
                                 : a_input(p, "a", c->f, SHAPE(batch, m, k + pad));
-    ca_tensor b = o.transpose_b ? b_input(p, "b", c->f, SHAPE(n, k + pad))
-                                : b_input(p, "b", c->f, SHAPE(k, n + pad));
+    ca_tensor b = o.transpose_b ? b_input(p, "b", of_b, SHAPE(n, k + pad))
+                                : b_input(p, "b", of_b, SHAPE(k, n + pad));
     ca_tensor y = parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(batch, m, n + pad));
     ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(n)) : absent;
     a = ca_tensor_slice(a, 2, pad > 0, a.shape[2] - pad);
@@ -472,7 +474,7 @@ typedef struct operation {
     unsigned fills;                             /* bits of `fill`, LANED */
 } operation;
 
-#define ANY    ((1u << FILL_COUNT) - 1)
+#define ANY    ((1u << RARE) - 1) /* RARE: for sums */
 #define ONE(f) (1u << (f))
 #define LANED  (1u << FILL_COUNT) /* its cases have lanes */
 
@@ -488,6 +490,7 @@ static const operation operations[] = {
      {0, 1, 17, 130, END},
      ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
     {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
+    {"matmul", matmul_case, 32, {3, END}, {4500, END}, ONE(RARE) | ONE(ZERO)},
     {"matmul bf16",
      matmul_bf16_case,
      64,

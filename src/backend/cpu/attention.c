@@ -38,8 +38,8 @@ bool ca_cpu_scores(float *scores, int64_t ld, const float *q, int64_t q_stride, 
                    const ca_cpu_side *k, int64_t at, int64_t keys, const ca_attention *attention) {
     int64_t k_stride;
     const float *k_rows = cpu_side_row(k, at, &k_stride);
-    if (!ca_cpu_sgemm(1, false, true, rows, keys, attention->head_dim, (float)attention->scale, q,
-                      q_stride, k_rows, k_stride, 0.0f, scores, ld))
+    if (!ca_cpu_gemm_tile(false, true, rows, keys, attention->head_dim, (float)attention->scale, q,
+                          q_stride, k_rows, k_stride, 0.0f, scores, ld))
         return false;
     if (attention->soft_cap > 0) {
         float cap = (float)attention->soft_cap, inverse = (float)(1.0 / attention->soft_cap);
@@ -144,9 +144,9 @@ static bool forward_tile(const cpu_forward *f, float *scores, int64_t s, int64_t
         }
         int64_t v_stride;
         const float *v_rows = cpu_side_row(&v, at, &v_stride);
-        if (!ca_cpu_sgemm(1, false, false, rows, attention->head_dim, keys, 1.0f, scores,
-                          CPU_TILE_STRIDE, v_rows, v_stride, at == first ? 0.0f : 1.0f, o,
-                          f->o.stride[0]))
+        if (!ca_cpu_gemm_tile(false, false, rows, attention->head_dim, keys, 1.0f, scores,
+                              CPU_TILE_STRIDE, v_rows, v_stride, at == first ? 0.0f : 1.0f, o,
+                              f->o.stride[0]))
             return false;
     }
     for (int64_t i = 0; i < rows; i++) {

@@ -94,8 +94,8 @@ static bool lane_block(const cpu_backward *b, const cpu_query_tile *tile, int64_
     const float *v = cpu_side_row(&tile->v, at, &v_stride);
     const float *d_o = lane_head_row(&b->d_o, r, tile->t0, tile->head);
 
-    if (!ca_cpu_sgemm(1, false, true, rows, keys, width, 1.0f, d_o, b->d_o.stride[1], v, v_stride,
-                      0.0f, ds, ld))
+    if (!ca_cpu_gemm_tile(false, true, rows, keys, width, 1.0f, d_o, b->d_o.stride[1], v, v_stride,
+                          0.0f, ds, ld))
         return false;
     for (int64_t i = 0; i < rows; i++) {
         const float *slope_row = slope + i * ld;
@@ -103,16 +103,16 @@ static bool lane_block(const cpu_backward *b, const cpu_query_tile *tile, int64_
 #pragma omp simd
         for (int64_t j = 0; j < keys; j++) row[j] = slope_row[j] * (row[j] - delta);
     }
-    if (!ca_cpu_sgemm(1, false, false, rows, width, keys, scale, ds, ld, k, k_stride, 1.0f,
-                      lane_head_row(&b->dq, r, tile->t0, tile->head), b->dq.stride[1]))
+    if (!ca_cpu_gemm_tile(false, false, rows, width, keys, scale, ds, ld, k, k_stride, 1.0f,
+                          lane_head_row(&b->dq, r, tile->t0, tile->head), b->dq.stride[1]))
         return false;
     if (at < tile->k.prefix_rows) return true; /* the prefix is constant */
 
     int64_t t = b->seq->row_start[tile->s] + at - tile->k.prefix_rows;
-    return ca_cpu_sgemm(1, true, false, keys, width, rows, scale, ds, ld, tile->q, b->q.stride[0],
-                        1.0f, lane_head_row(&b->dk, r, t, tile->target), b->dk.stride[1]) &&
-           ca_cpu_sgemm(1, true, false, keys, width, rows, 1.0f, p, ld, d_o, b->d_o.stride[1], 1.0f,
-                        lane_head_row(&b->dv, r, t, tile->target), b->dv.stride[1]);
+    return ca_cpu_gemm_tile(true, false, keys, width, rows, scale, ds, ld, tile->q, b->q.stride[0],
+                            1.0f, lane_head_row(&b->dk, r, t, tile->target), b->dk.stride[1]) &&
+           ca_cpu_gemm_tile(true, false, keys, width, rows, 1.0f, p, ld, d_o, b->d_o.stride[1],
+                            1.0f, lane_head_row(&b->dv, r, t, tile->target), b->dv.stride[1]);
 }
 
 static bool backward_tile(const cpu_backward *b, cpu_query_tile *tile, float *tiles) {

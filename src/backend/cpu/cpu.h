@@ -195,6 +195,10 @@ bool ca_cpu_sgemm(int threads, bool transpose_a, bool transpose_b, int64_t m, in
                   float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
                   float *c, int64_t ldc);
 extern const char ca_cpu_libraries[];
+/* The same on the calling thread, for the small products of attention's tiles. */
+bool ca_cpu_gemm_tile(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                      float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
+                      float beta, float *c, int64_t ldc);
 
 /* One product of a batch: c [m, n] = alpha op(a) op(b) + beta c. */
 typedef struct ca_cpu_product {
@@ -218,6 +222,10 @@ static inline bool ca_cpu_has_few_rows(const ca_cpu_product *p) {
 }
 /* For few rows of a: reads b once, unpacked. a is f32 and taken as it is. */
 void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p);
+/* True for an a of f32 that is nearly all zeros, and long sums: then only the rows of b that count
+ * are read. Zeros times inf or NaN are left out. */
+bool ca_cpu_is_sparse(const ca_cpu_product *p);
+void ca_cpu_gemm_sparse(int threads, const ca_cpu_product *p);
 /* b is bf16. Uses the backend's scratch: one product at a time. false: the library refused. */
 bool ca_cpu_gemm_bf16(const ca_backend *be, const ca_cpu_product *p);
 

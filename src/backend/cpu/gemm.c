@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The matmul of the cpu backend: chooses between the library, the kernel for few rows, tiles for b
- * in bf16 and, for inputs with repeated rows, a plain loop; runs batches.
+ * The matmul of the cpu backend: chooses between the library, the kernels for few rows and for few
+ * values other than 0, tiles for b in bf16 and, for inputs with repeated rows, a plain loop; runs
+ * batches.
  */
 #include "cpu.h"
 
@@ -36,6 +37,10 @@ static bool multiply(int threads, ca_cpu_product p) {
     fits = fit_stride(p.m, p.n, &p.ldc) && fits;
     if (ca_cpu_has_few_rows(&p)) {
         ca_cpu_gemm_few_rows(threads, &p);
+        return true;
+    }
+    if (ca_cpu_is_sparse(&p)) {
+        ca_cpu_gemm_sparse(threads, &p);
         return true;
     }
     if (!fits) {

@@ -126,9 +126,16 @@ static void strip(const ca_cpu_product *p, int64_t row0, int64_t rows, int64_t a
     }
 }
 
+static void all_strips(const ca_cpu_product *p, int64_t at) {
+    for (int64_t row = 0; row < p->m; row += ROWS)
+        strip(p, row, cpu_min(ROWS, p->m - row), at, cpu_min(STRIP, p->n - at));
+}
+
 void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p) {
+    if (threads == 1) {
+        for (int64_t at = 0; at < p->n; at += STRIP) all_strips(p, at);
+        return;
+    }
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t at = 0; at < p->n; at += STRIP)
-        for (int64_t row = 0; row < p->m; row += ROWS)
-            strip(p, row, cpu_min(ROWS, p->m - row), at, cpu_min(STRIP, p->n - at));
+    for (int64_t at = 0; at < p->n; at += STRIP) all_strips(p, at);
 }

@@ -144,14 +144,15 @@ static bool pattern_tile_bwd(const cpu_pattern *w, const cpu_pattern_tile *tile,
         }
         int64_t k_stride;
         const float *k = cpu_side_row(&tile->side, at, &k_stride);
-        if (!ca_cpu_sgemm(1, false, false, tile->rows, width, keys, scale, ds, ld, k, k_stride,
-                          1.0f, head_row(&w->dq, tile->lane, tile->t0, tile->head),
-                          w->dq.stride[1]))
+        if (!ca_cpu_gemm_tile(false, false, tile->rows, width, keys, scale, ds, ld, k, k_stride,
+                              1.0f, head_row(&w->dq, tile->lane, tile->t0, tile->head),
+                              w->dq.stride[1]))
             return false;
         int64_t t = w->seq->row_start[tile->s] + at - tile->side.prefix_rows;
         if (at >= tile->side.prefix_rows &&
-            !ca_cpu_sgemm(1, true, false, keys, width, tile->rows, scale, ds, ld, q, w->q.stride[0],
-                          1.0f, head_row(&w->dk, tile->lane, t, tile->target), w->dk.stride[1]))
+            !ca_cpu_gemm_tile(true, false, keys, width, tile->rows, scale, ds, ld, q,
+                              w->q.stride[0], 1.0f, head_row(&w->dk, tile->lane, t, tile->target),
+                              w->dk.stride[1]))
             return false;
     }
     return true;
@@ -164,9 +165,9 @@ static bool apply_tile(const cpu_pattern *w, const cpu_pattern_tile *tile, float
         load_block(w, tile, scratch, at, keys);
         int64_t v_stride;
         const float *v = cpu_side_row(&tile->side, at, &v_stride);
-        if (!ca_cpu_sgemm(1, false, false, tile->rows, w->attention.head_dim, keys, 1.0f, scratch,
-                          CPU_TILE_STRIDE, v, v_stride, at == first ? 0.0f : 1.0f,
-                          head_row(&w->o, 0, tile->t0, tile->head), w->o.stride[0]))
+        if (!ca_cpu_gemm_tile(false, false, tile->rows, w->attention.head_dim, keys, 1.0f, scratch,
+                              CPU_TILE_STRIDE, v, v_stride, at == first ? 0.0f : 1.0f,
+                              head_row(&w->o, 0, tile->t0, tile->head), w->o.stride[0]))
             return false;
     }
     return true;
@@ -181,15 +182,16 @@ static bool apply_tile_bwd(const cpu_pattern *w, const cpu_pattern_tile *tile, f
         keys = cpu_block(&tile->side, at, end);
         int64_t v_stride;
         const float *v = cpu_side_row(&tile->side, at, &v_stride);
-        if (!ca_cpu_sgemm(1, false, true, tile->rows, keys, width, 1.0f, d_o, d_o_stride, v,
-                          v_stride, 0.0f, pattern_row(w, &w->d_pattern, tile, 0) + at, tile->keys))
+        if (!ca_cpu_gemm_tile(false, true, tile->rows, keys, width, 1.0f, d_o, d_o_stride, v,
+                              v_stride, 0.0f, pattern_row(w, &w->d_pattern, tile, 0) + at,
+                              tile->keys))
             return false;
         if (at < tile->side.prefix_rows) continue; /* the prefix is constant */
         load_block(w, tile, scratch, at, keys);
         int64_t t = w->seq->row_start[tile->s] + at - tile->side.prefix_rows;
-        if (!ca_cpu_sgemm(1, true, false, keys, width, tile->rows, 1.0f, scratch, CPU_TILE_STRIDE,
-                          d_o, d_o_stride, 1.0f, head_row(&w->dv, tile->lane, t, tile->target),
-                          w->dv.stride[1]))
+        if (!ca_cpu_gemm_tile(true, false, keys, width, tile->rows, 1.0f, scratch, CPU_TILE_STRIDE,
+                              d_o, d_o_stride, 1.0f, head_row(&w->dv, tile->lane, t, tile->target),
+                              w->dv.stride[1]))
             return false;
     }
     for (int64_t i = 0; i < tile->rows; i++) {
