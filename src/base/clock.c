@@ -4,7 +4,6 @@
  */
 #include "causa/base.h"
 
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,9 +14,15 @@ double ca_seconds(void) {
 }
 
 int64_t ca_peak_host_bytes(void) {
-    struct rusage usage;
-    if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
-    return (int64_t)usage.ru_maxrss * 1024; /* Linux counts in KiB */
+    /* getrusage would also count the program that started this one, between its fork and exec */
+    FILE *file = fopen("/proc/self/status", "r");
+    if (file == NULL) return 0;
+    char line[256];
+    long long kib = 0;
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "VmHWM: %lld kB", &kib) == 1) break;
+    fclose(file);
+    return (int64_t)kib * 1024;
 }
 
 int64_t ca_host_bytes(void) {

@@ -266,6 +266,13 @@ def test_pairs_and_answers_are_stored(causa, text_model, tmp_path):
         assert file.read(4) == b"\x89HDF"
 
 
+def test_peak_memory_is_the_runs_own(run_ids):
+    """A large program that starts a run, a notebook for instance, does not count."""
+    large = b"1" * 600_000_000
+    with h5py.File(run_ids([[1, 2, 3]], JACOBIAN)) as file:
+        assert 1_000_000 < file["run"].attrs["peak_host_bytes"] < len(large) / 2
+
+
 def test_log_file(run_ids, tmp_path):
     log = tmp_path / "log.jsonl"
     done = run_ids([[1, 2, 3]], JACOBIAN, check=False, arguments=["--log", log, "-q"])
