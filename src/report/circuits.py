@@ -9,6 +9,10 @@ import page
 from evaluation import NORMAL_95
 from page import Section
 
+# of each circuit against the one that the config calls true
+AGAINST_TRUTH = [("edges", "precision", "precision"), ("edges", "recall", "recall"),
+                 ("edges", "iou", "IoU of edges"), ("nodes", "iou", "IoU of nodes")]
+
 
 def sections(result, figures, edges):
     parts = []
@@ -42,6 +46,10 @@ def sizes_table(result, more=()):
                ("edges kept", [f"{n:,}" for n in kept]), ("nodes kept", [f"{n:,}" for n in kept_nodes])]
     if threshold is not None:
         columns.insert(0, ("threshold", [f"{value:.4g}" for value in threshold]))
+    for kind, name, title in AGAINST_TRUTH:
+        values = result.array(f"/circuits/truth/{kind}/{name}")
+        if values is not None:
+            columns.append((title, [f"{value:.3f}" for value in values]))
     columns += more
     return page.table([title for title, _ in columns], list(zip(*(cells for _, cells in columns))),
                       numbers=set(range(len(columns))))
@@ -86,10 +94,10 @@ def comparison(result, figures, edges):
         return []
     own = graph.variant(result) or "this run"
     one = np.nan_to_num(edges.score[edges.valid])
-    header = ["variant", "Pearson", "Pearson of |score|", "Kendall of |score|", "sign differs, % of Σ |score|"]
+    header = ["variant", "Pearson", "Pearson of |score|", "Kendall", "Kendall of |score|", "sign differs, % of Σ |score|"]
     rows, titles = [], {}
     for variant, scores in others.items():
-        found = [at[variant].get(name) for name in ("pearson", "pearson_absolute", "kendall_absolute")]
+        found = [at[variant].get(name) for name in ("pearson", "pearson_absolute", "kendall", "kendall_absolute")]
         against = np.abs(one)[one * scores < 0].sum() / (np.abs(one).sum() or 1)
         rows.append([variant, *(f"{v:.3f}" if v is not None else "–" for v in found), f"{100 * against:.1f}"])
         titles[variant] = variant + (f": r of |score| {found[1]:.3f}" if found[1] is not None else "")
@@ -97,7 +105,7 @@ def comparison(result, figures, edges):
     markup = page.note(f"{own} and other variants on the same pairs, one point an edge. On the line both give "
                        "the same size; red: their signs differ. Edges that score 0 in either are not drawn.")
     markup += page.picture(png, f"scores of {own} against those of other variants")
-    markup += page.table(header, rows, numbers={1, 2, 3, 4})
+    markup += page.table(header, rows, numbers={1, 2, 3, 4, 5})
     curves = {variant: overlap(result, variant) for variant in others
               if result.has_in(f"/compare/{variant}", "iou")}
     if curves:

@@ -300,6 +300,45 @@ def test_intervals(demo, causa, tmp_path):
     assert not np.allclose(seed, result["edges/interval"], rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
+def concordance(a, b):
+    """Kendall's tau-b from every pair."""
+    up, with_b = (np.sign(x[:, None] - x[None, :]) for x in (a, b))
+    return (up * with_b).sum() / np.sqrt((up != 0).sum() * (with_b != 0).sum())
+
+
+def kept(circuit, source, destination):
+    """Sources of a circuit [F, R] with an edge out and, but the input, one in."""
+    inputs = [[v for v, name in enumerate(destination) if name.split("<")[0] == u] for u in source]
+    return np.array([circuit[u].any() and (name == "input" or circuit[:, inputs[u]].any())
+                     for u, name in enumerate(source)])
+
+
+def test_circuits_against_a_true_one(demo, causa, tmp_path):
+    """Edges and nodes in common, counted from the circuits that both files hold; also where the
+    circuit of one file is set against that of another."""
+    demo({"circuit": {"sizes": [60]}, "variant": "eap"}, name="truth")
+    causa("convert", tmp_path / "truth.h5", tmp_path / "known.json")
+    truth = files.datasets(tmp_path / "truth.h5")["circuits/in_circuit"][0].astype(bool)
+    against = {"evaluate": {"truth": str(tmp_path / "known.json")}}
+    result = demo({"steps": 3, "circuit": {"sizes": [20, 60, 400]}, **against})
+    circuits = result["circuits/in_circuit"].astype(bool)
+    assert truth.sum() > 10 and 0 < (circuits[1] & truth).sum() < truth.sum()
+    with h5py.File(tmp_path / "r.h5") as file:
+        source, destination = (file[f"edges/{end}"].asstr()[()] for end in ("source", "destination"))
+    sets = {"edges": (circuits.reshape(3, -1), truth.ravel()),
+            "nodes": (np.array([kept(c, source, destination) for c in circuits]),
+                      kept(truth, source, destination))}
+    for kind, (own, other) in sets.items():
+        both, of = (own & other).sum(axis=1), f"circuits/truth/{kind}"
+        assert (result[f"{of}/common"] == both).all()
+        near(result[f"{of}/precision"], both / own.sum(axis=1), 1e-12)
+        near(result[f"{of}/recall"], both / other.sum(), 1e-12)
+        near(result[f"{of}/iou"], both / (own | other).sum(axis=1), 1e-12)
+        assert ((0 <= result[f"{of}/chance"]) & (result[f"{of}/chance"] <= 1)).all()
+    given = demo({"circuit": {"file": str(tmp_path / "r.h5"), "number": 1}, **against}, name="given")
+    assert given["circuits/truth/edges/iou"] == result["circuits/truth/edges/iou"][1]
+
+
 def test_comparison(demo, tmp_path):
     """Another variant in the same run: its own scores, and how well they agree."""
     result = demo({"steps": 3, "compare": ["eap", "exact"]})
@@ -312,8 +351,11 @@ def test_comparison(demo, tmp_path):
         assert value("pearson") == pytest.approx(np.corrcoef(own, other)[0, 1], abs=1e-5)
         assert value("pearson_absolute") == pytest.approx(
             np.corrcoef(np.abs(own), np.abs(other))[0, 1], abs=1e-5)
-        assert -1 <= value("kendall_absolute") <= 1
-        assert result[f"compare/{variant}/iou"][-1] == 1
+        assert value("kendall") == pytest.approx(concordance(own, other), abs=1e-6)
+        assert value("kendall_absolute") == pytest.approx(
+            concordance(np.abs(own), np.abs(other)), abs=1e-6)
+        assert result[f"compare/{variant}/iou"][-1] == result[f"compare/{variant}/node_iou"][-1] == 1
+        assert (result[f"compare/{variant}/node_iou"] >= 0).all()
     assert float(told["compare/exact@pearson"]) > 0.95 > float(told["compare/eap@pearson"])
 
 

@@ -77,6 +77,7 @@ static ca_status put_agreement(ca_job *job, const char *group, const eap *e) {
     CA_TRY(ca_result_attribute_float(job->result, group, "pearson", e->agreement.pearson));
     CA_TRY(ca_result_attribute_float(job->result, group, "pearson_absolute",
                                      e->agreement.pearson_absolute));
+    CA_TRY(ca_result_attribute_float(job->result, group, "kendall", e->agreement.kendall));
     CA_TRY(ca_result_attribute_float(job->result, group, "kendall_absolute",
                                      e->agreement.kendall_absolute));
 out:
@@ -88,6 +89,7 @@ static ca_status agree(const eap *e, eap *other) {
     ca_status st = CA_OK;
     real_edges g = {0};
     CA_TRY(collect(&e->sums, &other->sums, &g));
+    CA_TRY(ca_kendall(g.a, g.b, g.count, &other->agreement.kendall));
     CA_TRY(ca_kendall(g.abs_a, g.abs_b, g.count, &other->agreement.kendall_absolute));
     other->agreement.pearson = ca_pearson(g.a, g.b, g.count);
     other->agreement.pearson_absolute = ca_pearson(g.abs_a, g.abs_b, g.count);
@@ -114,19 +116,22 @@ static int falling(const void *x, const void *y) {
 
 typedef struct overlaps {
     int64_t size[SIZES], edges[SIZES];
-    double iou[SIZES], directed[SIZES], chance[SIZES];
+    double iou[SIZES], directed[SIZES], chance[SIZES], node_iou[SIZES];
 } overlaps;
 
-/* The `size` edges with the largest |score|; ties go to the lower index, as in circuits. */
-static ca_status strongest(const eap_sums *s, int64_t size, bool *in) {
+/* The `size` edges with the largest |score|, and the sources that they keep; ties go to the lower
+ * index, as in circuits. */
+static ca_status strongest(const eap_sums *s, int64_t size, ca_circuit *out) {
     ca_status st = CA_OK;
     int64_t count = 0, all = s->graph.sources * s->graph.destinations;
     ranked *edges = NULL;
+    CA_TRY(ca_circuit_create(&s->graph, out));
     CA_TRY(ca_calloc((size_t)s->graph.edges, sizeof *edges, &edges));
     for (int64_t i = 0; i < all; i++)
         if (s->valid[i]) edges[count++] = (ranked){fabs(s->edge[i]), i};
     qsort(edges, (size_t)count, sizeof *edges, falling);
-    for (int64_t i = 0; i < size; i++) in[edges[i].index] = true;
+    for (int64_t i = 0; i < size; i++) out->edges[edges[i].index] = true;
+    ca_circuit_count(&s->graph, out);
 out:
     free(edges);
     return st;
@@ -136,20 +141,19 @@ static ca_status overlap_at(const eap_sums *a, const eap_sums *b, int64_t at, ov
     ca_status st = CA_OK;
     int64_t all = a->graph.sources * a->graph.destinations;
     int64_t size = (int64_t)floor(fractions[at] * (double)a->graph.edges);
-    bool *of_a = NULL, *of_b = NULL;
-    CA_TRY(ca_calloc((size_t)all, sizeof *of_a, &of_a));
-    CA_TRY(ca_calloc((size_t)all, sizeof *of_b, &of_b));
-    CA_TRY(strongest(a, size, of_a));
-    CA_TRY(strongest(b, size, of_b));
-    ca_overlap o = ca_overlap_of(of_a, of_b, a->valid, all);
+    ca_circuit of_a = {0}, of_b = {0};
+    CA_TRY(strongest(a, size, &of_a));
+    CA_TRY(strongest(b, size, &of_b));
+    ca_overlap o = ca_overlap_of(of_a.edges, of_b.edges, a->valid, all);
     out->size[at] = size;
     out->edges[at] = o.both;
     out->iou[at] = o.iou;
     out->directed[at] = o.a_in_b;
     out->chance[at] = o.probability;
+    out->node_iou[at] = ca_overlap_of(of_a.nodes, of_b.nodes, NULL, a->graph.sources).iou;
 out:
-    free(of_a);
-    free(of_b);
+    ca_circuit_free(&of_a);
+    ca_circuit_free(&of_b);
     return st;
 }
 
@@ -159,11 +163,10 @@ static ca_status put_overlaps(ca_job *job, const char *group, const overlaps *o)
         const char *name;
         ca_result_type type;
         const void *values;
-    } sets[] = {{"size", CA_RESULT_I64, o->size},
-                {"common_edges", CA_RESULT_I64, o->edges},
-                {"iou", CA_RESULT_F64, o->iou},
-                {"directed_overlap", CA_RESULT_F64, o->directed},
-                {"chance", CA_RESULT_F64, o->chance}};
+    } sets[] = {
+        {"size", CA_RESULT_I64, o->size},     {"common_edges", CA_RESULT_I64, o->edges},
+        {"iou", CA_RESULT_F64, o->iou},       {"directed_overlap", CA_RESULT_F64, o->directed},
+        {"chance", CA_RESULT_F64, o->chance}, {"node_iou", CA_RESULT_F64, o->node_iou}};
     char path[96];
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
         snprintf(path, sizeof path, "%s/%s", group, sets[i].name);

@@ -37,7 +37,8 @@ static const ca_option options[] = {
      "other variants whose edge scores are set beside these"},
     EAP_CIRCUIT_OPTIONS,
     {"method.evaluate.truth", CA_OPTION_TEXT, "", NULL, NULL,
-     ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores"},
+     ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores, and "
+     "what the circuits share with it"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
      "with compat: pairs in a batch of the peer, by which it divides their scores"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
@@ -220,6 +221,7 @@ static ca_status run_given(ca_job *job, eap *e, int64_t *done) {
     CA_TRY(ca_eap_faithfulness_run(e->faithfulness, job,
                                    e->faithfulness->whole ? &e->ablation : NULL, NULL,
                                    job->resume_at, done));
+    CA_TRY(ca_eap_write_truth(job, e));
 out:
     return st;
 }
@@ -255,7 +257,7 @@ static ca_status answer(ca_job *job, void *state, ca_string *text) {
     const eap *e = state;
     if (!e->faithfulness || ca_eap_faithfulness_needs_score(e->faithfulness))
         CA_TRY(ca_eap_answer(job, state, text));
-    if (e->truth.in)
+    if (e->truth.in && !e->given)
         CA_TRY(ca_string_printf(text, "the true circuit: AUROC %.3f, by |score| %.3f\n", e->auroc,
                                 e->auroc_absolute));
     CA_TRY(ca_eap_compare_answer(e, text));

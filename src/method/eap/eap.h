@@ -83,7 +83,7 @@ struct eap {
     double auroc, auroc_absolute;   /* of the scores against it */
     eap_faithfulness *faithfulness; /* NULL when no circuits are asked for */
     struct {
-        double pearson, pearson_absolute, kendall_absolute;
+        double pearson, pearson_absolute, kendall, kendall_absolute;
     } agreement;        /* with the scores that it is compared with */
     bool is_compared;   /* it is such a one: writes no baseline and nothing of single pairs */
     ca_packing packing; /* examples in groups */
@@ -124,7 +124,8 @@ ca_status ca_eap_compare(ca_job *job, eap *e) CA_MUST_USE;
 ca_status ca_eap_write_comparison(ca_job *job, const eap *e) CA_MUST_USE;
 ca_status ca_eap_compare_answer(const eap *e, ca_string *text) CA_MUST_USE;
 
-/* truth.c: a circuit that is known to be the true one, and how well the scores find it. */
+/* truth.c: a circuit that is known to be the true one, and how well the scores find it and the
+ * circuits of the result agree with it. */
 ca_status ca_eap_truth_read(const ca_job *job, eap *e) CA_MUST_USE;
 ca_status ca_eap_write_truth(ca_job *job, eap *e) CA_MUST_USE;
 
