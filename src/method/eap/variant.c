@@ -16,12 +16,14 @@ static double path_flops(const ca_job *job, const eap *e, int64_t rows, int64_t 
     const ca_arch *a = job->arch;
     int64_t keys = ca_sequence_keys(a, rows, prefix);
     double flops = 0, points = (double)e->point_count;
+    /* the gradient of a metric that reads no probabilities is 0 but at its answers */
+    bool dense = e->metric.kind->needs & CA_METRIC_LOG_PROBS;
     for (int64_t s = 0; s < e->site_count; s++) {
         int64_t layers = a->layers;
         if (e->own_site && e->sites[s].layer > 0) layers -= e->sites[s].layer;
         flops += points * (ca_flops_forward(a, rows, keys, layers) +
                            ca_flops_backward(a, rows, keys, layers, 1, true));
-        flops += 2 * points * ca_flops_head(a, 1);
+        flops += (dense ? 2 : 1) * points * ca_flops_head(a, 1);
         if (e->level == EAP_EDGES)
             flops += ca_eap_scores_flops(a, &e->sums.query, rows, e->point_count) * (double)layers /
                      (double)a->layers;
