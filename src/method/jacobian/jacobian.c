@@ -57,7 +57,7 @@ static const ca_option options[] = {
      "an ablated token's embedding becomes zero, that of another token or the vocabulary's mean, "
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
-     "token that ablation pad puts in, as text or #id"},
+     "token that ablation pad puts in, as text or #id; default: the tokenizer's pad token"},
     {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "?[0.25, 0.5, 1]", "0..1", NULL,
      "rising fractions of the blocks, from the top, that get random weights: how far the scores "
      "then agree with the model's"},
