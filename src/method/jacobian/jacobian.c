@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOP = 10, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
+enum { TOP = 30, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
 
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
