@@ -94,9 +94,11 @@ static const char *const conventions[] = {
     "/data/tokens and are scored as inputs too",
     "word_score: sum, largest or mean (method.words) of the scores of the tokens of a word; a word "
     "holds the white space before it, of a series of numbers each number is a word and so "
-    "is what stands between two; the sum of norms is at least the norm of the sum",
-    "word_matrix: the same over all tokens of both words, the explained one and the source; a row "
-    "is of the word that holds the token behind the positions read",
+    "is what stands between two; the sum of norms is at least the norm of the sum; word_signed: "
+    "the same of signed, the largest by magnitude; its sums add up as those of tokens do",
+    "word_matrix, word_signed_matrix: the same over all tokens of both words, the explained one "
+    "and "
+    "the source; a row is of the word that holds the token behind the positions read",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
     "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "

@@ -226,7 +226,7 @@ void ca_jacobian_words_free(jacobian_words *words);
 ca_status ca_jacobian_begins_with_space(const ca_job *job, int32_t id, bool *begins) CA_MUST_USE;
 ca_status ca_jacobian_words_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_words(jacobian *j) CA_MUST_USE;
-/* One score of several. */
+/* One score of several; max: the one of the largest magnitude, with its sign. */
 float ca_jacobian_aggregate(const char *rule, const float *score, int64_t count);
 
 /* numbers.c: whether a prompt is a series of numbers; then where its words begin, begins [tokens],
