@@ -78,7 +78,9 @@ typedef struct ca_hook_call {
  *
  * Where nothing reads attn_out or mlp_out in the forward, a backend that `accumulates` makes them
  * in the residual stream, and rounds once where a branch that is read is rounded before it is
- * added: there, and on no other backend, a tap changes last bits. */
+ * added: there, and on no other backend, such a tap changes last bits. One on attn.pattern does on
+ * all but `ref`, whose attention rounds probabilities as storing them does; one on attn.result on
+ * all, for the heads' results are rounded before they are added. */
 typedef struct ca_hook {
     ca_site_kind site;
     int64_t first_layer, last_layer; /* inclusive; ignored outside blocks */

@@ -115,7 +115,8 @@ ca_status ca_attention_bwd(ca_backend *be, ca_tensor dq, ca_tensor dk, ca_tensor
                            ca_tensor prefix_k, ca_tensor prefix_v, const ca_sequences *sequences,
                            ca_attention attention) CA_MUST_USE;
 
-/* The same in two steps with the probabilities in between, for hooks on `attn.pattern`.
+/* The same in two steps with the probabilities in between, for hooks on `attn.pattern`. On `ref`
+ * o has the same bits either way.
  * pattern [H * pattern_start[count]] flat, see ca_sequences; d_pattern [R, the same]. Elements of
  * invisible keys are written as 0 and never read. */
 ca_status ca_pattern_fwd(ca_backend *be, ca_tensor pattern, ca_tensor q, ca_tensor k,

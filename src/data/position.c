@@ -62,14 +62,26 @@ out:
     return st;
 }
 
-static ca_status read_indices(const ca_node *node, ca_positions *p) {
+static bool has_index(const ca_positions *p, int64_t index) {
+    for (int64_t i = 0; i < p->count; i++)
+        if (p->indices[i] == index) return true;
+    return false;
+}
+
+static ca_status read_indices(const position_reader *r, const ca_node *node, ca_positions *p) {
     ca_status st = CA_OK;
     bool list = node->kind == CA_NODE_LIST;
+    int64_t count = list ? node->count : 1;
     p->kind = CA_POSITION_LIST;
-    p->count = list ? node->count : 1;
-    CA_TRY(ca_calloc((size_t)p->count, sizeof *p->indices, &p->indices));
-    for (int64_t i = 0; i < p->count; i++)
-        parse_index(list ? node->items[i] : node, &p->indices[i]);
+    CA_TRY(ca_calloc((size_t)count, sizeof *p->indices, &p->indices));
+    while (p->count < count) {
+        int64_t index = 0;
+        parse_index(list ? node->items[p->count] : node, &index);
+        if (has_index(p, index))
+            return ca_config_fail(r->config, r->path,
+                                  "expected every position once, got %lld twice", (long long)index);
+        p->indices[p->count++] = index;
+    }
 out:
     return st;
 }
@@ -87,18 +99,39 @@ static ca_status read_word(const position_reader *r, const ca_node *node, ca_pos
 static ca_status read_one(const position_reader *r, const ca_node *node, ca_positions *p) {
     int64_t index;
     if (node->kind == CA_NODE_MAP) return read_after(r, node, p);
-    if (is_list_of_indices(node) || parse_index(node, &index)) return read_indices(node, p);
+    if (is_list_of_indices(node) || parse_index(node, &index)) return read_indices(r, node, p);
     return read_word(r, node, p);
+}
+
+static bool same_cell(const ca_positions *a, const ca_positions *b) {
+    bool same = a->kind == b->kind && a->count == b->count;
+    if (same && a->kind == CA_POSITION_AFTER) return strcmp(a->after, b->after) == 0;
+    for (int64_t i = 0; same && a->kind == CA_POSITION_LIST && i < a->count; i++)
+        same = has_index(b, a->indices[i]);
+    return same;
+}
+
+static ca_status refuse_twice(const position_reader *r, const ca_positions *cell) {
+    ca_string name = {0};
+    ca_status st = ca_positions_print(cell, &name);
+    if (st == CA_OK)
+        st = ca_config_fail(r->config, r->path, "expected every position once, got %s twice",
+                            name.text);
+    ca_string_free(&name);
+    return st;
 }
 
 static ca_status read_cells(const position_reader *r, const ca_node *node, ca_positions *p) {
     ca_status st = CA_OK;
     p->kind = CA_POSITION_CELLS;
     CA_TRY(ca_calloc((size_t)node->count, sizeof *p->cells, &p->cells));
-    for (; p->count < node->count; p->count++) {
-        ca_positions *cell = &p->cells[p->count];
-        CA_TRY(read_one(r, node->items[p->count], cell));
+    while (p->count < node->count) {
+        int64_t before = p->count++;
+        ca_positions *cell = &p->cells[before];
+        CA_TRY(read_one(r, node->items[before], cell));
         if (cell->kind == CA_POSITION_ALL) CA_TRY(bad_value(r)); /* a cell for each, not one */
+        for (int64_t k = 0; k < before; k++)
+            if (same_cell(&p->cells[k], cell)) CA_TRY(refuse_twice(r, cell));
     }
 out:
     return st;
@@ -130,7 +163,6 @@ ca_status ca_positions_read_cells(const ca_config *config, const char *path, ca_
 }
 
 void ca_positions_free(ca_positions *positions) {
-    /* the cell that failed to be read holds nothing */
     for (int64_t i = 0; i < positions->count && positions->cells; i++) {
         free(positions->cells[i].indices);
         free(positions->cells[i].after);

@@ -138,6 +138,11 @@ class Prompts:
             return None
         return self._target_piece[read]
 
+    def next_piece(self, index, read):
+        """The token that follows the one read; behind the prompt the target."""
+        pieces, after = self.pieces(index), self.position(read) + 1
+        return pieces[after] if 0 < after < len(pieces) else self.target(read)
+
     @property
     def contrasts(self):
         return self._contrast_piece is not None
@@ -252,18 +257,30 @@ def series_plot(figures, prompts, index, numbers, maps):
 
 
 def predictions(figures, prompts, index, of_series):
-    """Of the last read; of a series of numbers those that are one, by their value."""
-    found = prompts.predictions(prompts.reads(index)[-1])
-    order = f"top {min(len(found), MAX_BARS)}"
-    numbers = [one for one in found if one[0].strip().isdecimal()]
-    if of_series and numbers:
-        found, order = sorted(numbers, key=lambda one: int(one[0])), "numbers by value"
+    """Of the last read; of a series of numbers those that are one, by their value, in blue but for
+    the one that comes next in the prompt."""
+    read = prompts.reads(index)[-1]
+    found = prompts.predictions(read)
+    order, true = f"top {min(len(found), MAX_BARS)}", None
+    numbers = [one for one in found if of_series and one[0].strip().isdecimal()]
+    if numbers:
+        found, true = sorted(numbers, key=lambda one: int(one[0])), prompts.next_piece(index, read)
+        order = "numbers by value" + next_number([piece for piece, _ in found], true)
     else:
         found = found[:MAX_BARS]
     if not found:
         return ""
     pieces, values = [piece for piece, _ in found], [value for _, value in found]
+    red = [not numbers or piece == true for piece in pieces]
     if index < MAX_FIGURES:
-        figures.predictions(f"prompt-{index:03d}-predictions", pieces, values)
+        figures.predictions(f"prompt-{index:03d}-predictions", pieces, values, red)
     return (f"<figure><figcaption><b>prediction</b> · {order}</figcaption>"
-            f"{tokens.prediction_bars(pieces, values)}</figure>")
+            f"{tokens.prediction_bars(pieces, values, red)}</figure>")
+
+
+def next_number(pieces, true):
+    """What the caption says of the true next value."""
+    if true is None:
+        return ""
+    return ", the true next one red" if true in pieces else \
+        f", the true next one, {page.escape(true.strip())}, is not among them"

@@ -98,10 +98,11 @@ class Figures:
         bar.set_label("Influence", size=9)
         axes.yaxis.set_label_position("right")
 
-    def predictions(self, name, pieces, probabilities):
-        """Bar chart of the most probable tokens."""
+    def predictions(self, name, pieces, probabilities, red):
+        """Bar chart of the most probable tokens, red or blue."""
         figure, axes = pyplot.subplots(figsize=(0.42 * len(pieces) + 0.7, 2.2))
-        axes.bar(range(len(pieces)), probabilities, color=tokens.RED, width=0.6)
+        axes.bar(range(len(pieces)), probabilities, width=0.6,
+                 color=[tokens.RED if one else tokens.BLUE for one in red])
         axes.set_xticks(range(len(pieces)))
         axes.set_xticklabels([tokens.visible(piece) for piece in pieces], rotation=90,
                              weight="bold", family=FONTS)

@@ -13,7 +13,7 @@ from matplotlib import colormaps
 
 STEPS = 256
 COLUMNS = 58  # characters that a row of the card takes, about
-RED = "#d00000"
+RED, BLUE = "#d00000", "#0a6ee6"
 DISTRIBUTION = "<predicted distribution>"
 
 _blues = colormaps["Blues"]
@@ -146,10 +146,10 @@ def colour_bar(low, high, height):
     )
 
 
-def prediction_bars(pieces, probabilities, height=140):
-    """Red bars with a probability axis and bold vertical labels, as inline SVG."""
+def prediction_bars(pieces, probabilities, red, height=140):
+    """Bars, red or blue, with a probability axis and bold vertical labels, as inline SVG."""
     top = nice_ceiling(max(probabilities))
-    left, step, below = 52, 32, 96
+    left, step, below = 52, 32 if len(pieces) <= 10 else 22, 96
     width = left + step * len(pieces) + 10
     parts = []
     for share in (0.0, 0.5, 1.0):
@@ -163,9 +163,9 @@ def prediction_bars(pieces, probabilities, height=140):
         bar = height * value / top if math.isfinite(value) else 0
         label = visible(text)
         label = html.escape(label if len(label) <= 11 else label[:10] + "…")
-        middle = x + 9
+        middle, colour = x + 9, RED if red[index] else BLUE
         parts.append(
-            f'<rect x="{x}" y="{10 + height - bar:.1f}" width="20" height="{bar:.1f}" fill="{RED}">'
+            f'<rect x="{x}" y="{10 + height - bar:.1f}" width="20" height="{bar:.1f}" fill="{colour}">'
             f"<title>{label}: {value:.4g}</title></rect>"
             f'<text class="tick" text-anchor="end" '
             f'transform="translate({middle + 4} {height + 18}) rotate(-90)">{label}</text>'

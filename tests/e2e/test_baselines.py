@@ -105,6 +105,32 @@ def test_tokens_that_the_tokenizer_names(causa, text_model, tmp_path):
     assert done.returncode == 2 and "method.baseline: the tokenizer names no pad token" in done.stderr
 
 
+def test_ablation_pads_with_the_token_that_the_tokenizer_names(causa, text_model, tmp_path):
+    """Unless another one is given; a tokenizer that names none needs one."""
+    model = tmp_path / "named"
+    shutil.copytree(text_model, model)
+    vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    name, = [text for text, id_ in vocabulary.items() if id_ == 8]
+    (model / "tokenizer_config.json").write_text(json.dumps({"pad_token": name}))
+
+    def run(folder=model, check=True, **pad):
+        aopc = {"fractions": [0.2, 0.5], "ablation": "pad", **pad}
+        where = files.write_config(tmp_path / "c.yaml", method("zero", 3, evaluate={"aopc": aopc}),
+                                   [{"clean": "When John and Mary went"}], model=folder, backend="ref")
+        done = causa("run", where, f"output={tmp_path / 'c.h5'}", "--overwrite", check=check)
+        if not check:
+            return done
+        with h5py.File(tmp_path / "c.h5") as file:
+            group = file["evaluation/aopc"]
+            return group.attrs["pad"], group["path_semantic/delta_logprob"][:].tolist()
+
+    named, given, other = run(), run(pad="#8"), run(pad="#9")
+    assert named == given and named[0] == 8
+    assert other[0] == 9 and other[1] != named[1]
+    done = run(text_model, check=False)
+    assert done.returncode == 2 and "names no pad token: give it as text or #id in" in done.stderr
+
+
 @pytest.mark.parametrize("baseline, more, words", [
     ("mean", {"compat": "jacobian-scopes"}, "method.baseline: expected zero with compat"),
     ("#9999", {}, "method.baseline: expected a token id from #0"),

@@ -42,6 +42,20 @@ def test_targets_that_continue_words_stand_apart(causa, tmp_path, text_model):
     assert f"AOPC, {whole.sum()} targets that begin a word" in (tmp_path / "pages" / "c.html").read_text()
 
 
+@pytest.mark.parametrize("target, words", [(" the", "begin a word"), ("he", "continue one")])
+def test_targets_of_one_kind_have_no_other(causa, tmp_path, text_model, target, words):
+    method = {"kind": "jacobian", "target": target, "evaluate": AOPC}
+    config = files.write_config(tmp_path / "c.yaml", method, [{"text": text} for text in TEXTS],
+                                model=text_model, backend=files.BACKEND)
+    done = causa("run", config, f"output={tmp_path / 'c.h5'}")
+    head, *rows = done.stdout[done.stdout.index("AOPC over"):].splitlines()
+    assert head == f"AOPC over {len(TEXTS)} prompts, whose targets all {words}"
+    assert "nan" not in done.stdout and [len(row.split()) for row in rows] == [2, 2]
+    causa("report", tmp_path / "c.h5", "-o", tmp_path / "pages")
+    page = (tmp_path / "pages" / "c.html").read_text()
+    assert ">nan" not in page
+
+
 def test_without_a_tokenizer_there_are_no_words(run_ids):
     method = {"kind": "jacobian", "target": "argmax", "evaluate": AOPC}
     with h5py.File(run_ids([[1, 2, 3, 4]], method)) as file:

@@ -64,6 +64,31 @@ def test_everything_is_patched(patch, method, direction):
     assert got["baseline/clean"] != got["baseline/corrupted"]
 
 
+@pytest.mark.parametrize("method", [SWAP, RESTORE], ids=["swap", "restore"])
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_laws_of_stored_float32(patch, method, direction):
+    """Beside patterns, whose probabilities are stored and rounded where other cells' are not: nothing
+    patched is the target, the whole stream the source, and no cell knows the others, bit for bit."""
+    streams = ["embed", "blocks.*.resid_pre", "blocks.*.resid_post"]
+    mixed = [*EVERY_SITE, "final_norm"]
+    method = {**method, "direction": direction, "positions": [0, -1, "whole"]}  # 0: no difference
+    got = {name: patch({**method, "sites": sites}, [PAIR], "precision=f32", name=name)
+           for name, sites in [("mixed", mixed), ("streams", streams)]}
+    runs = ["corrupted", "clean"]
+    target, source = runs if direction == "denoise" else runs[::-1]
+    value = got["mixed"]["patch/value"][0]
+    sites = [name.decode() for name in got["mixed"]["patch/site"]]
+    assert value[:, 0].tobytes() == np.repeat(got["mixed"][f"baseline/{target}"], len(value)).tobytes()
+    stream = [i for i, name in enumerate(sites) if name == "embed" or "resid_p" in name]
+    assert (value[stream, 2] == got["mixed"][f"baseline/{source}"][0]).all()
+    assert (value[:-1, 1] != value[:-1, 0]).any()
+    alone = got["streams"]
+    assert [sites[i] for i in stream] == [name.decode() for name in alone["patch/site"]]
+    assert value[stream].tobytes() == alone["patch/value"][0].tobytes()
+    for run in runs:
+        assert got["mixed"][f"baseline/{run}"] == alone[f"baseline/{run}"]
+
+
 def test_last_token_of_the_last_layer_is_everything(patch):
     got = patch({**SWAP, "sites": ["blocks.1.resid_post"], "positions": "last"}, [PAIR])
     assert got["patch/value"][0, 0, 0] == got["baseline/clean"][0]
@@ -464,6 +489,15 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model, method, bad):
     ({"windows": 0}, ["method.windows", "at least 1, got '0'"]),
     ({"noise": {"sigma": -1}}, ["method.noise.sigma", "got '-1'"]),
     ({"noise": {"draws": 0}}, ["method.noise.draws", "got '0'"]),
+    ({"noise": {"sigma": 2}}, ["method.noise.sigma", "expected method.style restore beside it, got swap"]),
+    ({"noise": {"sigma": 3, "draws": 2}}, ["method.noise.draws", "method.style restore"]),
+    ({"windows": 3}, ["method.windows", "expected parts of attention or MLP in method.sites"]),
+    ({"windows": 2, "sites": ["embed", "final_norm"]}, ["method.windows", "patched at one layer"]),
+    ({"positions": [1, 2, 1]}, ["method.positions", "expected every position once, got 1 twice"]),
+    ({"positions": [[1, 1]]}, ["method.positions", "got 1 twice"]),
+    ({"positions": ["last", [1, 3], [3, 1]]}, ["method.positions", "got [3, 1] twice"]),
+    ({"positions": [3, "last", [3]]}, ["method.positions", "got 3 twice"]),
+    ({"positions": [{"after": "a"}, {"after": "a"}]}, ["method.positions", 'got after "a" twice']),
     ({"style": "swop"}, ["method.style", "swap, restore"]),
     ({"direction": "back"}, ["method.direction", "denoise, noise"]),
 ], ids=lambda value: value[0][7:] if isinstance(value, list) else "")

@@ -142,16 +142,25 @@ def test_series_page(tmp_path):
 
 
 def test_predictions_of_a_series_stand_by_value(tmp_path):
-    """And what is no number is left out; of text the order stays that of the probabilities."""
-    path = tmp_path / "series.h5"
-    write_scopes(path, [SERIES, SENTENCES[0]], [len(SERIES) - 3, 10], [SERIES[-2], " sleeps"])
-    with h5py.File(path, "a") as file:
-        file["predictions/pieces"] = np.array([["41", " 9", ",", "27"]] * 2, dtype=text_type())
-        file["predictions/probability"] = np.array([[0.4, 0.3, 0.1, 0.05]] * 2, np.float32)
-    page_of(path)
-    charts = path.with_suffix(".html").read_text(encoding="utf-8").split('<svg class="bars"')[1:]
-    shown = [re.findall(r"<title>([^:]*):", chart.split("</svg>")[0]) for chart in charts]
-    assert shown == [[" 9", "27", "41"], ["41", " 9", ",", "27"]]
+    """And what is no number is left out; of text the order stays that of the probabilities. The true
+    next value is red, the other ones blue; of text all are red."""
+    path, true = tmp_path / "series.h5", SERIES[-2]
+    for next_, words in ((true, "numbers by value, the true next one red"),
+                         ("41", f"numbers by value, the true next one, {true}, is not among them")):
+        write_scopes(path, [SERIES, SENTENCES[0]], [len(SERIES) - 3, 10], [true, " sleeps"])
+        with h5py.File(path, "a") as file:
+            file["predictions/pieces"] = np.array([[next_, " 9", ",", "127"]] * 2, dtype=text_type())
+            file["predictions/probability"] = np.array([[0.4, 0.3, 0.1, 0.05]] * 2, np.float32)
+        page_of(path)
+        source = path.with_suffix(".html").read_text(encoding="utf-8")
+        charts = [chart.split("</svg>")[0] for chart in source.split('<svg class="bars"')[1:]]
+        shown = [re.findall(r"<title>([^:]*):", chart) for chart in charts]
+        by_value = sorted([" 9", next_, "127"], key=int)
+        assert shown == [by_value, [next_, " 9", ",", "127"]]
+        red = [[colour == "#d00000" for colour in re.findall(r'fill="(#\w+)"', chart)]
+               for chart in charts]
+        assert red == [[piece == true for piece in by_value], [True] * 4]
+        assert words in source
 
 
 # ---- words and matrices

@@ -222,13 +222,6 @@ def test_entropy_and_inverse_temperature(run_ids, position):
         assert file["predictions/norm"][:] == pytest.approx(norms, rel=1e-6)
 
 
-def test_paths_refuse_other_leaves_and_matrices(run_ids):
-    done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], layer=1), check=False)
-    assert done.returncode == 2 and "method.layer: expected 0 with integrated_gradients" in done.stderr
-    done = run_ids([[1, 2, 3]], dict(ARGMAX, scopes=["path_semantic"], position="all"), check=False)
-    assert done.returncode == 2 and "expected one position per prompt, or method.span" in done.stderr
-
-
 def unembedding(model):
     """The tied float32 embedding of a one-file model."""
     raw = (files.MODELS / model / "model.safetensors").read_bytes()

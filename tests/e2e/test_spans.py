@@ -131,6 +131,13 @@ TEXTS = [{"clean": "Mary and John's cat\n went to Wonderland", "answer_text": " 
          {"clean": "x", "answer_text": " y z"}]
 
 
+def combine_signed(rule, values):
+    """The largest by magnitude keeps its sign."""
+    if rule == "max":
+        return values.flat[np.abs(values).argmax()]
+    return values.mean() if rule == "mean" else values.sum()
+
+
 @pytest.mark.parametrize("rule", [None, "sum", "max", "mean"])
 def test_words(causa, text_model, tmp_path, rule):
     """Boundaries by white space in the text of the pieces; a BOS stands alone."""
@@ -154,6 +161,10 @@ def test_words(causa, text_model, tmp_path, rule):
             near(file[f"attribution/{scope}/word_score"][:],
                  np.array([combine(score[a:b]) for a, b in spans]))
             assert file[f"attribution/{scope}/word_score"].attrs["aggregate"] == rule or rule is None
+            signed = file[f"attribution/{scope}/signed"][:].astype(float)
+            merged = file[f"attribution/{scope}/word_signed"]
+            near(merged[:], np.array([combine_signed(rule, signed[a:b]) for a, b in spans]))
+            assert merged.attrs["aggregate"] == (rule or "sum") and (merged[:] < 0).any()
 
 
 def test_words_need_text(run_ids):
@@ -187,12 +198,18 @@ def test_matrices_of_words(causa, text_model, tmp_path, rule):
                 assert group["word_matrix"].attrs["aggregate"] == rule
                 at = group["matrix_offsets"][:][i], group["word_matrix_offsets"][:][i:i + 2]
                 block = group["matrix"][at[0]:at[0] + count * count].reshape(count, count).astype(float)
-                got = group["word_matrix"][slice(*at[1])].reshape(len(mine), len(spans))
+                signed = group["signed_matrix"][at[0]:at[0] + count * count]
+                signed = signed.reshape(count, count).astype(float)
+                got, got_signed = (group[name][slice(*at[1])].reshape(len(mine), len(spans))
+                                   for name in ("word_matrix", "word_signed_matrix"))
                 behind = np.arange(count) + 1
                 for r, row in enumerate([spans[k] for k in about] + [(count, count + 1)]):
-                    chosen = block[(behind >= row[0]) & (behind < row[1])]
-                    expected = [combine(chosen[:, a:b]) for a, b in spans]
+                    chosen = (behind >= row[0]) & (behind < row[1])
+                    expected = [combine(block[chosen, a:b]) for a, b in spans]
                     assert got[r] == pytest.approx(expected, rel=1e-6)
+                    expected = [combine_signed(rule, signed[chosen, a:b]) for a, b in spans]
+                    assert got_signed[r] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+                    assert np.any(got_signed[r])
     causa("report", path, "-o", tmp_path / "pages")
     figures = {p.stem for p in (tmp_path / "pages" / "w").iterdir()}
     assert {f"prompt-000-{scope}-matrix-words" for scope in SCOPES} <= figures

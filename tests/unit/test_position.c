@@ -42,7 +42,8 @@ static void test_positions(void **state) {
         {"last", "3"},
         {"2", "2"},
         {"-1", "3"},
-        {"[3, 0, -1, 0]", "0 3"}, /* rising, once each */
+        {"[3, 0, -1]", "0 3"}, /* rising, once each: 3 and -1 are the same token of this prompt */
+        {"[3, 0, -1, 0]", "!expected every position once, got 0 twice"},
         {"[4]", "!position 4 is outside the prompt of 4 tokens"},
         {"-5", "!position -5 is outside the prompt of 4 tokens"},
         {"subject", "!the position 'subject' needs the column subject_span, in tokens of a row of"},

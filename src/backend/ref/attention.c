@@ -2,7 +2,9 @@
  *
  * Rotary positions and causal attention of the reference backend.
  *
- * One row of scores at a time: score[j] = cap(scale q . k[j]) for the visible keys j, p = softmax.
+ * One row of scores at a time: score[j] = cap(scale q . k[j]) for the visible keys j, p = softmax,
+ * rounded as the two steps of pattern.c store it: both give the same bits, so that a run does not
+ * depend on who reads its patterns.
  * The backward pass computes p again from q and k, and reads neither o nor lse, so rounding of
  * those never enters the definition.
  *
@@ -135,6 +137,10 @@ void ca_ref_score_bwd(ca_ref_attention *w, int64_t first, int64_t i) {
 
 /* ---- the operations */
 
+static void round_to_f32(double *values, int64_t count) {
+    for (int64_t i = 0; i < count; i++) values[i] = (float)values[i];
+}
+
 ca_status ca_ref_attention_fwd(ca_backend *be, ca_tensor o, ca_tensor lse, ca_tensor q, ca_tensor k,
                                ca_tensor v, ca_tensor prefix_k, ca_tensor prefix_v,
                                const ca_sequences *sequences, ca_attention attention) {
@@ -154,6 +160,7 @@ ca_status ca_ref_attention_fwd(ca_backend *be, ca_tensor o, ca_tensor lse, ca_te
                 ca_ref_load(&q, row, w.q);
                 ca_ref_scores(&w, first, i);
                 ca_ref_set(&lse, row, ca_ref_softmax(&w, first, i));
+                if (q.dtype == CA_F32) round_to_f32(w.p + first, i - first + 1);
                 memset(w.o, 0, (size_t)width * sizeof *w.o);
                 for (int64_t j = first; j <= i; j++)
                     for (int64_t d = 0; d < width; d++) w.o[d] += w.p[j] * w.v[j * width + d];

@@ -122,7 +122,8 @@ typedef struct answer {
     float *probability; /* the same */
     float *score;       /* [columns, scores] */
     int64_t scores;
-    double *residual; /* [columns, N], of paths */
+    double *residual; /* [columns, slots], of paths */
+    int64_t slots;
 } answer;
 
 /* The last read of a prompt, of a span all: one row of its block of scores. */
@@ -133,6 +134,7 @@ static ca_status print_example(const jacobian *j, const ca_job *job, int64_t exa
     int64_t read = j->reads.start[example + 1] - 1;
     int64_t first = j->reads.span ? j->reads.start[example] : read;
     int64_t row = j->score_start[example + 1] - e->clean.count;
+    int64_t slot = ca_jacobian_slots_before(j, example + 1) - 1;
     CA_TRY(print_prompt(e, text));
     CA_TRY(ca_string_printf(text, "    target"));
     for (int64_t r = first; r <= read; r++) {
@@ -155,8 +157,7 @@ static ca_status print_example(const jacobian *j, const ca_job *job, int64_t exa
         const jacobian_scope *scope = j->column[c].scope;
         CA_TRY(print_scores(j, job, example, scope->name, a->score + c * a->scores + row, text));
         if (scope->path)
-            CA_TRY(ca_string_printf(text, "   residual %.3g",
-                                    a->residual[c * job->data->count + example]));
+            CA_TRY(ca_string_printf(text, "   residual %.3g", a->residual[c * a->slots + slot]));
         CA_TRY(ca_string_printf(text, "\n"));
     }
 out:
@@ -168,10 +169,11 @@ static ca_status read_answer(const jacobian *j, ca_job *job, answer *a) {
     int64_t count = job->data->count, reads = j->reads.start[count];
     char path[64];
     a->scores = j->score_start[count];
+    a->slots = ca_jacobian_slots_before(j, count);
     CA_TRY(ca_calloc((size_t)(a->scores * j->columns) + 1, sizeof *a->score, &a->score));
     CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *a->probability, &a->probability));
     CA_TRY(ca_calloc((size_t)(reads * j->top) + 1, sizeof *a->predicted, &a->predicted));
-    CA_TRY(ca_calloc((size_t)(count * j->columns) + 1, sizeof *a->residual, &a->residual));
+    CA_TRY(ca_calloc((size_t)(a->slots * j->columns) + 1, sizeof *a->residual, &a->residual));
     CA_TRY(ca_result_read_back(job->result, "/predictions/token_ids", a->predicted));
     CA_TRY(ca_result_read_back(job->result, "/predictions/probability", a->probability));
     for (int64_t c = 0; c < j->columns; c++) {
@@ -181,7 +183,7 @@ static ca_status read_answer(const jacobian *j, ca_job *job, answer *a) {
         CA_TRY(ca_result_read_back(job->result, path, a->score + c * a->scores));
         if (!scope->path) continue;
         snprintf(path, sizeof path, "/attribution/%s/residual", scope->name);
-        CA_TRY(ca_result_read_back(job->result, path, a->residual + c * count));
+        CA_TRY(ca_result_read_back(job->result, path, a->residual + c * a->slots));
     }
 out:
     return st;

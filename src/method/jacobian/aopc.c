@@ -93,6 +93,9 @@ ca_status ca_jacobian_aopc_reserve(jacobian *j) {
     CA_TRY(
         ca_result_attribute_text(j->job->result, "/evaluation/aopc", "ablation",
                                  ca_config_text(j->job->config, "method.evaluate.aopc.ablation")));
+    if (j->evaluation->ablation == ABLATE_PAD)
+        CA_TRY(
+            ca_result_attribute_int(j->job->result, "/evaluation/aopc", "pad", j->evaluation->pad));
 out:
     free(offsets);
     return st;

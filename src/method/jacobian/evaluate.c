@@ -55,8 +55,12 @@ static ca_status read_ablation(const ca_job *job, jacobian_evaluation *e) {
     if (has_pad && !wants_pad)
         return ca_config_fail(job->config, PAD, "expected ablation: pad beside it, got %s", text);
     if (!wants_pad) return CA_OK;
-    if (!has_pad)
-        return ca_config_fail(job->config, ABLATION, "pad needs a token, as text or #id, in " PAD);
+    if (!has_pad) {
+        e->pad = job->tokenizer ? ca_tokenizer_pad(job->tokenizer) : -1;
+        if (0 <= e->pad && e->pad < job->arch->vocab) return CA_OK;
+        return ca_config_fail(job->config, ABLATION,
+                              "the tokenizer names no pad token: give it as text or #id in " PAD);
+    }
     ca_status st = ca_token_of_text(job->tokenizer, ca_config_text(job->config, PAD),
                                     job->arch->vocab, &e->pad);
     return st == CA_OK ? CA_OK : ca_context(CA_E_CONFIG, "%s", ca_config_where(job->config, PAD));

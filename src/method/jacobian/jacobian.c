@@ -13,13 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOP = 10, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
+enum { TOP = 30, STEPS = 10, COMPAT_STEPS = 5 /* 0.2, 0.4 .. 1 */ };
 
 static const ca_option options[] = {
     {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL,
      "semantic|temperature|fisher|input_x_gradient|integrated_gradients|path_semantic",
-     "scopes to compute; the first four all from one forward and one backward, the others along a "
-     "path of embeddings: with layer 0, and one position or one span a prompt"},
+     "scopes to compute; the first four all from one forward and one backward, the others from one "
+     "of each at every node of a path from method.baseline to the prompt"},
     {"method.target", CA_OPTION_TEXT, "gold", NULL, NULL,
      "what is explained: gold (the prompt's next token, at its end the answer), argmax, one token "
      "as text or #id, A:B for a difference of logits, answer:wrong for that of the row's columns, "
@@ -57,7 +57,7 @@ static const ca_option options[] = {
      "an ablated token's embedding becomes zero, that of another token or the vocabulary's mean, "
      "or the token is left out"},
     {"method.evaluate.aopc.pad", CA_OPTION_TEXT, "", NULL, NULL,
-     "token that ablation pad puts in, as text or #id"},
+     "token that ablation pad puts in, as text or #id; default: the tokenizer's pad token"},
     {"method.evaluate.randomise.fractions", CA_OPTION_FLOATS, "?[0.25, 0.5, 1]", "0..1", NULL,
      "rising fractions of the blocks, from the top, that get random weights: how far the scores "
      "then agree with the model's"},
@@ -78,8 +78,9 @@ static const char *const conventions[] = {
     "log-probability, its gradients averaged over the midpoints of method.steps intervals of [0, "
     "1]; with compat over k / steps and each times k / steps, as published. path_semantic: of the "
     "logit, over the same midpoints; with compat over k / steps, times (steps - 1) / steps. Paths "
-    "run "
-    "from method.baseline b, e = b + alpha (x - b), and gradients are multiplied by x - b",
+    "run from method.baseline b, e = b + alpha (x - b), and gradients are multiplied by x - b; "
+    "with a leaf behind block 0 x is the prompt's residual stream there and b that of a prompt of "
+    "such embeddings, of zero the zero vector",
     "fisher with estimator hutchinson: mean over probes of |J^T v|^2, v = sum of +-sqrt(p) (w - "
     "mu); "
     "standard_error: sample standard deviation over the probes / sqrt(probes)",
@@ -93,9 +94,11 @@ static const char *const conventions[] = {
     "/data/tokens and are scored as inputs too",
     "word_score: sum, largest or mean (method.words) of the scores of the tokens of a word; a word "
     "holds the white space before it, of a series of numbers each number is a word and so "
-    "is what stands between two; the sum of norms is at least the norm of the sum",
-    "word_matrix: the same over all tokens of both words, the explained one and the source; a row "
-    "is of the word that holds the token behind the positions read",
+    "is what stands between two; the sum of norms is at least the norm of the sum; word_signed: "
+    "the same of signed, the largest by magnitude; its sums add up as those of tokens do",
+    "word_matrix, word_signed_matrix: the same over all tokens of both words, the explained one "
+    "and "
+    "the source; a row is of the word that holds the token behind the positions read",
     "target gold at position last without an answer: the prompt's last token is the target and the "
     "token before it is read",
     "aopc: area over the fractions, by the trapezoid rule, of log p(c | ablated) - log p(c | "
@@ -157,31 +160,14 @@ static ca_status check_span(const ca_job *job, const jacobian *j) {
     return CA_OK;
 }
 
-static bool has_path(const jacobian *j) {
-    for (int64_t c = 0; c < j->columns; c++)
-        if (j->column[c].scope->path) return true;
-    return false;
-}
+static bool has_path(const jacobian *j) { return ca_jacobian_paths_of_slot(j) > 0; }
 
-/* Paths scale the embeddings: their leaf and their single read are fixed by that. */
-static ca_status check_path(const ca_job *job, jacobian *j) {
-    ca_status st = CA_OK;
+static ca_status read_path(const ca_job *job, jacobian *j) {
     j->compat = strcmp(ca_config_text(job->config, "method.compat"), "none") != 0;
     j->steps = ca_config_is_word(job->config, "method.steps")
                    ? (j->compat ? COMPAT_STEPS : STEPS)
                    : ca_config_int(job->config, "method.steps");
-    if (!has_path(j)) return CA_OK;
-    CA_TRY(ca_jacobian_read_baseline(job, j));
-    if (j->layer > 0)
-        return ca_config_fail(job->config, "method.layer",
-                              "expected 0 with integrated_gradients and path_semantic, which are "
-                              "integrated over the embeddings");
-    if (j->matrix)
-        return ca_config_fail(job->config, "method.position",
-                              "expected one position per prompt, or method.span, with "
-                              "integrated_gradients and path_semantic");
-out:
-    return st;
+    return has_path(j) ? ca_jacobian_read_baseline(job, j) : CA_OK;
 }
 
 /* Probes, or eigenpairs; of these more than the width of the model are refused. */
@@ -230,6 +216,9 @@ static ca_status choose_layer(const ca_job *job, jacobian *j) {
                           (long long)job->arch->layers, (long long)j->layer);
 }
 
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 /* Sizes that depend on the cut into micro-batches. */
 static void measure_batches(jacobian *j) {
     j->most_reads = j->most_scores = 1;
@@ -252,6 +241,7 @@ static int64_t probability_rows(const jacobian *j) {
 /* The tensors of the method; with buffers == NULL they are only measured. */
 static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buffers) {
     int64_t n = j->most_reads, width = job->arch->width, rows = j->packing.limits.rows;
+    int64_t later_leaf = has_path(j) && j->layer > 0 ? rows : 0;
     ca_dtype dtype = job->dtype;
     const method_tensor list[] = {
         {&j->ids, CA_I32, 1, {n}},
@@ -263,8 +253,11 @@ static int64_t take_tensors(jacobian *j, const ca_job *job, method_buffers *buff
         {&j->cotangents, dtype, 3, {j->tile, n, width}},
         {&j->leaf, dtype, 2, {rows, width}},
         {&j->product, dtype, 2, {rows, width}},
-        {&j->path_sum, dtype, 2, {has_path(j) ? rows : 0, width}},
+        {&j->path_sum, dtype, 3, {j->path_tile, rows, width}},
+        {&j->path_vector, dtype, 2, {has_path(j) ? n : 0, width}},
         {&j->path_baseline, dtype, 2, {has_path(j) ? 1 : 0, width}},
+        {&j->path_stream, dtype, 2, {j->baseline ? later_leaf : 0, width}},
+        {&j->path_point, dtype, 2, {later_leaf, width}},
         {&j->probability, dtype, 2, {probability_rows(j), job->arch->vocab}},
         {&j->norms, dtype, 1, {rows}},
         {&j->dots, dtype, 1, {rows}},
@@ -304,11 +297,29 @@ out:
     return st;
 }
 
+/* Of the nodes, of the baseline, and with an evaluation once more of the prompts. */
+static double path_flops(const ca_job *job, const jacobian *j, int64_t tokens, int64_t lanes) {
+    const ca_arch *arch = job->arch;
+    int64_t layers = arch->layers - j->layer, keys = j->packing.keys;
+    if (lanes == 0) return 0;
+    int64_t tiles = (lanes + j->path_tile - 1) / j->path_tile;
+    double head = ca_flops_head(arch, j->reads.start[job->data->count]);
+    double forward = ca_flops_forward(arch, tokens, keys, layers) + head;
+    double flops = (double)(1 + j->steps * tiles) * forward;
+    flops += (double)j->steps *
+             ca_flops_backward(arch, tokens, keys, layers, lanes, j->packing.limits.keep);
+    if (j->layer > 0 && j->baseline) flops += ca_flops_forward(arch, tokens, keys, j->layer);
+    if (j->evaluation) flops += ca_flops_forward(arch, tokens, keys, arch->layers) + head;
+    return flops;
+}
+
 static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
     ca_status st = CA_OK;
     int64_t count = job->data->count, *lengths = NULL, tokens = 0;
     int64_t all = j->lanes * j->slots, batch = job->batch;
-    j->tile = all < 1 ? 1 : all < JACOBIAN_TILE ? all : JACOBIAN_TILE;
+    int64_t paths = ca_jacobian_paths_of_slot(j) * j->slots;
+    j->path_tile = smaller(paths, JACOBIAN_TILE);
+    j->tile = larger(larger(smaller(all, JACOBIAN_TILE), j->path_tile), 1);
     ca_pass_limits limits = {.lanes = j->tile, .logits = true, .key_values = j->evaluation != NULL};
     ca_hook hook = ca_jacobian_path_hook(NULL);
     if (has_path(j)) ca_pass_limits_add_hooks(&limits, &hook, 1);
@@ -335,14 +346,7 @@ static ca_status plan_batches(const ca_job *job, jacobian *j, ca_plan *plan) {
                   ca_flops_backward(job->arch, tokens, j->packing.keys,
                                     job->arch->layers - j->layer, all, j->packing.limits.keep);
     plan->flops += (double)j->reads.start[count] * fisher_flops(j, job);
-    for (int64_t c = 0; c < j->columns; c++) {
-        if (!j->column[c].scope->path) continue;
-        double forward = ca_flops_forward(job->arch, tokens, j->packing.keys, job->arch->layers) +
-                         ca_flops_head(job->arch, count);
-        double backward = ca_flops_backward(job->arch, tokens, j->packing.keys, job->arch->layers,
-                                            1, j->packing.limits.keep);
-        plan->flops += (double)j->steps * (forward + backward) + 2 * forward; /* and the residual */
-    }
+    plan->flops += path_flops(job, j, tokens, paths);
     plan->flops *= (double)ca_jacobian_randomise_runs(j);
     ca_jacobian_evaluation_plan(j, job, plan);
 out:
@@ -365,6 +369,7 @@ static void release(void *state) {
         free(j->column[c].score);
         free(j->column[c].signed_score);
         free(j->column[c].squares);
+        free(j->column[c].change);
     }
     free(j->score_start);
     free(j->staging);
@@ -393,7 +398,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     j->slots = j->reads.span ? 1 : j->reads.most;
     j->matrix = j->slots > 1;
     CA_TRY(check_span(job, j));
-    CA_TRY(check_path(job, j));
+    CA_TRY(read_path(job, j));
     CA_TRY(ca_jacobian_words_prepare(job, &j->words));
     CA_TRY(ca_jacobian_evaluation_prepare(job, j));
     CA_TRY(ca_jacobian_randomise_prepare(job, j));
@@ -431,6 +436,8 @@ static ca_status create_scores(jacobian *j) {
         CA_TRY(ca_calloc(most, sizeof *column->signed_score, &column->signed_score));
         if (j->probes && column->scope->combine == COMBINE_SUM_SQUARES)
             CA_TRY(ca_calloc(most, sizeof *column->squares, &column->squares));
+        if (column->scope->path)
+            CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *column->change, &column->change));
     }
 out:
     return st;
@@ -449,7 +456,8 @@ static ca_status create_buffers(ca_job *job, jacobian *j) {
     CA_TRY(ca_calloc((size_t)staged(j), sizeof(double), &j->staging));
     CA_TRY(ca_calloc((size_t)staged(j), sizeof *j->numbers, &j->numbers));
     CA_TRY(create_fisher(job, j));
-    CA_TRY(ca_calloc((size_t)j->packing.max_sequences, sizeof *j->residual, &j->residual));
+    CA_TRY(ca_calloc((size_t)larger(j->packing.max_sequences, j->most_reads), sizeof *j->residual,
+                     &j->residual));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->row_host, &j->row_host));
     CA_TRY(ca_calloc((size_t)j->most_reads, sizeof *j->id_host, &j->id_host));
     CA_TRY(create_scores(j));
@@ -489,11 +497,9 @@ static ca_status score(void *context, int64_t first, int64_t last) {
     CA_TRY(ca_jacobian_predict(j));
     CA_TRY(ca_jacobian_set_leaf(j));
     CA_TRY(ca_jacobian_lanes(j));
-    for (int64_t c = 0; c < j->columns; c++) {
-        if (!j->column[c].scope->path) continue;
-        CA_TRY(ca_jacobian_path(j, c));
-        CA_TRY(ca_jacobian_write_residual(j, c));
-    }
+    CA_TRY(ca_jacobian_paths(j));
+    if (has_path(j) && j->evaluation) /* reads the logits, the keys and the values of the prompts */
+        CA_TRY(ca_pass_forward(j->pass, &forward));
 out:
     return st;
 }

@@ -107,6 +107,7 @@ typedef struct jacobian_column {
         *signed_score; /* of the micro-batch: blocks [P_i, T_i] end to end; of sums of
                           squares the signed ones hold 1/2 sum over lanes of (g_t . x_t)^2 */
     double *squares;   /* the same: sums over lanes of |g_t|^4; NULL without probes */
+    double *change;    /* [n] of paths: f(x) - f(b) of every read; else NULL */
 } jacobian_column;
 
 enum { JACOBIAN_MOST_SCOPES = 8, JACOBIAN_TILE = 16, JACOBIAN_ENTROPY = 16 /* reads at a time */ };
@@ -118,6 +119,7 @@ typedef struct jacobian {
     int64_t columns;
     int64_t lanes;                          /* vectors per slot, over the scopes of one backward */
     int64_t tile;                           /* lanes of one backward */
+    int64_t path_tile;                      /* the same of integrated scopes, at most as many */
     int64_t top;                            /* predictions kept */
     int64_t layer;                          /* leaf: the input of this block */
     int64_t rank;                           /* eigenpairs of the Fisher scope */
@@ -142,8 +144,13 @@ typedef struct jacobian {
     int64_t first, last; /* examples of the micro-batch */
     int64_t n;           /* its reads */
     ca_tensor ids, others, slot_rows, direction, vectors, slot_vectors, cotangents, leaf, product;
-    ca_tensor path_sum, path_baseline, probability;
-    double alpha; /* the point of a path: 0 = its baseline, 1 = the input */
+    ca_tensor probability;
+    ca_tensor path_baseline;           /* [1, D] embedding */
+    ca_tensor path_stream, path_point; /* [T, D] baseline and node of a leaf behind block 0 */
+    ca_tensor path_sum;                /* [path_tile, T, D] */
+    ca_tensor path_vector;             /* [n, D] gradient of the log-probabilities at y */
+    ca_hook path_hook;
+    double alpha; /* the point of a path of embeddings: 0 = its baseline, 1 = the input */
     ca_tensor norms, dots, values, lse, top_values, top_ids;
     void *staging;                   /* the largest download */
     double *numbers;                 /* the same as float64 */
@@ -151,13 +158,14 @@ typedef struct jacobian {
     double *eigenvalues;             /* [n, rank] */
     jacobian_hutchinson *hutchinson; /* NULL without probes */
     ca_philox_key *keys;             /* [n] */
-    double *residual;                /* [examples] of the path scope run last */
+    double *residual;                /* [slots of the micro-batch] of one path scope */
     int64_t *row_host;               /* [n] */
     int32_t *id_host;                /* [n] */
 } jacobian;
 
-/* Slots of an example. */
+/* Slots of an example, and how many there are before it. */
 int64_t ca_jacobian_slots_of(const jacobian *j, int64_t example);
+int64_t ca_jacobian_slots_before(const jacobian *j, int64_t example);
 /* The read of a micro-batch that is slot s of example i, or -1. */
 int64_t ca_jacobian_read_of(const jacobian *j, int64_t example, int64_t slot);
 
@@ -166,6 +174,9 @@ ca_status ca_jacobian_lanes(jacobian *j) CA_MUST_USE;
 
 /* Values of the leaf for the last forward, to be set before any reduction. */
 ca_status ca_jacobian_set_leaf(jacobian *j) CA_MUST_USE;
+/* cotangent [n, D] of a lane: its vector [n, D] at the reads of its slot, zero at the others. */
+ca_status ca_jacobian_slot_cotangent(jacobian *j, int64_t slot, ca_tensor vector,
+                                     ca_tensor cotangent) CA_MUST_USE;
 /* Adds what a gradient [T, D] of a column gives to the scores of a slot. */
 ca_status ca_jacobian_reduce(jacobian *j, int64_t column, int64_t slot,
                              ca_tensor gradient) CA_MUST_USE;
@@ -178,11 +189,12 @@ ca_status ca_jacobian_mean_embedding(const ca_model *model, ca_tensor ones,
 ca_status ca_jacobian_read_baseline(const ca_job *job, jacobian *j) CA_MUST_USE;
 /* Sets j->path_baseline, once the model is there. */
 ca_status ca_jacobian_set_baseline(jacobian *j) CA_MUST_USE;
-/* A scope that is integrated; fills its scores and j->residual. Leaves another forward in
- * the pass. */
-ca_status ca_jacobian_path(jacobian *j, int64_t column) CA_MUST_USE;
-/* The hook that such scopes run with; the point of the path is that of j->alpha when it is called.
- */
+/* The scopes that are integrated; fills their scores and writes their residuals. On entry the pass
+ * has the forward of the prompts, and the leaf its values; both are other ones afterwards. */
+ca_status ca_jacobian_paths(jacobian *j) CA_MUST_USE;
+/* How many they are. */
+int64_t ca_jacobian_paths_of_slot(const jacobian *j);
+/* The hook that paths of embeddings run with; the point is that of j->alpha when it is called. */
 ca_hook ca_jacobian_path_hook(jacobian *j);
 
 /* predict.c: top tokens, argmax targets, directions and values of the reads, written to the file.
@@ -199,8 +211,9 @@ ca_status ca_jacobian_write(jacobian *j, const char *dataset, int64_t first, int
                             const void *data) CA_MUST_USE;
 ca_status ca_jacobian_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_scores(jacobian *j) CA_MUST_USE;
-/* Completeness residual f(x) - f(0) - sum of signed scores of a path, per prompt. */
-ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) CA_MUST_USE;
+/* Completeness residuals f(x) - f(b) - sum of signed scores of a path, of the `count` slots of the
+ * micro-batch. */
+ca_status ca_jacobian_write_residual(jacobian *j, int64_t column, int64_t count) CA_MUST_USE;
 ca_status ca_jacobian_write_summary(jacobian *j) CA_MUST_USE;
 
 /* words.c: scores of words, beside those of tokens. */
@@ -213,7 +226,7 @@ void ca_jacobian_words_free(jacobian_words *words);
 ca_status ca_jacobian_begins_with_space(const ca_job *job, int32_t id, bool *begins) CA_MUST_USE;
 ca_status ca_jacobian_words_reserve(jacobian *j) CA_MUST_USE;
 ca_status ca_jacobian_write_words(jacobian *j) CA_MUST_USE;
-/* One score of several. */
+/* One score of several; max: the one of the largest magnitude, with its sign. */
 float ca_jacobian_aggregate(const char *rule, const float *score, int64_t count);
 
 /* numbers.c: whether a prompt is a series of numbers; then where its words begin, begins [tokens],

@@ -31,21 +31,23 @@ int64_t ca_jacobian_slots_of(const jacobian *j, int64_t example) {
     return j->reads.span ? 1 : j->reads.start[example + 1] - j->reads.start[example];
 }
 
+int64_t ca_jacobian_slots_before(const jacobian *j, int64_t example) {
+    return j->reads.span ? example : j->reads.start[example];
+}
+
 int64_t ca_jacobian_read_of(const jacobian *j, int64_t example, int64_t slot) {
     int64_t read = j->reads.start[example] + slot;
     return read < j->reads.start[example + 1] ? read - j->reads.start[j->first] : -1;
 }
 
-/* cotangent [n, D] of a lane: its vector at the reads of its slot, zero at the others. */
-static ca_status set_cotangent(jacobian *j, lane_place place, ca_tensor cotangent) {
+ca_status ca_jacobian_slot_cotangent(jacobian *j, int64_t slot, ca_tensor vector,
+                                     ca_tensor cotangent) {
     ca_status st = CA_OK;
     ca_backend *be = j->job->backend;
-    int64_t width = j->job->arch->width, rows = 0;
-    ca_tensor vector = ca_tensor_slice(j->vectors, 0, place.vector, 1);
-    vector = ca_tensor_2d(vector.data, vector.dtype, j->n, width);
+    int64_t rows = 0;
     if (j->slots == 1) return ca_copy(be, cotangent, vector);
     for (int64_t i = j->first; i < j->last; i++) {
-        int64_t read = ca_jacobian_read_of(j, i, place.slot);
+        int64_t read = ca_jacobian_read_of(j, i, slot);
         if (read >= 0) j->row_host[rows++] = read;
     }
     ca_tensor index = ca_tensor_slice(j->slot_rows, 0, 0, rows);
@@ -122,9 +124,12 @@ static ca_status run_tile(jacobian *j, int64_t first, int64_t count) {
     ca_tensor cotangents =
         ca_tensor_3d(j->cotangents.data, j->cotangents.dtype, count, j->n, width);
     for (int64_t r = 0; r < count; r++) {
+        lane_place place = place_of(j, first + r);
         ca_tensor lane = ca_tensor_slice(cotangents, 0, r, 1);
-        lane = ca_tensor_2d(lane.data, lane.dtype, j->n, width);
-        CA_TRY(set_cotangent(j, place_of(j, first + r), lane));
+        ca_tensor vector = ca_tensor_slice(j->vectors, 0, place.vector, 1);
+        CA_TRY(ca_jacobian_slot_cotangent(j, place.slot,
+                                          ca_tensor_2d(vector.data, vector.dtype, j->n, width),
+                                          ca_tensor_2d(lane.data, lane.dtype, j->n, width)));
     }
     ca_backward request = {.lanes = count, .d_final_norm = cotangents, .stop_layer = j->layer};
     CA_TRY(ca_pass_backward(j->pass, &request, &gradient));

@@ -85,8 +85,10 @@ static ca_status reserve_scope(jacobian *j, const jacobian_column *c) {
         CA_TRY(ca_result_attribute_text(r, group, "baseline",
                                         ca_config_text(j->job->config, "method.baseline")));
         snprintf(path, sizeof path, "%s/residual", group);
+        int64_t slots = ca_jacobian_slots_before(j, count);
         CA_TRY(
-            ca_result_reserve(r, path, CA_RESULT_F64, (ca_result_shape){1, {count}, {"example"}}));
+            ca_result_reserve(r, path, CA_RESULT_F64,
+                              (ca_result_shape){1, {slots}, {j->matrix ? "position" : "example"}}));
     }
     if (j->matrix) {
         snprintf(path, sizeof path, "%s/matrix_offsets", group);
@@ -195,47 +197,50 @@ out:
     return st;
 }
 
-ca_status ca_jacobian_write_residual(jacobian *j, int64_t column) {
+ca_status ca_jacobian_write_residual(jacobian *j, int64_t column, int64_t count) {
     char path[96];
     snprintf(path, sizeof path, "/attribution/%s/residual", j->column[column].scope->name);
-    return ca_jacobian_write(j, path, j->first, j->last - j->first, j->residual);
+    return ca_jacobian_write(j, path, ca_jacobian_slots_before(j, j->first), count, j->residual);
 }
 
 /* How far the signed scores of a path miss the change f(x) - f(b) that they divide up, as a share
- * of it: the median of the prompts, and how many miss by more than a tenth. The compat paths do not
- * divide it up. */
+ * of it: the median of the prompts' slots, and how many miss by more than a tenth. The compat paths
+ * do not divide it up. */
 static ca_status summarise_residuals(jacobian *j, const char *scope) {
     ca_status st = CA_OK;
-    int64_t count = j->job->data->count, large = 0;
+    int64_t examples = j->job->data->count, count = ca_jacobian_slots_before(j, examples);
+    int64_t large = 0, n = 0;
     double *residual = NULL, median;
     float *score = NULL;
     ranked_value *share = NULL;
-    char path[96];
+    char path[96], part[48];
     CA_TRY(ca_calloc((size_t)count, sizeof *residual, &residual));
     CA_TRY(ca_calloc((size_t)count, sizeof *share, &share));
-    CA_TRY(ca_calloc((size_t)j->score_start[count] + 1, sizeof *score, &score));
+    CA_TRY(ca_calloc((size_t)j->score_start[examples] + 1, sizeof *score, &score));
     snprintf(path, sizeof path, "/attribution/%s/residual", scope);
     CA_TRY(ca_result_read_back(j->job->result, path, residual));
-    snprintf(path, sizeof path, "/attribution/%s/signed", scope);
+    snprintf(path, sizeof path, "/attribution/%s/%s", scope, part_name(j, "signed", part));
     CA_TRY(ca_result_read_back(j->job->result, path, score));
-    for (int64_t i = 0; i < count; i++) {
-        double change = residual[i];
-        for (int64_t t = j->score_start[i]; t < j->score_start[i + 1]; t++)
-            change += (double)score[t];
-        share[i] = (ranked_value){fabs(residual[i]) / fmax(fabs(change), DBL_MIN), i};
-        large += share[i].value > 0.1;
+    for (int64_t i = 0; i < examples; i++) {
+        int64_t tokens = j->job->data->examples[i].clean.count;
+        for (int64_t at = j->score_start[i]; at < j->score_start[i + 1]; at += tokens, n++) {
+            double change = residual[n];
+            for (int64_t t = at; t < at + tokens; t++) change += (double)score[t];
+            share[n] = (ranked_value){fabs(residual[n]) / fmax(fabs(change), DBL_MIN), n};
+            large += share[n].value > 0.1;
+        }
     }
     ca_statistics_sort(share, count);
     median = (share[count / 2].value + share[(count - 1) / 2].value) / 2;
     snprintf(path, sizeof path, "/attribution/%s", scope);
     CA_TRY(ca_result_attribute_float(j->job->result, path, "residual_share", median));
     if (large && !j->compat)
-        ca_log(
-            CA_LOG_WARNING,
-            "%s: in %lld of %lld prompts the signed scores miss the change of the target by more "
-            "than a tenth of it (median %.2g): more method.steps bring them nearer, slowly "
-            "where RMS norms put the change next to zero embeddings (method.baseline)",
-            scope, (long long)large, (long long)count, median);
+        ca_log(CA_LOG_WARNING,
+               "%s: in %lld of %lld %s the signed scores miss the change of the target by more "
+               "than a tenth of it (median %.2g): more method.steps bring them nearer, slowly "
+               "where RMS norms put the change next to zero embeddings (method.baseline)",
+               scope, (long long)large, (long long)count, j->matrix ? "positions" : "prompts",
+               median);
 out:
     free(residual);
     free(share);

@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: MIT
  *
- * Scopes integrated along the path from a baseline b, which is the same at every token, to the
- * input: every token embedding becomes e = b + alpha (x - b), and the gradients at nodes alpha_k
- * are averaged.
+ * Scopes integrated along the straight path from a baseline b to the input x at the leaf: the
+ * gradients at nodes e = b + alpha_k (x - b) of all tokens are averaged.
  *
  *   integrated_gradients  log-probability of the target, of a contrast the difference of two, which
  *                         is that of the logits (Sundararajan et al. 2017, arXiv 1703.01365)
  *   path_semantic         its logit
+ *
+ * At layer 0 the leaf is the token embeddings and b is the same at every token. At layer l > 0 it
+ * is the residual stream that enters block l, from which the model is run on; b is the stream there
+ * of a prompt of such embeddings (of zero: the zero vector), and what the blocks below did with the
+ * prompt is part of x.
  *
  * score = |(x - b) * a|, signed = (x - b) . a with a = sum_k w_k d f / d e (e_k); the midpoint
  * rule's signed scores add up to f(x) - f(b) but for a residual that falls as 1 / steps^2.
  * Differs: with compat jacobian-scopes the nodes are k / steps, the gradients of
  * integrated_gradients carry a factor alpha_k and those of path_semantic (steps - 1) / steps, as in
  * that implementation.
+ *
+ * All scopes and slots share the forward of a node, as lanes of its backward. A tile of lanes goes
+ * along the whole path before the next one does: its sums are all that is kept.
  */
 #include "jacobian.h"
 
@@ -64,8 +71,8 @@ out:
     return st;
 }
 
-/* rows [T, D] += factor b */
-static ca_status add_baseline(jacobian *j, ca_backend *be, ca_tensor rows, double factor) {
+/* rows [T, D] += factor b, at the embeddings */
+static ca_status add_embedding(jacobian *j, ca_backend *be, ca_tensor rows, double factor) {
     if (j->baseline == BASELINE_ZERO) return CA_OK;
     return ca_add(be, rows, ca_tensor_repeat(ca_tensor_at(j->path_baseline, 0, 0), rows.shape[0]),
                   factor);
@@ -80,7 +87,7 @@ static ca_status set_embeddings(void *context, const ca_hook_call *call, ca_tens
     const ca_model *m = call->model;
     CA_TRY(ca_gather(call->backend, value, m->embed, call->batch->ids_b,
                      j->alpha * m->arch.embed_scale, false));
-    CA_TRY(add_baseline(j, call->backend, value, 1 - j->alpha));
+    CA_TRY(add_embedding(j, call->backend, value, 1 - j->alpha));
 out:
     return st;
 }
@@ -101,103 +108,197 @@ ca_hook ca_jacobian_path_hook(jacobian *j) {
                      .context = j};
 }
 
-/* hook: that of paths; the backward over this forward needs it too. */
-static ca_status forward_at(jacobian *j, const ca_hook *hook, double alpha) {
+/* From the embeddings up to what enters block `last_layer`, or all of the model. The hook serves
+ * the backward over this forward too. */
+static ca_status embed_at(jacobian *j, double alpha, int64_t last_layer) {
     ca_forward request = ca_forward_all(j->job->model, j->batch);
     j->alpha = alpha;
-    request.hooks = hook;
+    request.hooks = &j->path_hook;
     request.hook_count = 1;
+    request.last_layer = last_layer;
+    if (last_layer < j->job->arch->layers) request.head = CA_HEAD_NONE;
     return ca_pass_forward(j->pass, &request);
 }
 
-/* d f / d y [n, D]. */
-static ca_status set_cotangent(jacobian *j, const jacobian_scope *scope, ca_tensor cotangent) {
+/* From b + alpha (x - b) at the leaf; j->leaf holds x - b. */
+static ca_status forward_at(jacobian *j, double alpha) {
     ca_status st = CA_OK;
-    CA_TRY(ca_copy(j->job->backend, cotangent, ca_tensor_slice(j->direction, 0, 0, j->n)));
-    if (scope->path == PATH_LOGPROB) CA_TRY(ca_jacobian_subtract_mean(j, cotangent));
+    ca_backend *be = j->job->backend;
+    int64_t rows = j->batch->sequences.rows;
+    if (j->layer == 0) return embed_at(j, alpha, j->job->arch->layers);
+    ca_tensor point = ca_tensor_slice(j->path_point, 0, 0, rows);
+    if (j->baseline == BASELINE_ZERO)
+        CA_TRY(ca_fill(be, point, 0));
+    else
+        CA_TRY(ca_copy(be, point, ca_tensor_slice(j->path_stream, 0, 0, rows)));
+    CA_TRY(ca_add(be, point, ca_tensor_slice(j->leaf, 0, 0, rows), alpha));
+    ca_forward request = ca_forward_all(j->job->model, j->batch);
+    request.first_layer = j->layer;
+    request.resid = point;
+    CA_TRY(ca_pass_forward(j->pass, &request));
 out:
     return st;
 }
 
-/* f at the last forward, per read. */
-static ca_status read_values(jacobian *j, const jacobian_scope *scope, double *value) {
+/* Takes b off the leaf; of a later layer that is the stream of a prompt of b's. */
+static ca_status subtract_baseline(jacobian *j) {
+    ca_status st = CA_OK;
+    ca_backend *be = j->job->backend;
+    int64_t rows = j->batch->sequences.rows;
+    ca_tensor leaf = ca_tensor_slice(j->leaf, 0, 0, rows);
+    if (j->layer == 0) return add_embedding(j, be, leaf, -1);
+    if (j->baseline == BASELINE_ZERO) return CA_OK;
+    ca_tensor stream = ca_tensor_slice(j->path_stream, 0, 0, rows);
+    CA_TRY(embed_at(j, 0, j->layer));
+    CA_TRY(ca_copy(be, stream, ca_pass_resid(j->pass, j->layer)));
+    CA_TRY(ca_add(be, leaf, stream, -1));
+out:
+    return st;
+}
+
+/* ---- nodes ---- */
+
+/* Paths are lanes, as those of lanes.c are: all integrated scopes of a slot, then the next slot. */
+static int64_t path_columns(const jacobian *j, int64_t column[JACOBIAN_MOST_SCOPES]) {
+    int64_t count = 0;
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->path) column[count++] = c;
+    return count;
+}
+
+int64_t ca_jacobian_paths_of_slot(const jacobian *j) {
+    int64_t column[JACOBIAN_MOST_SCOPES];
+    return path_columns(j, column);
+}
+
+/* The place of a node, and the weight of its gradients for a scope. */
+static double node_at(const jacobian *j, int64_t k) {
+    return ((double)k + (j->compat ? 1 : 0.5)) / (double)j->steps;
+}
+
+static double node_weight(const jacobian *j, const jacobian_scope *scope, double alpha) {
+    double steps = (double)j->steps;
+    if (!j->compat) return 1 / steps;
+    return 1 / steps * (scope->path == PATH_LOGPROB ? alpha : (steps - 1) / steps);
+}
+
+static bool has_log_probability(const jacobian *j) {
+    for (int64_t c = 0; c < j->columns; c++)
+        if (j->column[c].scope->path == PATH_LOGPROB) return true;
+    return false;
+}
+
+/* One lane of [lanes, rows, D] as [rows, D]. */
+static ca_tensor lane_of(ca_tensor lanes, int64_t lane) {
+    ca_tensor one = ca_tensor_slice(lanes, 0, lane, 1);
+    return ca_tensor_2d(one.data, one.dtype, one.shape[1], one.shape[2]);
+}
+
+/* Adds weight * d f / d e of a tile's lanes at one node to their sums [count, T, D]. */
+static ca_status add_node(jacobian *j, int64_t k, int64_t first, ca_tensor sums) {
+    ca_status st = CA_OK;
+    ca_backend *be = j->job->backend;
+    int64_t column[JACOBIAN_MOST_SCOPES], columns = path_columns(j, column);
+    int64_t count = sums.shape[0], width = j->job->arch->width;
+    double alpha = node_at(j, k);
+    ca_tensor logit = ca_tensor_slice(j->direction, 0, 0, j->n), gradient;
+    ca_tensor log_probability = ca_tensor_slice(j->path_vector, 0, 0, j->n);
+    ca_tensor cotangents =
+        ca_tensor_3d(j->cotangents.data, j->cotangents.dtype, count, j->n, width);
+    CA_TRY(forward_at(j, alpha));
+    if (has_log_probability(j)) {
+        CA_TRY(ca_copy(be, log_probability, logit));
+        CA_TRY(ca_jacobian_subtract_mean(j, log_probability));
+    }
+    for (int64_t r = 0; r < count; r++) {
+        const jacobian_scope *scope = j->column[column[(first + r) % columns]].scope;
+        CA_TRY(ca_jacobian_slot_cotangent(j, (first + r) / columns,
+                                          scope->path == PATH_LOGIT ? logit : log_probability,
+                                          lane_of(cotangents, r)));
+    }
+    ca_backward request = {.lanes = count, .d_final_norm = cotangents, .stop_layer = j->layer};
+    CA_TRY(ca_pass_backward(j->pass, &request, &gradient));
+    for (int64_t r = 0; r < count; r++)
+        CA_TRY(ca_add(be, lane_of(sums, r), lane_of(gradient, r),
+                      node_weight(j, j->column[column[(first + r) % columns]].scope, alpha)));
+out:
+    return st;
+}
+
+static ca_status run_tile(jacobian *j, int64_t first, int64_t count) {
+    ca_status st = CA_OK;
+    int64_t column[JACOBIAN_MOST_SCOPES], columns = path_columns(j, column);
+    ca_tensor sums = ca_tensor_3d(j->path_sum.data, j->path_sum.dtype, count,
+                                  j->batch->sequences.rows, j->job->arch->width);
+    CA_TRY(ca_fill(j->job->backend, sums, 0));
+    for (int64_t k = 0; k < j->steps; k++) CA_TRY(add_node(j, k, first, sums));
+    for (int64_t r = 0; r < count; r++)
+        CA_TRY(ca_jacobian_reduce(j, column[(first + r) % columns], (first + r) / columns,
+                                  lane_of(sums, r)));
+out:
+    return st;
+}
+
+/* ---- ends ---- */
+
+/* value [n] of every integrated scope += sign * f at the last forward. */
+static ca_status add_values(jacobian *j, double sign) {
     ca_status st = CA_OK;
     ca_backend *be = j->job->backend;
     ca_tensor values = ca_tensor_slice(j->values, 0, 0, j->n),
               lse = ca_tensor_slice(j->lse, 0, 0, j->n);
-    CA_TRY(ca_row_dots(be, values, ca_pass_final_norm(j->pass),
-                       ca_tensor_slice(j->direction, 0, 0, j->n)));
-    if (scope->path == PATH_LOGPROB && !j->reads.contrast) {
-        CA_TRY(ca_log_sum_exp(be, lse, ca_pass_logits(j->pass)));
-        CA_TRY(ca_add(be, values, lse, -1));
+    for (int64_t c = 0; c < j->columns; c++) {
+        const jacobian_column *column = &j->column[c];
+        if (!column->scope->path) continue;
+        CA_TRY(ca_row_dots(be, values, ca_pass_final_norm(j->pass),
+                           ca_tensor_slice(j->direction, 0, 0, j->n)));
+        if (column->scope->path == PATH_LOGPROB && !j->reads.contrast) {
+            CA_TRY(ca_log_sum_exp(be, lse, ca_pass_logits(j->pass)));
+            CA_TRY(ca_add(be, values, lse, -1));
+        }
+        CA_TRY(ca_download_f64(be, values, j->staging, j->numbers));
+        for (int64_t r = 0; r < j->n; r++) column->change[r] += sign * j->numbers[r];
     }
-    CA_TRY(ca_download_f64(be, values, j->staging, value));
 out:
     return st;
 }
 
-/* Adds weight * d f / d e at one node to the sum [T, D]. */
-static ca_status add_node(jacobian *j, const jacobian_scope *scope, const ca_hook *hook,
-                          double alpha, double weight, ca_tensor sum) {
-    ca_status st = CA_OK;
-    int64_t rows = j->batch->sequences.rows, width = j->job->arch->width;
-    ca_tensor cotangent = ca_tensor_3d(j->cotangents.data, j->cotangents.dtype, 1, j->n, width),
-              gradient;
-    CA_TRY(forward_at(j, hook, alpha));
-    CA_TRY(set_cotangent(j, scope, ca_tensor_2d(cotangent.data, cotangent.dtype, j->n, width)));
-    ca_backward request = {.lanes = 1, .d_final_norm = cotangent};
-    CA_TRY(ca_pass_backward(j->pass, &request, &gradient));
-    CA_TRY(ca_add(j->job->backend, sum, ca_tensor_2d(gradient.data, gradient.dtype, rows, width),
-                  weight));
-out:
-    return st;
-}
-
-static void node(const jacobian *j, const jacobian_scope *scope, int64_t k, double *alpha,
-                 double *weight) {
-    double steps = (double)j->steps;
-    *alpha = j->compat ? (double)(k + 1) / steps : ((double)k + 0.5) / steps;
-    *weight = 1 / steps;
-    if (j->compat) *weight *= scope->path == PATH_LOGPROB ? *alpha : (steps - 1) / steps;
-}
-
-/* f(x) - f(b) less the sum of the signed scores, per prompt. */
-static ca_status set_residual(jacobian *j, const jacobian_column *c, const ca_hook *hook) {
-    ca_status st = CA_OK;
-    double *from = j->numbers, *to = j->numbers + j->n;
-    CA_TRY(forward_at(j, hook, 0));
-    CA_TRY(read_values(j, c->scope, from));
-    CA_TRY(forward_at(j, hook, 1));
-    CA_TRY(read_values(j, c->scope, to));
+/* Writes f(x) - f(b) less the sum of the signed scores, per slot. */
+static ca_status write_residuals(jacobian *j, int64_t c) {
+    const jacobian_column *column = &j->column[c];
+    int64_t n = 0;
     for (int64_t i = j->first; i < j->last; i++) {
-        double rest = 0;
-        for (int64_t r = j->reads.start[i]; r < j->reads.start[i + 1]; r++)
-            rest += to[r - j->reads.start[j->first]] - from[r - j->reads.start[j->first]];
-        for (int64_t t = j->score_start[i]; t < j->score_start[i + 1]; t++)
-            rest -= (double)c->signed_score[t - j->score_start[j->first]];
-        j->residual[i - j->first] = rest;
+        int64_t tokens = j->job->data->examples[i].clean.count;
+        for (int64_t s = 0; s < ca_jacobian_slots_of(j, i); s++, n++) {
+            int64_t read = ca_jacobian_read_of(j, i, s);
+            int64_t end =
+                j->reads.span ? j->reads.start[i + 1] - j->reads.start[j->first] : read + 1;
+            const float *score =
+                column->signed_score + j->score_start[i] - j->score_start[j->first] + s * tokens;
+            j->residual[n] = 0;
+            for (int64_t r = read; r < end; r++) j->residual[n] += column->change[r];
+            for (int64_t t = 0; t < tokens; t++) j->residual[n] -= (double)score[t];
+        }
     }
-out:
-    return st;
+    return ca_jacobian_write_residual(j, c, n);
 }
 
-ca_status ca_jacobian_path(jacobian *j, int64_t column) {
+ca_status ca_jacobian_paths(jacobian *j) {
     ca_status st = CA_OK;
-    const jacobian_column *c = &j->column[column];
-    ca_hook hook = ca_jacobian_path_hook(j);
-    int64_t rows = j->batch->sequences.rows;
-    ca_tensor leaf = ca_tensor_slice(j->leaf, 0, 0, rows);
-    ca_tensor sum = ca_tensor_slice(j->path_sum, 0, 0, rows);
-    CA_TRY(ca_fill(j->job->backend, sum, 0));
-    for (int64_t k = 0; k < j->steps; k++) {
-        double alpha, weight;
-        node(j, c->scope, k, &alpha, &weight);
-        CA_TRY(add_node(j, c->scope, &hook, alpha, weight, sum));
-    }
-    CA_TRY(add_baseline(j, j->job->backend, leaf, -1));
-    CA_TRY(ca_jacobian_reduce(j, column, 0, sum));
-    CA_TRY(ca_jacobian_set_leaf(j));
-    CA_TRY(set_residual(j, c, &hook));
+    int64_t column[JACOBIAN_MOST_SCOPES], columns = path_columns(j, column), slots = 0;
+    if (columns == 0) return CA_OK;
+    for (int64_t i = j->first; i < j->last; i++)
+        if (ca_jacobian_slots_of(j, i) > slots) slots = ca_jacobian_slots_of(j, i);
+    for (int64_t c = 0; c < columns; c++)
+        memset(j->column[column[c]].change, 0, (size_t)j->n * sizeof(double));
+    j->path_hook = ca_jacobian_path_hook(j);
+    CA_TRY(add_values(j, 1)); /* the forward of the input itself is still there */
+    CA_TRY(subtract_baseline(j));
+    CA_TRY(forward_at(j, 0));
+    CA_TRY(add_values(j, -1));
+    for (int64_t first = 0, all = slots * columns; first < all; first += j->path_tile)
+        CA_TRY(run_tile(j, first, all - first < j->path_tile ? all - first : j->path_tile));
+    for (int64_t c = 0; c < columns; c++) CA_TRY(write_residuals(j, column[c]));
 out:
     return st;
 }

@@ -118,17 +118,25 @@ ca_status ca_jacobian_whole_words_answer(const jacobian *j, ca_job *job, ca_stri
     word_kinds k = {0};
     const char *scope;
     CA_TRY(open_kinds(job, &k));
-    int64_t whole = choose(&k, 1);
-    CA_TRY(ca_string_printf(text,
-                            "AOPC over %lld prompts (over %lld whose target begins a word, over "
-                            "%lld whose target continues one)\n",
-                            (long long)k.count, (long long)whole, (long long)(k.count - whole)));
+    int64_t whole = choose(&k, 1), parts = k.count - whole;
+    CA_TRY(ca_string_printf(text, "AOPC over %lld prompts", (long long)k.count));
+    if (whole && parts)
+        CA_TRY(ca_string_printf(text,
+                                " (over %lld whose target begins a word, over %lld whose target "
+                                "continues one)\n",
+                                (long long)whole, (long long)parts));
+    else
+        CA_TRY(ca_string_printf(text, ", whose targets all %s\n",
+                                whole ? "begin a word" : "continue one"));
     for (int64_t c = 0; c <= j->columns; c++) {
         CA_TRY(read_areas(j, job, c, &k, &scope));
         CA_TRY(
             ca_string_printf(text, "    %-22s %7.3f", scope, ca_statistics_mean(k.value, k.count)));
-        CA_TRY(ca_string_printf(text, " (%.3f,", ca_statistics_mean(k.own, choose(&k, 1))));
-        CA_TRY(ca_string_printf(text, " %.3f)\n", ca_statistics_mean(k.own, choose(&k, 0))));
+        if (whole && parts) {
+            CA_TRY(ca_string_printf(text, " (%.3f,", ca_statistics_mean(k.own, choose(&k, 1))));
+            CA_TRY(ca_string_printf(text, " %.3f)", ca_statistics_mean(k.own, choose(&k, 0))));
+        }
+        CA_TRY(ca_string_printf(text, "\n"));
     }
 out:
     free_kinds(&k);

@@ -40,6 +40,18 @@ out:
     return st;
 }
 
+static ca_status reserve_matrix(jacobian *j, const char *scope, const char *name) {
+    ca_status st = CA_OK;
+    int64_t cells = j->words.cell_start[j->job->data->count];
+    char path[96];
+    snprintf(path, sizeof path, "/attribution/%s/%s", scope, name);
+    CA_TRY(ca_result_reserve(j->job->result, path, CA_RESULT_F32,
+                             (ca_result_shape){1, {cells}, {"word explained, word"}}));
+    CA_TRY(ca_result_attribute_text(j->job->result, path, "aggregate", j->words.rule));
+out:
+    return st;
+}
+
 ca_status ca_jacobian_word_matrix_reserve(jacobian *j) {
     ca_status st = CA_OK;
     ca_result *r = j->job->result;
@@ -53,11 +65,8 @@ ca_status ca_jacobian_word_matrix_reserve(jacobian *j) {
         ca_result_put(r, "/attribution/word_row_offsets", CA_RESULT_I64, examples, w->row_start));
     for (int64_t c = 0; c < j->columns; c++) {
         const char *name = j->column[c].scope->name;
-        snprintf(path, sizeof path, "/attribution/%s/word_matrix", name);
-        CA_TRY(ca_result_reserve(
-            r, path, CA_RESULT_F32,
-            (ca_result_shape){1, {w->cell_start[count]}, {"word explained, word"}}));
-        CA_TRY(ca_result_attribute_text(r, path, "aggregate", w->rule));
+        CA_TRY(reserve_matrix(j, name, "word_matrix"));
+        if (j->column[c].scope->has_signed) CA_TRY(reserve_matrix(j, name, "word_signed_matrix"));
         snprintf(path, sizeof path, "/attribution/%s/word_matrix_offsets", name);
         CA_TRY(ca_result_put(r, path, CA_RESULT_I64, examples, w->cell_start));
     }
@@ -86,20 +95,31 @@ static void merge(const jacobian *j, int64_t example, const float *score, float 
     }
 }
 
+/* score: the blocks of the micro-batch; gathered, cells: room for them and for the merged ones. */
+static ca_status write_matrix(jacobian *j, const char *scope, const char *name, const float *score,
+                              float *gathered, float *cells) {
+    const jacobian_words *w = &j->words;
+    int64_t first = w->cell_start[j->first], count = w->cell_start[j->last] - first;
+    char path[96];
+    for (int64_t i = j->first; i < j->last; i++)
+        merge(j, i, score + j->score_start[i] - j->score_start[j->first], gathered,
+              cells + w->cell_start[i] - first);
+    snprintf(path, sizeof path, "/attribution/%s/%s", scope, name);
+    return ca_result_write(j->job->result, path, first, count, cells);
+}
+
 ca_status ca_jacobian_write_word_matrix(jacobian *j) {
     ca_status st = CA_OK;
-    const jacobian_words *w = &j->words;
-    int64_t first = w->cell_start[j->first], cells = w->cell_start[j->last] - first;
+    int64_t cells = j->words.cell_start[j->last] - j->words.cell_start[j->first];
     float *gathered = NULL, *values = NULL;
-    char path[96];
     CA_TRY(ca_calloc((size_t)j->most_scores, sizeof *gathered, &gathered));
     CA_TRY(ca_calloc((size_t)cells + 1, sizeof *values, &values));
     for (int64_t c = 0; c < j->columns; c++) {
-        for (int64_t i = j->first; i < j->last; i++)
-            merge(j, i, j->column[c].score + j->score_start[i] - j->score_start[j->first], gathered,
-                  values + w->cell_start[i] - first);
-        snprintf(path, sizeof path, "/attribution/%s/word_matrix", j->column[c].scope->name);
-        CA_TRY(ca_result_write(j->job->result, path, first, cells, values));
+        const jacobian_column *k = &j->column[c];
+        CA_TRY(write_matrix(j, k->scope->name, "word_matrix", k->score, gathered, values));
+        if (k->scope->has_signed)
+            CA_TRY(write_matrix(j, k->scope->name, "word_signed_matrix", k->signed_score, gathered,
+                                values));
     }
 out:
     free(gathered);

@@ -118,55 +118,72 @@ void ca_jacobian_words_free(jacobian_words *words) {
     *words = (jacobian_words){0};
 }
 
-static const char *path_of(const jacobian_column *c, char path[96]) {
-    snprintf(path, 96, "/attribution/%s/word_score", c->scope->name);
+static const char *path_of(const jacobian_column *c, const char *name, char path[96]) {
+    snprintf(path, 96, "/attribution/%s/%s", c->scope->name, name);
     return path;
+}
+
+static ca_status reserve_words(jacobian *j, const jacobian_column *c, const char *name) {
+    ca_status st = CA_OK;
+    char path[96];
+    int64_t words = j->words.first[j->job->data->count];
+    CA_TRY(ca_result_reserve(j->job->result, path_of(c, name, path), CA_RESULT_F32,
+                             (ca_result_shape){1, {words}, {"word"}}));
+    CA_TRY(ca_result_attribute_text(j->job->result, path, "aggregate", j->words.rule));
+out:
+    return st;
 }
 
 ca_status ca_jacobian_words_reserve(jacobian *j) {
     ca_status st = CA_OK;
-    ca_result *r = j->job->result;
-    char path[96];
     if (!j->words.offsets || (j->matrix && !j->words.asked)) return CA_OK;
     int64_t words = j->words.first[j->job->data->count];
-    CA_TRY(ca_result_put(r, "/data/word_offsets", CA_RESULT_I64,
+    CA_TRY(ca_result_put(j->job->result, "/data/word_offsets", CA_RESULT_I64,
                          (ca_result_shape){1, {words + 1}, {"word"}}, j->words.offsets));
     if (j->matrix) return ca_jacobian_word_matrix_reserve(j);
     for (int64_t c = 0; c < j->columns; c++) {
-        CA_TRY(ca_result_reserve(r, path_of(&j->column[c], path), CA_RESULT_F32,
-                                 (ca_result_shape){1, {words}, {"word"}}));
-        CA_TRY(ca_result_attribute_text(r, path, "aggregate", j->words.rule));
+        CA_TRY(reserve_words(j, &j->column[c], "word_score"));
+        if (j->column[c].scope->has_signed) CA_TRY(reserve_words(j, &j->column[c], "word_signed"));
     }
 out:
     return st;
 }
 
 float ca_jacobian_aggregate(const char *rule, const float *score, int64_t count) {
-    double sum = 0, most = -INFINITY;
+    double sum = 0, most = 0;
     for (int64_t t = 0; t < count; t++) {
         sum += (double)score[t];
-        if ((double)score[t] > most) most = (double)score[t];
+        if (fabs((double)score[t]) > fabs(most)) most = (double)score[t];
     }
     if (strcmp(rule, "max") == 0) return (float)most;
     return (float)(strcmp(rule, "mean") == 0 ? sum / (double)count : sum);
 }
 
+/* score: of the tokens of the micro-batch; values: room for its words. */
+static ca_status write_words(jacobian *j, const jacobian_column *c, const char *name,
+                             const float *score, float *values) {
+    const int64_t *offsets = j->words.offsets + j->words.first[j->first];
+    int64_t count = j->words.first[j->last] - j->words.first[j->first];
+    char path[96];
+    for (int64_t w = 0; w < count; w++)
+        values[w] = ca_jacobian_aggregate(j->words.rule, score + offsets[w] - offsets[0],
+                                          offsets[w + 1] - offsets[w]);
+    return ca_result_write(j->job->result, path_of(c, name, path), j->words.first[j->first], count,
+                           values);
+}
+
 ca_status ca_jacobian_write_words(jacobian *j) {
     ca_status st = CA_OK;
     float *values = NULL;
-    char path[96];
     if (!j->words.offsets || (j->matrix && !j->words.asked)) return CA_OK;
     if (j->matrix) return ca_jacobian_write_word_matrix(j);
-    const int64_t *offsets = j->words.offsets + j->words.first[j->first];
     int64_t count = j->words.first[j->last] - j->words.first[j->first];
     CA_TRY(ca_calloc((size_t)count, sizeof *values, &values));
     for (int64_t c = 0; c < j->columns; c++) {
-        for (int64_t w = 0; w < count; w++)
-            values[w] =
-                ca_jacobian_aggregate(j->words.rule, j->column[c].score + offsets[w] - offsets[0],
-                                      offsets[w + 1] - offsets[w]);
-        CA_TRY(ca_result_write(j->job->result, path_of(&j->column[c], path),
-                               j->words.first[j->first], count, values));
+        const jacobian_column *column = &j->column[c];
+        CA_TRY(write_words(j, column, "word_score", column->score, values));
+        if (column->scope->has_signed)
+            CA_TRY(write_words(j, column, "word_signed", column->signed_score, values));
     }
 out:
     free(values);

@@ -49,6 +49,18 @@ static ca_status check_sites(const ca_job *job, const ca_site *sites, int64_t co
     return CA_OK;
 }
 
+/* Windows are of parts of blocks: the stream and what follows it are patched at one layer. */
+static ca_status check_windows(const ca_job *job, const patch_state *p) {
+    int64_t window = ca_config_int(job->config, "method.windows");
+    for (int64_t i = 0; i < p->place_count; i++)
+        if (p->places[i].kind != CA_SITE_RESID_PRE && p->places[i].kind != CA_SITE_FINAL_NORM)
+            return CA_OK;
+    if (window == 1) return CA_OK;
+    return ca_config_fail(job->config, "method.windows",
+                          "expected parts of attention or MLP in method.sites beside it, got sites "
+                          "that are patched at one layer");
+}
+
 ca_status ca_patch_read_columns(const ca_job *job, patch_state *p) {
     ca_status st = CA_OK;
     ca_site *sites = NULL;
@@ -70,6 +82,7 @@ ca_status ca_patch_read_columns(const ca_job *job, patch_state *p) {
             p->places[p->place_count++] = place;
         p->columns[p->column_count++] = (patch_column){sites[i], p->place_count - 1};
     }
+    CA_TRY(check_windows(job, p));
 out:
     free(sites);
     return st;

@@ -20,7 +20,8 @@ static const ca_option options[] = {
      "[[1, "
      "3], last]: tokens 1 and 3 at once, then the last one"},
     {"method.windows", CA_OPTION_INT, "1", "1..", NULL,
-     "layers patched at once around that of the cell, for parts of attention and MLP"},
+     "layers patched at once around that of the cell, of parts of attention and MLP; the residual "
+     "stream is patched at one"},
     {"method.style", CA_OPTION_CHOICE, "swap", NULL, "swap|restore",
      "corrupted run: the prompt `corrupted` (swap), or `clean` with noise on its subject "
      "(restore)"},
@@ -66,6 +67,16 @@ static const char *const headlines[] = {"/baseline@clean_mean", "/baseline@corru
                                         "/baseline@accuracy", "/patch@strongest_effect", NULL};
 
 /* ---- prepare ---- */
+
+/* Noise that is not the default is meant for style restore. */
+static ca_status check_noise(const ca_job *job, const patch_state *p) {
+    for (const ca_option *o = options; !p->restore && o->path; o++)
+        if (strncmp(o->path, "method.noise.", 13) == 0 &&
+            strcmp(ca_config_text(job->config, o->path), o->fallback) != 0)
+            return ca_config_fail(job->config, o->path,
+                                  "expected method.style restore beside it, got swap");
+    return CA_OK;
+}
 
 static ca_status check_subject(const ca_job *job, const ca_example *e) {
     if (e->subject_first < e->subject_last) return CA_OK;
@@ -118,6 +129,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     p->restore = strcmp(ca_config_text(job->config, "method.style"), "restore") == 0;
     p->denoise = strcmp(ca_config_text(job->config, "method.direction"), "denoise") == 0;
     p->draws = p->restore ? ca_config_int(job->config, "method.noise.draws") : 1;
+    CA_TRY(check_noise(job, p));
     CA_TRY(ca_patch_read_columns(job, p));
     CA_TRY(check_examples(job, p));
     CA_TRY(ca_metric_open(job->config, "metric", job->data, job->tokenizer, job->arch->vocab,
