@@ -43,7 +43,7 @@ typedef struct ca_metric_input {
     const double *reference; /* [V] log softmax of the clean run; NULL unless the metric reads it */
     const ca_example *example; /* or its sequence, see ca_dataset_continue */
     int64_t row;               /* of ca_example_reads(example), 0 = the prompt's last token */
-    const int32_t *numbers; /* [100] tokens with which "00" to "99" begin, or NULL */
+    const int32_t *numbers;    /* [100] tokens with which "00" to "99" begin, or NULL */
 } ca_metric_input;
 
 /* What a metric needs, as bits. */
@@ -88,6 +88,9 @@ ca_status ca_metric_open(const ca_config *config, const char *path, const ca_dat
                          const ca_tokenizer *tokenizer, int64_t vocab, int64_t positions,
                          ca_metric *out) CA_MUST_USE;
 void ca_metric_close(ca_metric *metric);
+
+/* True for a weighted sum of logits: its gradient is the same wherever it is taken. */
+bool ca_metric_is_linear(const ca_metric_kind *kind);
 
 /* Sequences per example, whose values add up to its metric. */
 int64_t ca_metric_parts(const ca_metric_kind *kind);

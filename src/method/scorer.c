@@ -97,6 +97,15 @@ out:
     return st;
 }
 
+/* d_logits [n, V] of the row that `in` is of = factor times the metric's gradient. */
+static ca_status send_gradient(method_scorer *s, const ca_metric_input *in, double factor,
+                               ca_tensor d_logits) {
+    s->metric->kind->gradient(in, s->gradient);
+    for (int64_t v = 0; v < s->vocab; v++) s->gradient[v] *= factor;
+    return ca_upload_f64(s->backend, ca_tensor_slice(d_logits, 0, in->row, 1), s->staging,
+                         s->gradient);
+}
+
 ca_status ca_method_score_gradient(method_scorer *s, const ca_example *example, int64_t n,
                                    ca_tensor logits, double factor, double *value,
                                    ca_tensor d_logits) {
@@ -107,12 +116,22 @@ ca_status ca_method_score_gradient(method_scorer *s, const ca_example *example, 
     for (int64_t row = 0; row < logits.shape[0]; row++) {
         CA_TRY(fetch(s, example, n, logits, row, &in));
         *value += s->metric->kind->value(&in);
-        s->metric->kind->gradient(&in, s->gradient);
-        for (int64_t v = 0; v < s->vocab; v++) s->gradient[v] *= factor;
-        CA_TRY(ca_upload_f64(s->backend, ca_tensor_slice(d_logits, 0, row, 1), s->staging,
-                             s->gradient));
+        CA_TRY(send_gradient(s, &in, factor, d_logits));
     }
     CA_TRY(check_finite(s, example, *value));
+out:
+    return st;
+}
+
+ca_status ca_method_linear_gradient(method_scorer *s, const ca_example *example, double factor,
+                                    ca_tensor d_logits) {
+    ca_status st = CA_OK;
+    assert(ca_metric_is_linear(s->metric->kind));
+    for (int64_t row = 0; row < d_logits.shape[0]; row++) {
+        const ca_metric_input in = {
+            .vocab = s->vocab, .example = example, .row = row, .numbers = s->metric->numbers};
+        CA_TRY(send_gradient(s, &in, factor, d_logits));
+    }
 out:
     return st;
 }

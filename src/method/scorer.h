@@ -43,5 +43,8 @@ ca_status ca_method_score(method_scorer *scorer, const ca_example *example, int6
 ca_status ca_method_score_gradient(method_scorer *scorer, const ca_example *example, int64_t n,
                                    ca_tensor logits, double factor, double *value,
                                    ca_tensor d_logits) CA_MUST_USE;
+/* d_logits likewise, of a metric that is linear: needs no logits. */
+ca_status ca_method_linear_gradient(method_scorer *scorer, const ca_example *example, double factor,
+                                    ca_tensor d_logits) CA_MUST_USE;
 
 #endif

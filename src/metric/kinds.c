@@ -216,6 +216,10 @@ static const ca_metric_kind kinds[] = {
     {"continuation_diff", BOTH_TEXTS, 1, continuation, continuation_gradient},
 };
 
+bool ca_metric_is_linear(const ca_metric_kind *kind) {
+    return kind->gradient && !(kind->needs & CA_METRIC_LOG_PROBS);
+}
+
 int64_t ca_metric_parts(const ca_metric_kind *kind) {
     return kind->needs & CA_METRIC_WRONG_TEXT ? 2 : 1;
 }

@@ -132,6 +132,8 @@ ca_status ca_eap_write_truth(ca_job *job, eap *e) CA_MUST_USE;
 /* plan.c: groups and sizes that fit the memory. */
 ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) CA_MUST_USE;
 
+/* Ends that are no points of a path's first pass, and so are run for themselves. */
+int64_t ca_eap_ends_apart(const eap *e);
 /* Settings of the ends, without a model. */
 eap_ends ca_eap_ends_wanted(const eap *e);
 /* The pair behind the last one of the part of a group that begins with `pair`. */

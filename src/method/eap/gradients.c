@@ -20,7 +20,8 @@ static bool has_rest(const ca_model *m) {
     return m->layers[0].qkv_bias.data || m->layers[0].norm1_bias.data;
 }
 
-static ca_pass_limits pass_limits(eap_group_sizes sizes, int64_t points, unsigned wants) {
+static ca_pass_limits pass_limits(eap_group_sizes sizes, int64_t points, unsigned wants,
+                                  bool one_gradient) {
     const uint32_t outputs =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
     uint32_t sites = outputs;
@@ -34,7 +35,7 @@ static ca_pass_limits pass_limits(eap_group_sizes sizes, int64_t points, unsigne
         .reads = points * sizes.reads,
         .lanes = 1,
         .keep = true,
-        .logits = true,
+        .logits = !one_gradient,
         .per_query_head = wants & EAP_WANTS_EDGES,
         .sites = sites,
         .edited = outputs,
@@ -50,10 +51,13 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_group
     int64_t sources = 1 + a->layers * (a->heads + 1);
     int64_t outputs = g->wants & EAP_WANTS_OUTPUTS ? 1 + 2 * a->layers : 0;
     int64_t hidden = g->wants & EAP_WANTS_HIDDEN ? a->layers : 0;
+    int64_t reads = g->most_points * sizes.reads, own_reads = g->one_gradient ? sizes.reads : 0;
     const method_tensor list[] = {
         {&g->alphas, type, 1, {g->most_points}},
         {&g->start, type, 2, {g->from_site ? all : 0, a->width}},
-        {&g->d_logits, type, 3, {1, g->most_points * sizes.reads, a->vocab}},
+        {&g->d_logits, type, 3, {1, g->one_gradient ? own_reads : reads, a->vocab}},
+        {&g->logits, type, 2, {own_reads, a->vocab}},
+        {&g->d_final, type, 3, {1, g->one_gradient ? reads : 0, a->width}},
         {&g->all_heads, type, 3, {a->layers * columns, rows, a->head_dim}},
         {&g->all_coefficient, type, 2, {a->layers * columns, all}},
         {&g->all_branch, type, 3, {edges ? a->layers + 1 : 0, rows, a->width}},
@@ -70,9 +74,13 @@ static int64_t take(eap_gradients *g, const ca_arch *a, ca_dtype type, eap_group
 }
 
 int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
-                               int64_t most_points, unsigned wants, bool from_site) {
-    eap_gradients g = {.most_points = most_points, .wants = wants, .from_site = from_site};
-    ca_pass_limits limits = pass_limits(sizes, most_points, wants);
+                               int64_t most_points, unsigned wants, bool from_site,
+                               bool one_gradient) {
+    eap_gradients g = {.most_points = most_points,
+                       .wants = wants,
+                       .from_site = from_site,
+                       .one_gradient = one_gradient};
+    ca_pass_limits limits = pass_limits(sizes, most_points, wants, one_gradient);
     return take(&g, arch, dtype, sizes, true) + ca_pass_bytes(arch, dtype, &limits) +
            ca_batch_bytes(limits.reads, limits.rows, limits.reads);
 }
@@ -103,7 +111,7 @@ ca_status ca_eap_gradients_create(eap_gradients *g) {
     ca_status st = CA_OK;
     const ca_model *m = g->ends->model;
     eap_group_sizes sizes = g->sizes;
-    ca_pass_limits limits = pass_limits(sizes, g->most_points, g->wants);
+    ca_pass_limits limits = pass_limits(sizes, g->most_points, g->wants, g->one_gradient);
     CA_TRY(ca_batch_create(m->backend, limits.reads, limits.rows, limits.reads, &g->batch));
     CA_TRY(ca_pass_create(m, &limits, &g->pass));
     CA_TRY(ca_eap_group_create(sizes.pairs, &g->part));
@@ -217,17 +225,32 @@ static int64_t point_hooks(eap_gradients *g, ca_hook *hooks) {
     return count + ca_eap_pull_hooks(g, hooks + count);
 }
 
+/* Metrics of the end that this pass ran as its point k; none where k < 0. */
+static ca_status score_end(eap_gradients *g, bool clean, int64_t k, method_scorer *scorer) {
+    ca_status st = CA_OK;
+    int64_t reads = g->part.read[g->part.count];
+    ca_tensor logits = g->logits;
+    if (k < 0) return CA_OK;
+    if (g->one_gradient) {
+        logits = ca_tensor_slice(logits, 0, 0, reads);
+        CA_TRY(ca_head_forward(g->ends->model, logits,
+                               ca_tensor_slice(ca_pass_final_norm(g->pass), 0, k * reads, reads)));
+        k = 0;
+    } else {
+        logits = ca_pass_logits(g->pass);
+    }
+    CA_TRY(ca_eap_ends_score(g->ends, clean, &g->part, g->first, logits, k, scorer));
+out:
+    return st;
+}
+
 /* Metrics of the ends that this pass ran, and the difference of their outputs. */
 static ca_status finish_ends(eap_gradients *g, method_scorer *scorer) {
     ca_status st = CA_OK;
-    ca_tensor logits = ca_pass_logits(g->pass);
     if (g->differs) return CA_OK;
-    int64_t clean = point_at(g->site, g->point, g->points, 1);
-    int64_t ablated = is_patching(g) ? point_at(g->site, g->point, g->points, 0) : -1;
-    if (clean >= 0)
-        CA_TRY(ca_eap_ends_score(g->ends, true, &g->part, g->first, logits, clean, scorer));
-    if (ablated >= 0)
-        CA_TRY(ca_eap_ends_score(g->ends, false, &g->part, g->first, logits, ablated, scorer));
+    CA_TRY(score_end(g, true, point_at(g->site, g->point, g->points, 1), scorer));
+    if (is_patching(g))
+        CA_TRY(score_end(g, false, point_at(g->site, g->point, g->points, 0), scorer));
     CA_TRY(ca_eap_ends_subtract(g->ends, g->ends->group->row[g->first], g->part.rows));
     g->differs = true;
 out:
@@ -264,6 +287,7 @@ static ca_status forward_points(eap_gradients *g, ca_hook *hooks) {
     CA_TRY(ca_batch_upload(g->batch));
     CA_TRY(ca_upload_f64(be, ca_tensor_slice(g->alphas, 0, 0, g->points), g->staging, alpha));
     ca_forward request = ca_forward_all(g->ends->model, g->batch);
+    if (g->one_gradient) request.head = CA_HEAD_NORM;
     request.prefix = ca_eap_ends_prefix(g->ends);
     CA_TRY(start_at_site(g, &request));
     request.hook_count = point_hooks(g, hooks);
@@ -273,22 +297,15 @@ out:
     return st;
 }
 
-ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,
-                               int64_t points, double factor, method_scorer *scorer) {
+/* Gradients of the metric at the logits of every point. */
+static ca_status differentiate(eap_gradients *g, double factor, method_scorer *scorer,
+                               ca_backward *request) {
     ca_status st = CA_OK;
     const eap_group *part = &g->part;
     int64_t pairs = part->count;
-    ca_hook hooks[1 + 2 * EAP_TAP_HOOKS + EAP_PULL_HOOKS];
-    ca_tensor gradient, d = g->d_logits;
-    assert(points <= g->most_points && points <= EAP_MOST_POINTS);
-    g->site = site;
-    g->point = point;
-    g->points = points;
-    CA_TRY(forward_points(g, hooks));
-    CA_TRY(finish_ends(g, scorer));
-    ca_tensor logits = ca_pass_logits(g->pass);
-    d = ca_tensor_3d(d.data, d.dtype, 1, points * part->read[pairs], d.shape[2]);
-    for (int64_t r = 0; r < points * pairs; r++) {
+    ca_tensor logits = ca_pass_logits(g->pass), d = g->d_logits;
+    d = ca_tensor_3d(d.data, d.dtype, 1, g->points * part->read[pairs], d.shape[2]);
+    for (int64_t r = 0; r < g->points * pairs; r++) {
         int64_t k = r / pairs, n = r % pairs;
         double value;
         CA_TRY(ca_method_score_gradient(scorer, &part->data->examples[part->first + n],
@@ -296,8 +313,47 @@ ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point 
                                         factor, &value,
                                         ca_eap_group_logits(part, ca_tensor_at(d, 0, 0), k, n)));
     }
+    request->d_logits = d;
+out:
+    return st;
+}
+
+/* The one gradient of every pair, below the vocabulary head and for all points. */
+static ca_status repeat_gradient(eap_gradients *g, double factor, method_scorer *scorer,
+                                 ca_backward *request) {
+    ca_status st = CA_OK;
+    const eap_group *part = &g->part;
+    const ca_model *m = g->ends->model;
+    int64_t reads = part->read[part->count], width = m->arch.width;
+    ca_tensor d_logits = ca_tensor_slice(ca_tensor_at(g->d_logits, 0, 0), 0, 0, reads);
+    ca_tensor all = g->d_final;
+    all = ca_tensor_3d(all.data, all.dtype, g->points, reads, width);
+    for (int64_t n = 0; n < part->count; n++)
+        CA_TRY(ca_method_linear_gradient(scorer, &part->data->examples[part->first + n], factor,
+                                         ca_eap_group_logits(part, d_logits, 0, n)));
+    CA_TRY(ca_linear_bwd(m->backend, ca_tensor_at(all, 0, 0), d_logits, m->head));
+    if (g->points > 1)
+        CA_TRY(ca_copy(m->backend, ca_tensor_slice(all, 0, 1, g->points - 1),
+                       ca_tensor_repeat(ca_tensor_at(all, 0, 0), g->points - 1)));
+    request->d_final_norm = ca_tensor_3d(all.data, all.dtype, 1, g->points * reads, width);
+out:
+    return st;
+}
+
+ca_status ca_eap_gradients_run(eap_gradients *g, eap_site site, const eap_point *point,
+                               int64_t points, double factor, method_scorer *scorer) {
+    ca_status st = CA_OK;
+    ca_hook hooks[1 + 2 * EAP_TAP_HOOKS + EAP_PULL_HOOKS];
+    ca_backward request = {.lanes = 1};
+    ca_tensor gradient;
+    assert(points <= g->most_points && points <= EAP_MOST_POINTS);
+    g->site = site;
+    g->point = point;
+    g->points = points;
+    CA_TRY(forward_points(g, hooks));
+    CA_TRY(finish_ends(g, scorer));
+    CA_TRY((g->one_gradient ? repeat_gradient : differentiate)(g, factor, scorer, &request));
     CA_TRY(ca_eap_pull_begin(g));
-    ca_backward request = {.lanes = 1, .d_logits = d};
     if (g->from_site && site.layer > 0) request.stop_layer = site.layer;
     CA_TRY(ca_pass_backward(g->pass, &request, &gradient));
 out:

@@ -42,14 +42,21 @@ typedef enum eap_wants {
     EAP_WANTS_HIDDEN = 8   /* hidden; of ends made with keep_hidden */
 } eap_wants;
 
+/* A metric linear in what the vocabulary head gives has one gradient at all points, and logits are
+ * needed of the ends alone. */
+static inline bool ca_eap_one_gradient(const ca_arch *arch, const ca_metric_kind *kind) {
+    return ca_metric_is_linear(kind) && arch->logit_soft_cap == 0;
+}
+
 typedef struct eap_gradients {
     eap_ends *ends;        /* of the groups */
     eap_group_sizes sizes; /* of the parts */
     int64_t most_points;   /* of one pass */
     unsigned wants;
-    bool from_site; /* passes begin at the block of their site, on the clean residual stream, and
-                       give the gradients of that block and those above; of ends made with
-                       keep_stream */
+    bool from_site;    /* passes begin at the block of their site, on the clean residual stream, and
+                          give the gradients of that block and those above; of ends made with
+                          keep_stream */
+    bool one_gradient; /* see ca_eap_one_gradient */
     ca_batch *batch;
     ca_pass *pass;
     method_buffers buffers;
@@ -73,7 +80,8 @@ typedef struct eap_gradients {
     ca_tensor projected;           /* [points T, H Dh] q or k of a layer, before their rotation */
     ca_tensor rest;                /* [L, (H + 2 K) Dh] q0 | k0 | v0; absent when all are 0 */
     ca_tensor xhat, inverse, dots; /* [points T, D], [points T], [H, points T] */
-    ca_tensor d_logits;            /* [1, points pairs, V] */
+    ca_tensor d_logits;            /* [1, n, V], n the reads of all points, or of one_gradient */
+    ca_tensor logits, d_final;     /* with one_gradient: [n, V] of an end, [1, points n, D] */
     ca_tensor alphas;              /* [points] */
     ca_tensor start;               /* [points T, D] with from_site */
     eap_tap clean_tap, ablated_tap;
@@ -82,9 +90,10 @@ typedef struct eap_gradients {
 
 /* Bytes of backend memory, without those of the ends. */
 int64_t ca_eap_gradients_bytes(const ca_arch *arch, ca_dtype dtype, eap_group_sizes sizes,
-                               int64_t most_points, unsigned wants, bool from_site);
-/* Fills `g`, whose ends, sizes, most_points, wants and from_site are set. Frees what it made on
- * failure. */
+                               int64_t most_points, unsigned wants, bool from_site,
+                               bool one_gradient);
+/* Fills `g`, whose ends, sizes, most_points, wants, from_site and one_gradient are set. Frees what
+ * it made on failure. */
 ca_status ca_eap_gradients_create(eap_gradients *g) CA_MUST_USE;
 void ca_eap_gradients_free(eap_gradients *g);
 

@@ -35,8 +35,7 @@ int64_t ca_eap_part_end(const eap *e, int64_t pair, int64_t last) {
     return pair;
 }
 
-/* Ends that are no points of a path's first pass. */
-static int64_t ends_apart(const eap *e) {
+int64_t ca_eap_ends_apart(const eap *e) {
     bool clean = true, ablated = !e->variant->clean_only;
     if (e->variant->path != EAP_NO_PATH && e->variant->path != EAP_OF_ACTIVATIONS) {
         clean = ca_eap_point_find(e->points, e->most_points, 1) < 0;
@@ -52,7 +51,7 @@ eap_ends ca_eap_ends_wanted(const eap *e) {
     return (eap_ends){
         .ablation = patching ? NULL : &e->ablation,
         .sizes = e->sizes,
-        .runs = larger(1, ends_apart(e)),
+        .runs = larger(1, ca_eap_ends_apart(e)),
         .keep_stream = e->variant->keep_stream || e->own_site,
         .keep_hidden = e->level == EAP_HIDDEN,
         .difference_only = patching && of_inputs,
@@ -133,7 +132,8 @@ static double sequence_flops(const ca_job *job, const eap *e, const ca_example *
     const ca_arch *a = job->arch;
     bool whole = ca_eap_runs_whole(e);
     int64_t prefix = ca_eap_prefix_rows(example, whole), rows = ca_eap_tail_rows(example, whole);
-    int64_t means = e->ablation.positions ? 1 : 0, runs = means + (e->given ? 0 : ends_apart(e));
+    int64_t means = e->ablation.positions ? 1 : 0,
+            runs = means + (e->given ? 0 : ca_eap_ends_apart(e));
     if (runs == 0) return 0;
     double flops = ca_flops_forward(a, prefix, ca_sequence_keys(a, prefix, 0), a->layers);
     flops += (double)runs * ca_flops_forward(a, rows, ca_sequence_keys(a, rows, prefix), a->layers);
@@ -157,8 +157,8 @@ ca_status ca_eap_plan(const ca_job *job, eap *e, ca_plan *plan) {
     if (e->packing.batches == 0) goto out;
     int64_t passes = (e->point_count + e->most_points - 1) / e->most_points;
     plan->batches = e->packing.batches * larger(1, e->site_count * passes);
-    plan->batch_rows =
-        larger(e->most_points * e->part_sizes.rows, larger(1, ends_apart(e)) * e->sizes.rows);
+    plan->batch_rows = larger(e->most_points * e->part_sizes.rows,
+                              larger(1, ca_eap_ends_apart(e)) * e->sizes.rows);
     plan->host_bytes += ca_eap_attribute_host_bytes(e, job->arch->vocab);
 out:
     return st;

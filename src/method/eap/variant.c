@@ -16,14 +16,14 @@ static double path_flops(const ca_job *job, const eap *e, int64_t rows, int64_t 
     const ca_arch *a = job->arch;
     int64_t keys = ca_sequence_keys(a, rows, prefix);
     double flops = 0, points = (double)e->point_count;
-    /* the gradient of a metric that reads no probabilities is 0 but at its answers */
-    bool dense = e->metric.kind->needs & CA_METRIC_LOG_PROBS;
+    bool one_gradient = ca_eap_one_gradient(a, e->metric.kind);
+    double heads = one_gradient ? (double)(2 - ca_eap_ends_apart(e)) : 2 * points;
     for (int64_t s = 0; s < e->site_count; s++) {
         int64_t layers = a->layers;
         if (e->own_site && e->sites[s].layer > 0) layers -= e->sites[s].layer;
         flops += points * (ca_flops_forward(a, rows, keys, layers) +
                            ca_flops_backward(a, rows, keys, layers, 1, true));
-        flops += (dense ? 2 : 1) * points * ca_flops_head(a, 1);
+        flops += heads * ca_flops_head(a, 1);
         if (e->level == EAP_EDGES)
             flops += ca_eap_scores_flops(a, &e->sums.query, rows, e->point_count) * (double)layers /
                      (double)a->layers;
@@ -40,8 +40,9 @@ static unsigned wants_of(const eap *e) {
 }
 
 static int64_t path_bytes(const ca_job *job, const eap *e) {
-    int64_t bytes = ca_eap_gradients_bytes(job->arch, job->dtype, e->part_sizes, e->most_points,
-                                           wants_of(e), e->own_site);
+    int64_t bytes =
+        ca_eap_gradients_bytes(job->arch, job->dtype, e->part_sizes, e->most_points, wants_of(e),
+                               e->own_site, ca_eap_one_gradient(job->arch, e->metric.kind));
     if (e->level == EAP_EDGES)
         bytes += ca_eap_scores_bytes(job->precision, &e->sums.query, e->expand_rows,
                                      e->sums.positions > 0);
@@ -53,11 +54,13 @@ static int64_t path_bytes(const ca_job *job, const eap *e) {
 
 static ca_status path_create(eap *e) {
     ca_status st = CA_OK;
-    e->gradients = (eap_gradients){.ends = &e->ends,
-                                   .sizes = e->part_sizes,
-                                   .most_points = e->most_points,
-                                   .wants = wants_of(e),
-                                   .from_site = e->own_site};
+    e->gradients =
+        (eap_gradients){.ends = &e->ends,
+                        .sizes = e->part_sizes,
+                        .most_points = e->most_points,
+                        .wants = wants_of(e),
+                        .from_site = e->own_site,
+                        .one_gradient = ca_eap_one_gradient(e->job->arch, e->metric.kind)};
     CA_TRY(ca_eap_gradients_create(&e->gradients));
     if (e->level == EAP_EDGES)
         CA_TRY(ca_eap_scores_create(e->job->model, &e->sums.query, e->expand_rows,
