@@ -91,8 +91,7 @@ static __device__ __forceinline__ int64_t ca_row_offset(const ca_rows &t, int64_
 
 static inline int64_t ca_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* A block for each item, as far as the device launches so many; the kernel strides over the rest.
- */
+/* A block for each item, up to the device's largest grid; the kernel strides over the rest. */
 static inline unsigned ca_item_grid(const ca_queue *queue, int64_t items) {
     return (unsigned)(items < queue->most_blocks ? items : queue->most_blocks);
 }
