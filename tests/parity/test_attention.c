@@ -64,6 +64,7 @@ static const attention_case cases[] = {
     {&longer, 2, 2, 80, 1, SHARES, .f = NORMAL},
     {&longest, 2, 1, 16, 2, SEPARATE, .f = NORMAL},
     {&longest, 2, 1, 64, 1, SHARES, .f = NORMAL},
+    {&longer, 2, 1, 7, 2, FUSED, .f = NORMAL},
     /* lanes */
     {&ragged, 7, 1, 16, 16, SEPARATE, .f = NORMAL},
     {&prefixed, 3, 1, 64, 16, FUSED, .f = NORMAL, .largest = true},
