@@ -191,7 +191,7 @@ static void launch_dq(const ca_queue *queue, backward g, int64_t max_rows) {
     g.items = g.tiles * g.layout.count * g.layout.kv_heads;
     g.lanes_per_block = (int)ca_lanes_per_block(queue, g.items, g.lanes);
     g.items *= ca_ceil_div(g.lanes, g.lanes_per_block);
-    const unsigned grid = ca_item_grid(g.items);
+    const unsigned grid = ca_item_grid(queue, g.items);
     if (tile == CA_TILE)
         CA_LAUNCH((dq_kernel<CA_TILE>), grid, 4 * CA_TILE, 0, queue->stream, g);
     else
@@ -204,7 +204,7 @@ static void launch_dk_dv(const ca_queue *queue, backward g, int64_t max_rows) {
     g.items = g.tiles * g.layout.count * g.owners;
     g.lanes_per_block = (int)ca_lanes_per_block(queue, g.items, g.lanes);
     g.items *= ca_ceil_div(g.lanes, g.lanes_per_block);
-    const unsigned grid = ca_item_grid(g.items);
+    const unsigned grid = ca_item_grid(queue, g.items);
     if (tile == CA_TILE)
         CA_LAUNCH((dk_dv_kernel<CA_TILE>), grid, 4 * CA_TILE, 0, queue->stream, g);
     else

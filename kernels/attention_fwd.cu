@@ -150,7 +150,7 @@ template <int CHUNKS> static int launch(const ca_queue *queue, forward f, int64_
     f.tiles = ca_ceil_div(rows, tile);
     f.items = f.tiles * f.layout.count * f.layout.kv_heads * f.column_groups;
     if (f.items == 0) return 0;
-    const unsigned grid = ca_item_grid(f.items);
+    const unsigned grid = ca_item_grid(queue, f.items);
     if (tile == CA_FEW_ROWS)
         CA_LAUNCH((forward_kernel<CA_FEW_ROWS, CHUNKS>), grid, 4 * CA_FEW_ROWS, 0, queue->stream,
                   f);

@@ -251,10 +251,10 @@ int ca_k_attention_fwd_bf16(const ca_queue *queue, ca_tensor o, ca_tensor lse, c
     f.items = f.tiles * sequences->count * attention.kv_heads;
     if (f.items == 0) return 0;
     if (attention.head_dim <= CA_TILE)
-        CA_LAUNCH((forward_bf16_kernel<CA_TILE>), ca_item_grid(f.items), THREADS, 0, queue->stream,
-                  f);
+        CA_LAUNCH((forward_bf16_kernel<CA_TILE>), ca_item_grid(queue, f.items), THREADS, 0,
+                  queue->stream, f);
     else
-        CA_LAUNCH((forward_bf16_kernel<2 * CA_TILE>), ca_item_grid(f.items), THREADS, 0,
+        CA_LAUNCH((forward_bf16_kernel<2 * CA_TILE>), ca_item_grid(queue, f.items), THREADS, 0,
                   queue->stream, f);
     return ca_launched();
 }

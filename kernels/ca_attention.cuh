@@ -90,11 +90,6 @@ static inline int ca_tile_rows(int64_t rows, int many) {
     return rows <= 2 * CA_FEW_ROWS ? CA_FEW_ROWS : many;
 }
 
-/* Kernels stride over their items, so any number of blocks is right. */
-static inline unsigned ca_item_grid(int64_t items) {
-    return (unsigned)(items < INT_MAX ? items : INT_MAX);
-}
-
 /* Lanes that one block takes one after the other. They share its scores, so as many as leave
  * enough blocks to fill the device. */
 static inline int64_t ca_lanes_per_block(const ca_queue *queue, int64_t items, int64_t lanes) {

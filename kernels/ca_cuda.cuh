@@ -91,10 +91,15 @@ static __device__ __forceinline__ int64_t ca_row_offset(const ca_rows &t, int64_
 
 static inline int64_t ca_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* A block for each item, up to the device's largest grid; the kernel strides over the rest. */
+static inline unsigned ca_item_grid(const ca_queue *queue, int64_t items) {
+    return (unsigned)(items < queue->most_blocks ? items : queue->most_blocks);
+}
+
 /* Blocks for `work` units: enough to fill the device, the kernel strides over the rest. */
 static inline unsigned ca_grid(const ca_queue *queue, int64_t work, int64_t per_block) {
     int64_t blocks = ca_ceil_div(work, per_block), most = (int64_t)queue->multiprocessors * 16;
-    return (unsigned)(blocks < most ? blocks : most);
+    return ca_item_grid(queue, blocks < most ? blocks : most);
 }
 
 /* ---- reductions: fixed trees, so results repeat bit for bit */

@@ -25,6 +25,7 @@ typedef struct ca_queue {
     float *scratch; /* device: of operations that say so, free again when they are done */
     int64_t scratch_count;
     int multiprocessors; /* bounds the grids of kernels that stride over their work */
+    int most_blocks;     /* of a launch, along x */
 } ca_queue;
 
 /* Bad indices cannot be reported where they occur: the element becomes NaN and the next download

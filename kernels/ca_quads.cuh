@@ -92,8 +92,6 @@ static inline void ca_merge_axes(int count, ca_tensor *const *tensors) {
     for (int axis = first->rank - 2; axis >= 0; axis--) {
         int64_t inner = first->shape[axis + 1];
         bool merge = true;
-        if (inner == 1 && axis + 2 < first->rank)
-            for (int i = 0; i < count; i++) tensors[i]->stride[axis + 1] = tensors[i]->stride[axis];
         for (int i = 0; i < count; i++)
             merge = merge && (first->shape[axis] == 1 ||
                               tensors[i]->stride[axis] == inner * tensors[i]->stride[axis + 1]);

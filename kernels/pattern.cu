@@ -380,9 +380,10 @@ static pattern_args arguments_of(ca_tensor pattern, const ca_sequences *sequence
         g.tiles = ca_ceil_div(tile_rows_of, tile);                                                 \
         g.items = g.tiles * g.owners * g.layout.count * g.lanes;                                   \
         if (tile == CA_TILE)                                                                       \
-            CA_LAUNCH((kernel<CA_TILE>), ca_item_grid(g.items), 4 * CA_TILE, 0, queue->stream, g); \
+            CA_LAUNCH((kernel<CA_TILE>), ca_item_grid(queue, g.items), 4 * CA_TILE, 0,             \
+                      queue->stream, g);                                                           \
         else                                                                                       \
-            CA_LAUNCH((kernel<CA_FEW_ROWS>), ca_item_grid(g.items), 4 * CA_FEW_ROWS, 0,            \
+            CA_LAUNCH((kernel<CA_FEW_ROWS>), ca_item_grid(queue, g.items), 4 * CA_FEW_ROWS, 0,     \
                       queue->stream, g);                                                           \
     } while (0)
 
@@ -419,7 +420,7 @@ int ca_k_pattern_bwd(const ca_queue *queue, ca_tensor dq, ca_tensor dk, ca_tenso
     g.owners = (int)attention.heads;
     g.tiles = ca_ceil_div(sequences->max_rows, MEAN_WARPS);
     g.items = g.tiles * g.owners * g.layout.count * g.lanes;
-    CA_LAUNCH(mean_kernel, ca_item_grid(g.items), MEAN_BLOCK, 0, queue->stream, g);
+    CA_LAUNCH(mean_kernel, ca_item_grid(queue, g.items), MEAN_BLOCK, 0, queue->stream, g);
     g.out = ca_heads_of(dq);
     LAUNCH_TILES(dq_kernel, queue, g, attention.kv_heads, packed_rows(sequences, attention));
     g.out = ca_heads_of(dk);

@@ -31,10 +31,11 @@ typedef struct attention_case {
     layout layout;
     int64_t window;
     double soft_cap;
-    double boost; /* times 1 / sqrt(Dh); 0 counts as 1 */
-    fill f;       /* of q and k */
-    bool repeat;  /* one cotangent for all lanes */
-    bool largest; /* of the cases that go its way through the kernels */
+    double boost;                 /* times 1 / sqrt(Dh); 0 counts as 1 */
+    fill f;                       /* of q and k */
+    bool repeat;                  /* one cotangent for all lanes */
+    bool askew_own, askew_prefix; /* rows that no vector may be loaded from */
+    bool largest;                 /* of the cases that go its way through the kernels */
 } attention_case;
 
 static const attention_case cases[] = {
@@ -63,6 +64,7 @@ static const attention_case cases[] = {
     {&longer, 2, 2, 80, 1, SHARES, .f = NORMAL},
     {&longest, 2, 1, 16, 2, SEPARATE, .f = NORMAL},
     {&longest, 2, 1, 64, 1, SHARES, .f = NORMAL},
+    {&longer, 2, 1, 7, 2, FUSED, .f = NORMAL},
     /* lanes */
     {&ragged, 7, 1, 16, 16, SEPARATE, .f = NORMAL},
     {&prefixed, 3, 1, 64, 16, FUSED, .f = NORMAL, .largest = true},
@@ -74,6 +76,9 @@ static const attention_case cases[] = {
     {&prefixed, 7, 1, 40, 3, SHARES, .f = NORMAL},
     {&long_prefix, 2, 1, 64, 2, FUSED, .f = NORMAL, .largest = true},
     {&long_prefix, 3, 3, 16, 1, SHARES, .f = NORMAL},
+    /* vectors of one side only */
+    {&prefixed, 3, 1, 64, 2, SEPARATE, .f = NORMAL, .askew_prefix = true},
+    {&prefixed, 3, 1, 64, 2, FUSED, .f = NORMAL, .askew_own = true},
     /* windows */
     {&longer, 2, 1, 16, 2, FUSED, .window = 1, .f = NORMAL},
     {&longer, 2, 1, 16, 2, SEPARATE, .window = 5, .f = NORMAL},
@@ -125,22 +130,32 @@ typedef struct attention_tensors {
     ca_tensor q, k, v, prefix_k, prefix_v;
 } attention_tensors;
 
+/* Askew rows begin one column late in rows of one column more. */
+static ca_tensor input_rows(parity *p, const char *name, fill f, int64_t rows, int64_t columns,
+                            bool askew) {
+    ca_tensor t = parity_input(p, name, f, SHAPE(rows, columns + askew));
+    return ca_tensor_slice(t, 1, askew, columns);
+}
+
 static attention_tensors make_inputs(parity *p, const attention_case *c, const sequence_arrays *a) {
     int64_t rows = a->sequences.rows, h = c->heads, kv = c->kv_heads, e = c->head_dim;
     attention_tensors t = {0};
     if (c->layout == FUSED) {
-        ca_tensor fused = parity_input(p, "qkv", c->f, SHAPE(rows, (h + 2 * kv) * e));
+        ca_tensor fused = input_rows(p, "qkv", c->f, rows, (h + 2 * kv) * e, c->askew_own);
         t.q = heads_of(fused, 0, h, e);
         t.k = heads_of(fused, h * e, kv, e);
         t.v = heads_of(fused, (h + kv) * e, kv, e);
     } else {
-        t.q = parity_input(p, "q", c->f, SHAPE(rows, h, e));
-        t.k = parity_input(p, "k", c->f, SHAPE(rows, kv, e));
-        t.v = parity_input(p, "v", NORMAL, SHAPE(rows, kv, e));
+        t.q = heads_of(input_rows(p, "q", c->f, rows, h * e, c->askew_own), 0, h, e);
+        t.k = heads_of(input_rows(p, "k", c->f, rows, kv * e, c->askew_own), 0, kv, e);
+        t.v = heads_of(input_rows(p, "v", NORMAL, rows, kv * e, c->askew_own), 0, kv, e);
     }
     if (a->total_prefix > 0) {
-        t.prefix_k = parity_input(p, "prefix_k", c->f, SHAPE(a->total_prefix, kv, e));
-        t.prefix_v = parity_input(p, "prefix_v", NORMAL, SHAPE(a->total_prefix, kv, e));
+        const int64_t prefix = a->total_prefix;
+        ca_tensor k = input_rows(p, "prefix_k", c->f, prefix, kv * e, c->askew_prefix);
+        ca_tensor v = input_rows(p, "prefix_v", NORMAL, prefix, kv * e, c->askew_prefix);
+        t.prefix_k = heads_of(k, 0, kv, e);
+        t.prefix_v = heads_of(v, 0, kv, e);
     }
     return t;
 }
@@ -292,6 +307,8 @@ static const attention_case narrow_cases[] = {
     {&prefixed, 7, 1, 40, 0, FUSED, .f = NORMAL},
     {&prefixed, 3, 1, 64, 0, FUSED, .window = 4, .f = NORMAL},
     {&long_prefix, 2, 1, 64, 0, FUSED, .f = NORMAL},
+    {&prefixed, 3, 1, 64, 0, SEPARATE, .f = NORMAL, .askew_prefix = true},
+    {&prefixed, 3, 1, 64, 0, FUSED, .f = NORMAL, .askew_own = true},
     {&prefixed, 2, 2, 80, 0, FUSED, .soft_cap = 30, .window = 6, .f = NORMAL},
     {&longer, 2, 1, 16, 0, SEPARATE, .f = EQUAL},
     {&longer, 2, 1, 16, 0, FUSED, .f = ZERO},

@@ -11,9 +11,12 @@ find "$out" -name '*.gcda' -delete
 
 export CA_TEST_BACKEND=cuda OMP_NUM_THREADS=1 CAUSA=$out/causa CA_PARITY_CASES=shapes
 tests=(--pytest "$python" "tests/simt/test_failing_calls.py tests/simt/test_devices.py")
+# Few blocks and multiprocessors take the most turns.
+tests+=(--under "env CA_SIMT_MULTIPROCESSORS=1 CA_SIMT_BLOCKS=3")
 for program in parity/test_{rows,attention,laws,checks} gradient/test_{rows,attention}; do
     tests+=("$out/tests/$program")
 done
+tests+=(--under '')
 for source in tests/method/test_*.c; do tests+=("$out/${source%.c}"); done
 # Products with bf16 in parts, as check-simt.sh says.
 tests+=(--under "env CA_SIMT_MEMORY=$((48 << 20))" "$out/tests/parity/test_laws")

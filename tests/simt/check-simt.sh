@@ -47,7 +47,8 @@ tests+=(--wait)
 
 expect="CA_PARITY_EXPECT=$recorded"
 parity simt '' CA_SIMT_SCHEDULE=reverse CA_SIMT_MULTIPROCESSORS=7 "$expect"
-parity simt '' CA_SIMT_SCHEDULE=random:1 CA_SIMT_MULTIPROCESSORS=1 "$expect"
+few="CA_SIMT_MULTIPROCESSORS=1 CA_SIMT_BLOCKS=3" # every loop over the grid takes further steps
+parity simt '' CA_SIMT_SCHEDULE=random:1 "$few" "$expect"
 parity simt '' CA_SIMT_SCHEDULE=greedy:1 CA_SIMT_STREAMS=lazy:1 CA_SIMT_PROTECT=1 "$expect"
 # On 48 MiB products with bf16 are cut into parts, whose algorithms, and bits, are others.
 parity simt laws CA_SIMT_MEMORY=$((48 << 20))
@@ -55,6 +56,6 @@ parity simt laws CA_SIMT_MEMORY=$((48 << 20))
 # shows at the largest shape that a variant of an operation has.
 other_order="CA_SIMT_SCHEDULE=random:2 CA_SIMT_STREAMS=lazy:2 CA_PARITY_CASES=shapes $expect"
 parity simt-asan '' "$other_order"
-other_order="CA_SIMT_SCHEDULE=greedy:2 CA_SIMT_MULTIPROCESSORS=1 CA_PARITY_CASES=largest $expect"
+other_order="CA_SIMT_SCHEDULE=greedy:2 $few CA_PARITY_CASES=largest $expect"
 parity simt-tsan '' "$other_order"
 TEST_JOBS=${TEST_JOBS:-2} TEST_SECONDS=${TEST_SECONDS:-900} .make/run-tests.sh "${tests[@]}"

@@ -7,6 +7,7 @@
  *   CA_SIMT_DRIVER=V           the driver's CUDA version, 13000 by default; 0 = no driver
  *   CA_SIMT_MEMORY=BYTES       memory of a device
  *   CA_SIMT_MULTIPROCESSORS=N  2 by default
+ *   CA_SIMT_BLOCKS=N           the most blocks of a launch along x, 2^31 - 1 by default
  *   CA_SIMT_CAPABILITY=N       compute capability, 80 by default
  *   CA_SIMT_FAIL=N:CODE        the N-th call returns error CODE; one that loses the device stays.
  *                              N = 0: none fails, the number of calls is printed at exit
@@ -34,6 +35,11 @@ static struct {
 size_t setting(const char *variable, size_t standard) {
     const char *text = getenv(variable);
     return text ? strtoull(text, nullptr, 10) : standard;
+}
+
+unsigned most_blocks() {
+    static const size_t most = setting("CA_SIMT_BLOCKS", 0x7fffffff);
+    return (unsigned)most;
 }
 
 int device_count() { return (int)setting("CA_SIMT_DEVICES", 1); }
@@ -230,7 +236,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device) {
         prop->warpSize = 32;
         prop->maxThreadsPerBlock = prop->maxThreadsDim[0] = prop->maxThreadsDim[1] = 1024;
         prop->maxThreadsDim[2] = 64;
-        prop->maxGridSize[0] = 0x7fffffff;
+        prop->maxGridSize[0] = (int)most_blocks();
         prop->maxGridSize[1] = prop->maxGridSize[2] = 65535;
         prop->major = attribute(cudaDevAttrComputeCapabilityMajor);
         prop->minor = attribute(cudaDevAttrComputeCapabilityMinor);

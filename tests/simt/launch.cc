@@ -43,7 +43,7 @@ void check_argument(const launch &l, int position, const void *argument, size_t 
 static cudaError_t check_shape(const launch &l) {
     const dim3 &g = l.grid, &b = l.block;
     if (!stream_exists(l.stream)) return cudaErrorInvalidResourceHandle;
-    if (g.x == 0 || g.y == 0 || g.z == 0 || g.x >= 1u << 31 || g.y > 65535 || g.z > 65535)
+    if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > most_blocks() || g.y > 65535 || g.z > 65535)
         return cudaErrorInvalidConfiguration;
     if (b.x == 0 || b.y == 0 || b.z == 0 || b.x > 1024 || b.y > 1024 || b.z > 64 ||
         (uint64_t)b.x * b.y * b.z > 1024)

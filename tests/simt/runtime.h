@@ -48,6 +48,7 @@ void count_resource(resource what, int change);
 /* A number from the environment. */
 size_t setting(const char *variable, size_t standard);
 int device_count();
+unsigned most_blocks(); /* of a launch, along x */
 /* Counts an allocation; true for one that CA_SIMT_FULL lets fail. */
 bool allocation_fails();
 

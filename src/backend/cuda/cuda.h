@@ -95,8 +95,8 @@ ca_status ca_cuda_launched(const ca_backend *be, const char *operation, int erro
 
 /* ---- the device */
 
-/* Makes a device this thread's and fills c->device, c->name and the queue's number of
- * multiprocessors. asked: its number among the visible ones, -1 = by the rank on this machine.
+/* Makes a device this thread's and fills c->device, c->name and what bounds the queue's grids.
+ * asked: its number among the visible ones, -1 = by the rank on this machine.
  * Errors: CA_E_BACKEND with a cure. */
 ca_status ca_cuda_device_choose(ca_cuda_context *c, int asked) CA_MUST_USE;
 

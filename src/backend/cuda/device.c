@@ -67,6 +67,7 @@ ca_status ca_cuda_device_choose(ca_cuda_context *c, int asked) {
     snprintf(c->name, sizeof c->name, "cuda:%d", c->device);
     CA_CUDA(cudaGetDeviceProperties, &properties, c->device);
     snprintf(c->name, sizeof c->name, "cuda:%d (%.255s)", c->device, properties.name);
+    c->queue.most_blocks = properties.maxGridSize[0];
     CA_CUDA(cudaDeviceGetAttribute, &major, cudaDevAttrComputeCapabilityMajor, c->device);
     CA_CUDA(cudaDeviceGetAttribute, &minor, cudaDevAttrComputeCapabilityMinor, c->device);
     CA_CUDA(cudaDeviceGetAttribute, &c->queue.multiprocessors, cudaDevAttrMultiProcessorCount,
