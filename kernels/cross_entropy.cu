@@ -23,18 +23,19 @@ static __device__ __forceinline__ exp_sum merge(exp_sum a, exp_sum b) {
     return c;
 }
 
-/* Of a whole row, in every thread: quads by the threads in turn, then a fixed tree over the lanes
- * and the warps in their order. scratch [WARPS] is shared memory; on return every thread has read
- * it, so the caller may use it again at once. */
-static __device__ __forceinline__ exp_sum sum_of_row(const float *x, int64_t n, bool wide,
-                                                     exp_sum *scratch) {
+/* Of a row but for its element `hit`, in every thread: quads by the threads in turn, then a fixed
+ * tree over the lanes and the warps in their order. scratch [WARPS] is shared memory; on return
+ * every thread has read it, so the caller may use it again at once. */
+static __device__ __forceinline__ exp_sum sum_of_others(const float *x, int64_t n, int64_t hit,
+                                                        bool wide, exp_sum *scratch) {
     exp_sum s = {-FLT_MAX, 0.0f};
     for (int64_t i = 4 * (int)threadIdx.x; i < n; i += 4 * BLOCK) {
         const ca_quad<float> v = ca_load(x + i, n - i, wide);
         float top = s.top;
-        for (int k = 0; k < 4; k++) top = i + k < n ? fmaxf(top, v.at[k]) : top;
+        for (int k = 0; k < 4; k++) top = i + k < n && i + k != hit ? fmaxf(top, v.at[k]) : top;
         if (top > s.top) s.sum *= expf(s.top - top), s.top = top;
-        for (int k = 0; k < 4; k++) s.sum += i + k < n ? expf(v.at[k] - s.top) : 0.0f;
+        for (int k = 0; k < 4; k++)
+            s.sum += i + k < n && i + k != hit ? expf(v.at[k] - s.top) : 0.0f;
     }
     for (int offset = CA_WARP / 2; offset > 0; offset >>= 1) {
         exp_sum other = {__shfl_xor_sync(CA_FULL_WARP, s.top, offset),
@@ -69,14 +70,14 @@ static __global__ void __launch_bounds__(BLOCK)
     CA_SHARED(exp_sum, scratch, WARPS);
     for (int64_t r = blockIdx.x; r < x.rows; r += gridDim.x) {
         const float *from = static_cast<const float *>(x.data) + ca_row_offset(x, r);
-        const exp_sum s = sum_of_row(from, x.width, wide, scratch);
+        const exp_sum s = sum_of_others(from, x.width, -1, wide, scratch);
         const int64_t hit = target_of(target, r, x.width, fault);
         if (threadIdx.x == 0) loss[r] = hit < 0 ? NAN : logf(s.sum) + (s.top - from[hit]);
     }
 }
 
 /* dx [n, V] = scale[n] (softmax(x[n]) - onehot(target[n])), rows of NaN for a bad target; dx may
- * be x
+ * be x. At the target the sum of the others stands for 1 - p, which keeps its digits
  *
  * Grid, shared memory and barriers as above; a thread writes the quads that it read. 12 bytes (x
  * twice, the second time mostly from the cache) and about 7 FLOPs an element. */
@@ -87,13 +88,16 @@ static __global__ void __launch_bounds__(BLOCK)
     for (int64_t r = blockIdx.x; r < x.rows; r += gridDim.x) {
         const float *from = static_cast<const float *>(x.data) + ca_row_offset(x, r);
         float *to = static_cast<float *>(dx.data) + ca_row_offset(dx, r);
-        const exp_sum s = sum_of_row(from, x.width, wide, scratch);
         const int64_t hit = target_of(target, r, x.width, fault);
-        const float factor = hit < 0 ? NAN : scale[r], share = factor / s.sum;
+        const float own = hit < 0 ? 0.0f : from[hit]; /* read before the barriers: dx may be x */
+        const exp_sum others = sum_of_others(from, x.width, hit, wide, scratch);
+        const float top = fmaxf(others.top, own), rest = others.sum * expf(others.top - top);
+        const float sum = rest + expf(own - top); /* NaN when own is */
+        const float factor = hit < 0 ? NAN : scale[r], share = factor / sum;
         for (int64_t i = 4 * (int)threadIdx.x; i < x.width; i += 4 * BLOCK) {
             ca_quad<float> v = ca_load(from + i, x.width - i, wide);
             for (int k = 0; k < 4; k++)
-                v.at[k] = share * expf(v.at[k] - s.top) - (i + k == hit ? factor : 0.0f);
+                v.at[k] = i + k == hit ? -factor * (rest / sum) : share * expf(v.at[k] - top);
             ca_store(to + i, v, x.width - i, wide);
         }
     }

@@ -201,7 +201,8 @@ ca_status ca_top_k(ca_backend *be, ca_tensor values, ca_tensor indices, ca_tenso
 ca_status ca_cross_entropy_fwd(ca_backend *be, ca_tensor loss, ca_tensor x,
                                ca_tensor target) CA_MUST_USE;
 /* dx [n, V] = scale[n] (softmax(x[n]) - onehot(target[n])); scale [n]: the gradient at each loss.
- * dx == x is allowed. */
+ * The target's element, -scale times the sum of the other probabilities, keeps its digits where the
+ * target has nearly all of it. dx == x is allowed. */
 ca_status ca_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca_tensor target,
                                ca_tensor scale) CA_MUST_USE;
 

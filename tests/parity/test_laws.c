@@ -327,6 +327,31 @@ static void cross_entropy_extremes(ca_backend *be, ca_backend *ref, const void *
     release(&d);
 }
 
+/* Targets that have nearly all probability: 1 - p is the sum of the others, to float32's digits,
+ * where 1 less a rounded p has none. Beside them the first, a middle and the last element of a row.
+ */
+static void cross_entropy_keeps_digits(ca_backend *be, ca_backend *ref, const void *context) {
+    (void)ref, (void)context;
+    enum { ROWS = 3, TOKENS = 1027 };
+    const int32_t targets[ROWS] = {0, 515, TOKENS - 1};
+    const float scale[ROWS] = {1, -2, 1}, gap[ROWS] = {16, 21, 30};
+    static float x[ROWS][TOKENS], got[ROWS][TOKENS];
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < TOKENS; v++) x[i][v] = v == targets[i] ? 3 + gap[i] : 3;
+    device d = {.be = be};
+    ca_tensor logits = floats(&d, &x[0][0], ROWS, TOKENS), dx = floats(&d, NULL, ROWS, TOKENS);
+    ca_tensor target = flat(place(&d, CA_I32, targets, 1, ROWS));
+    parity_ok(ca_cross_entropy_bwd(be, dx, logits, target, flat(floats(&d, scale, 1, ROWS))));
+    fetch(&d, got, dx);
+    for (int i = 0; i < ROWS; i++) {
+        double others = (TOKENS - 1) * exp(-(double)gap[i]), factor = (double)scale[i];
+        double own = -factor * others / (1 + others), other = -own / (TOKENS - 1);
+        assert_near((double)got[i][targets[i]], own, 3e-6 * fabs(own), "target", i);
+        assert_near((double)got[i][1], other, 3e-6 * fabs(other), "other", i);
+    }
+    release(&d);
+}
+
 /* Reported at once, or by the next sync where targets are read elsewhere. */
 static void cross_entropy_refuses(ca_backend *be, ca_backend *ref, const void *context) {
     (void)ref, (void)context;
@@ -524,6 +549,7 @@ LAW(pattern_mix_reads_visible)
 LAW(column_sums_of_chunks)
 LAW(column_sums_tree)
 LAW(cross_entropy_extremes)
+LAW(cross_entropy_keeps_digits)
 LAW(cross_entropy_refuses)
 LAW(norm_stats_make_gradient)
 LAW(adam_first_step)
@@ -539,6 +565,7 @@ int main(void) {
         cmocka_unit_test(test_column_sums_of_chunks),
         cmocka_unit_test(test_column_sums_tree),
         cmocka_unit_test(test_cross_entropy_extremes),
+        cmocka_unit_test(test_cross_entropy_keeps_digits),
         cmocka_unit_test(test_cross_entropy_refuses),
         cmocka_unit_test(test_norm_stats_make_gradient),
         cmocka_unit_test(test_adam_first_step),

@@ -177,10 +177,14 @@ ca_status ca_cpu_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca
         const float *from = cpu_row(&x, row);
         float *to = cpu_row(&dx, row), factor = ((const float *)scale.data)[row];
         float origin = origin_of(from, n);
-        float share = (float)((double)factor / sum_of_exp(from, n, origin));
+        int64_t hit = cpu_index(&target, row), behind = hit + 1;
+        double others =
+            sum_of_exp(from, hit, origin) + sum_of_exp(from + behind, n - behind, origin);
+        double sum = others + exp((double)(from[hit] - origin));
+        float share = (float)((double)factor / sum);
 #pragma omp simd
         for (int64_t i = 0; i < n; i++) to[i] = share * cpu_exp(from[i] - origin);
-        to[cpu_index(&target, row)] -= factor;
+        to[hit] = (float)(-(double)factor * (others / sum)); /* factor (p - 1) */
     }
     return CA_OK;
 }

@@ -169,11 +169,14 @@ ca_status ca_ref_cross_entropy_bwd(ca_backend *be, ca_tensor dx, ca_tensor x, ca
     for (int64_t row = 0; row < ca_ref_rows(&x); row++) {
         ca_ref_load(&x, row, xi);
         shift(xi, n);
-        double lse = ca_ref_log_sum_exp(xi, n), factor = ca_ref_get(&scale, row);
+        int64_t hit = ca_ref_index(&target, row);
+        double lse = ca_ref_log_sum_exp(xi, n), factor = ca_ref_get(&scale, row), others = 0;
         for (int64_t i = 0; i < n; i++) {
-            double hit = i == ca_ref_index(&target, row);
-            xi[i] = factor * (exp(xi[i] - lse) - hit);
+            double probability = exp(xi[i] - lse);
+            if (i != hit) others += probability;
+            xi[i] = factor * probability;
         }
+        xi[hit] = -factor * others; /* factor (p - 1) */
         ca_ref_store(&dx, row, xi);
     }
 out:

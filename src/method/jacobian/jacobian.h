@@ -200,9 +200,10 @@ ca_hook ca_jacobian_path_hook(jacobian *j);
 /* predict.c: top tokens, argmax targets, directions and values of the reads, written to the file.
  */
 ca_status ca_jacobian_predict(jacobian *j) CA_MUST_USE;
-/* From the directions of the targets' logits [n, D] to those of their log-probabilities at the last
- * forward: less the mean row sum_i p_i w_i of the unembedding. Of a contrast they are the same. */
-ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) CA_MUST_USE;
+/* direction [n, D] = d log p / d y of the targets at the last forward, sum_i p_i (w - w_i) for a
+ * target's row w of the unembedding: not w less the mean row, of which nothing is left where the
+ * target has nearly all probability. Of a contrast that of the logits. */
+ca_status ca_jacobian_log_probability_direction(jacobian *j, ca_tensor direction) CA_MUST_USE;
 
 /* output.c: the datasets of the method. */
 

@@ -206,10 +206,7 @@ static ca_status add_node(jacobian *j, int64_t k, int64_t first, ca_tensor sums)
     ca_tensor cotangents =
         ca_tensor_3d(j->cotangents.data, j->cotangents.dtype, count, j->n, width);
     CA_TRY(forward_at(j, alpha));
-    if (has_log_probability(j)) {
-        CA_TRY(ca_copy(be, log_probability, logit));
-        CA_TRY(ca_jacobian_subtract_mean(j, log_probability));
-    }
+    if (has_log_probability(j)) CA_TRY(ca_jacobian_log_probability_direction(j, log_probability));
     for (int64_t r = 0; r < count; r++) {
         const jacobian_scope *scope = j->column[column[(first + r) % columns]].scope;
         CA_TRY(ca_jacobian_slot_cotangent(j, (first + r) / columns,

@@ -64,14 +64,17 @@ out:
     return st;
 }
 
-ca_status ca_jacobian_subtract_mean(jacobian *j, ca_tensor direction) {
+ca_status ca_jacobian_log_probability_direction(jacobian *j, ca_tensor direction) {
     ca_status st = CA_OK;
     const ca_model *m = j->job->model;
-    ca_tensor p = ca_tensor_slice(j->probability, 0, 0, j->n);
-    if (j->reads.contrast) return CA_OK; /* the means of both logits cancel */
-    CA_TRY(ca_softmax(m->backend, p, ca_pass_logits(j->pass)));
-    CA_TRY(ca_matmul(m->backend, direction, p, m->head, (ca_tensor){0},
-                     (ca_matmul_options){.alpha = -1, .beta = 1, .wide = true}));
+    ca_tensor d_logits = ca_tensor_slice(j->probability, 0, 0, j->n);
+    ca_tensor ids = ca_tensor_slice(j->ids, 0, 0, j->n), ones = ca_tensor_slice(j->lse, 0, 0, j->n);
+    if (j->reads.contrast) /* the means of both logits cancel */
+        return ca_copy(m->backend, direction, ca_tensor_slice(j->direction, 0, 0, j->n));
+    CA_TRY(ca_fill(m->backend, ones, 1));
+    CA_TRY(ca_cross_entropy_bwd(m->backend, d_logits, ca_pass_logits(j->pass), ids, ones));
+    CA_TRY(ca_matmul(m->backend, direction, d_logits, m->head, (ca_tensor){0},
+                     (ca_matmul_options){.alpha = -1, .wide = true}));
 out:
     return st;
 }

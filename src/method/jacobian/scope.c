@@ -30,11 +30,8 @@ static ca_status semantic(jacobian *j, ca_tensor vectors) {
  * implementation minimises the cross-entropy; the sign of `signed` stays that of the
  * log-probability. */
 static ca_status input_x_gradient(jacobian *j, ca_tensor vectors) {
-    ca_status st = CA_OK;
-    CA_TRY(semantic(j, vectors));
-    if (j->compat) CA_TRY(ca_jacobian_subtract_mean(j, single(vectors)));
-out:
-    return st;
+    return j->compat ? ca_jacobian_log_probability_direction(j, single(vectors))
+                     : semantic(j, vectors);
 }
 
 /* Temperature: v = y / |y|, so that J^T v = d |y| / d x: the norm of y is the inverse temperature
