@@ -49,8 +49,12 @@ static inline void put(void *out, ca_dtype dtype, int64_t at, float value) {
 }
 
 /* The stored row that becomes row `r`. */
-static int64_t source_row(ca_layout layout, int64_t head_dim, int64_t r) {
-    if (layout == CA_LAYOUT_ROWS) return r;
+static int64_t source_row(const ca_part *part, int64_t head_dim, int64_t r) {
+    if (part->layout == CA_LAYOUT_ROWS) return r;
+    if (part->layout == CA_LAYOUT_BY_HEAD) {
+        int64_t kind = r / (part->rows / 3), within = r % (part->rows / 3);
+        return (within / head_dim * 3 + kind) * head_dim + within % head_dim;
+    }
     int64_t head = r / head_dim, half = r % head_dim / (head_dim / 2), i = r % (head_dim / 2);
     return head * head_dim + 2 * i + half;
 }
@@ -116,7 +120,7 @@ ca_status ca_convert_rows(void *out, ca_dtype dtype, const ca_part *part, int64_
         size_t row_bytes = (size_t)columns * ca_dtype_size(dtype);
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(min : bad)
         for (int64_t r = 0; r < count; r++) {
-            int64_t row = source_row(part->layout, head_dim, first + r);
+            int64_t row = source_row(part, head_dim, first + r);
             int64_t here = convert_row((char *)out + (size_t)r * row_bytes, dtype, w, row, columns);
             if (here < bad) bad = here;
         }

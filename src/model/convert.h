@@ -18,7 +18,7 @@ typedef struct ca_part {
 /* Writes rows [first, first + count) of the part as f32, f64 or bf16 (to nearest even).
  *
  * out       [count, columns]
- * head_dim  rows that rotate together under CA_LAYOUT_NEIGHBOURS
+ * head_dim  rows that belong together under CA_LAYOUT_NEIGHBOURS and CA_LAYOUT_BY_HEAD
  *
  * Errors: CA_E_MODEL naming file, tensor and position of the first value that is not finite. */
 ca_status ca_convert_rows(void *out, ca_dtype dtype, const ca_part *part, int64_t columns,

@@ -50,6 +50,49 @@ static const ca_size_keys gpt2_keys = {.layers = "n_layer",
                                        .epsilon = "layer_norm_epsilon",
                                        .activation = "activation_function"};
 
+/* ---- GPT-NeoX (Pythia): q, k and v of each head lie together */
+
+static const ca_weight_row neox_rows[] = {
+    {MODEL(embed), CA_EXTENT_WIDTH, .parts = {{"gpt_neox.embed_in.weight", CA_EXTENT_VOCAB}}},
+    {LAYER(norm1_gain), .parts = {{"gpt_neox.layers.*.input_layernorm.weight", CA_EXTENT_WIDTH}}},
+    {LAYER(norm1_bias), .parts = {{"gpt_neox.layers.*.input_layernorm.bias", CA_EXTENT_WIDTH}}},
+    {LAYER(qkv_weight), CA_EXTENT_WIDTH,
+     .parts = {{"gpt_neox.layers.*.attention.query_key_value.weight", CA_EXTENT_QKV,
+                CA_LAYOUT_BY_HEAD}}},
+    {LAYER(qkv_bias), .when = CA_WHEN_QKV_BIAS,
+     .parts = {{"gpt_neox.layers.*.attention.query_key_value.bias", CA_EXTENT_QKV,
+                CA_LAYOUT_BY_HEAD}}},
+    {LAYER(out_weight), CA_EXTENT_Q,
+     .parts = {{"gpt_neox.layers.*.attention.dense.weight", CA_EXTENT_WIDTH}}},
+    {LAYER(out_bias), .when = CA_WHEN_OUT_BIAS,
+     .parts = {{"gpt_neox.layers.*.attention.dense.bias", CA_EXTENT_WIDTH}}},
+    {LAYER(norm2_gain),
+     .parts = {{"gpt_neox.layers.*.post_attention_layernorm.weight", CA_EXTENT_WIDTH}}},
+    {LAYER(norm2_bias),
+     .parts = {{"gpt_neox.layers.*.post_attention_layernorm.bias", CA_EXTENT_WIDTH}}},
+    {LAYER(up_weight), CA_EXTENT_WIDTH,
+     .parts = {{"gpt_neox.layers.*.mlp.dense_h_to_4h.weight", CA_EXTENT_MLP}}},
+    {LAYER(up_bias), .parts = {{"gpt_neox.layers.*.mlp.dense_h_to_4h.bias", CA_EXTENT_MLP}}},
+    {LAYER(down_weight), CA_EXTENT_MLP,
+     .parts = {{"gpt_neox.layers.*.mlp.dense_4h_to_h.weight", CA_EXTENT_WIDTH}}},
+    {LAYER(down_bias), .parts = {{"gpt_neox.layers.*.mlp.dense_4h_to_h.bias", CA_EXTENT_WIDTH}}},
+    {MODEL(final_gain), .parts = {{"gpt_neox.final_layer_norm.weight", CA_EXTENT_WIDTH}}},
+    {MODEL(final_bias), .parts = {{"gpt_neox.final_layer_norm.bias", CA_EXTENT_WIDTH}}},
+    {MODEL(head), CA_EXTENT_WIDTH, CA_WHEN_UNTIED, {{"embed_out.weight", CA_EXTENT_VOCAB}}},
+};
+
+static const ca_weight_list neox_weights = {"gpt_neox.", "gpt_neox.embed_in.weight",
+                                            "embed_out.weight", COUNT(neox_rows), neox_rows};
+
+static const ca_size_keys neox_keys = {.layers = "num_hidden_layers",
+                                       .width = "hidden_size",
+                                       .heads = "num_attention_heads",
+                                       .mlp_width = "intermediate_size",
+                                       .positions = "max_position_embeddings",
+                                       .vocab = "vocab_size",
+                                       .epsilon = "layer_norm_eps",
+                                       .activation = "hidden_act"};
+
 /* ---- Llama and its relatives: separate q, k, v and gate, up */
 
 static const ca_weight_row llama_rows[] = {
@@ -161,6 +204,16 @@ static const ca_family families[] = {
      .tied = true,
      .attention_bias = CA_BIAS_ALL,
      .mlp_bias = CA_BIAS_ALL},
+    {.model_type = "gpt_neox",
+     .keys = &neox_keys,
+     .weights = &neox_weights,
+     .norm = CA_NORM_LAYER,
+     .epsilon = 1e-5,
+     .activation = "gelu",
+     .attention_bias = CA_BIAS_KEY_OR_ALL,
+     .mlp_bias = CA_BIAS_ALL,
+     .parallel = true,
+     .rotary_fraction = 0.25},
     {LLAMA_LIKE, .model_type = "llama", .gguf_architecture = "llama",
      .gguf_weights = &gguf_llama_weights, .attention_bias = CA_BIAS_KEY, .mlp_bias = CA_BIAS_KEY},
     {LLAMA_LIKE, .model_type = "mistral", .window = CA_WINDOW_ALL},
@@ -206,10 +259,11 @@ const char *ca_family_gguf_names(void) {
 }
 
 bool ca_family_ignores(const char *tensor_name) {
-    /* GPT-2's causal mask and mask value, old Llama's rotary frequencies; GGUF rotary factors are
-     * read by the configuration. */
-    static const char *const endings[] = {".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq",
-                                          "rope_freqs.weight"};
+    /* The causal mask and mask value of GPT-2 and GPT-NeoX, old rotary frequencies; GGUF rotary
+     * factors are read by the configuration. */
+    static const char *const endings[] = {".attn.bias",          ".attn.masked_bias",
+                                          ".attention.bias",     ".attention.masked_bias",
+                                          "rotary_emb.inv_freq", "rope_freqs.weight"};
     size_t length = strlen(tensor_name);
     for (int i = 0; i < COUNT(endings); i++) {
         size_t n = strlen(endings[i]);

@@ -33,7 +33,8 @@ typedef enum ca_extent {
 typedef enum ca_layout {
     CA_LAYOUT_ROWS,       /* as they are */
     CA_LAYOUT_TRANSPOSED, /* stored [in, out] */
-    CA_LAYOUT_NEIGHBOURS  /* rotary pairs stored as neighbours (2 i, 2 i + 1), ours (i, i + Dh/2) */
+    CA_LAYOUT_NEIGHBOURS, /* rotary pairs stored as neighbours (2 i, 2 i + 1), ours (i, i + Dh/2) */
+    CA_LAYOUT_BY_HEAD     /* q, k and v of each head together, ours those of all heads together */
 } ca_layout;
 
 /* When a weight exists. */
@@ -74,8 +75,9 @@ typedef struct ca_weight_list {
 typedef enum ca_bias_rule {
     CA_BIAS_NONE,
     CA_BIAS_ALL,
-    CA_BIAS_QKV, /* on q, k and v only */
-    CA_BIAS_KEY  /* attention_bias or mlp_bias says it */
+    CA_BIAS_QKV,       /* on q, k and v only */
+    CA_BIAS_KEY,       /* attention_bias or mlp_bias says it */
+    CA_BIAS_KEY_OR_ALL /* the same; without such a key everywhere */
 } ca_bias_rule;
 
 typedef enum ca_window_rule {
@@ -96,6 +98,8 @@ typedef struct ca_family {
     ca_qk_norm qk_norm;
     ca_bias_rule attention_bias, mlp_bias;
     ca_window_rule window;
+    bool parallel;          /* when use_parallel_residual does not say */
+    double rotary_fraction; /* of a head's width, when the configuration gives none; 0 = all */
 } ca_family;
 
 /* NULL when there is no such family. */

@@ -76,12 +76,13 @@ static bool same_rope(const ca_rope_config *a, const ca_rope_config *b) {
 
 /* The new spelling is read first. Where the old one is there as well it must say the same; what it
  * leaves out it inherits. */
-static ca_status read_rope(const ca_keys *keys, ca_arch *a) {
+static ca_status read_rope(const ca_keys *keys, const ca_family *family, ca_arch *a) {
     ca_status st = CA_OK;
     ca_keys inner;
-    double fraction = 1;
+    double fraction = family->rotary_fraction > 0 ? family->rotary_fraction : 1;
     ca_rope_config r = {.theta = 1e4, .factor = 1, .low_freq_factor = 1, .high_freq_factor = 1};
     bool is_new = ca_keys_has(keys, "rope_parameters");
+    if (ca_keys_has(keys, "rotary_pct")) CA_TRY(ca_keys_positive(keys, "rotary_pct", &fraction));
     if (ca_keys_has(keys, "partial_rotary_factor"))
         CA_TRY(ca_keys_positive(keys, "partial_rotary_factor", &fraction));
     if (is_new) {
@@ -91,6 +92,8 @@ static ca_status read_rope(const ca_keys *keys, ca_arch *a) {
             CA_TRY(ca_keys_positive(&inner, "partial_rotary_factor", &fraction));
     }
     ca_rope_config old = r;
+    if (ca_keys_has(keys, "rotary_emb_base"))
+        CA_TRY(ca_keys_positive(keys, "rotary_emb_base", &old.theta));
     if (ca_keys_has(keys, "rope_theta")) CA_TRY(ca_keys_positive(keys, "rope_theta", &old.theta));
     if (ca_keys_has(keys, "rope_scaling")) {
         CA_TRY(ca_keys_object(keys, "rope_scaling", &inner));
@@ -168,8 +171,9 @@ out:
 static ca_status read_bias(const ca_keys *keys, const char *key, ca_bias_rule rule, bool *inner,
                            bool *outer) {
     ca_status st = CA_OK;
-    bool value = false;
-    if (rule == CA_BIAS_KEY && ca_keys_has(keys, key)) CA_TRY(ca_keys_bool(keys, key, &value));
+    bool value = rule == CA_BIAS_KEY_OR_ALL;
+    if ((rule == CA_BIAS_KEY || rule == CA_BIAS_KEY_OR_ALL) && ca_keys_has(keys, key))
+        CA_TRY(ca_keys_bool(keys, key, &value));
     *inner = value || rule == CA_BIAS_ALL || rule == CA_BIAS_QKV;
     *outer = value || rule == CA_BIAS_ALL;
 out:
@@ -240,13 +244,16 @@ ca_status ca_hf_config_read(const ca_checkpoint *c, ca_spec *spec) {
     CA_TRY(read_bias(&keys, "attention_bias", family->attention_bias, &spec->qkv_bias,
                      &spec->out_bias));
     CA_TRY(read_bias(&keys, "mlp_bias", family->mlp_bias, &spec->mlp_bias, &spec->mlp_bias));
+    a->parallel = family->parallel;
+    if (ca_keys_has(&keys, "use_parallel_residual"))
+        CA_TRY(ca_keys_bool(&keys, "use_parallel_residual", &a->parallel));
     if (ca_keys_has(&keys, "initializer_range"))
         CA_TRY(ca_keys_positive(&keys, "initializer_range", &a->initializer_range));
     CA_TRY(read_windows(&keys, spec));
     if (family->learned_positions)
         CA_TRY(read_scale(&keys, a));
     else
-        CA_TRY(read_rope(&keys, a));
+        CA_TRY(read_rope(&keys, family, a));
 out:
     return st;
 }

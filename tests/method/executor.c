@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const every_fixture[] = {"gpt2",           "gpt2-inner", "llama-mha", "llama3-gqa",
-                                     "llama3-gqa-new", "smollm2",    "qwen2",     "qwen3",
-                                     "mistral-window", NULL};
-const char *const some_fixtures[] = {"gpt2-inner", "llama3-gqa-new", "qwen3", "mistral-window",
-                                     NULL};
+const char *const every_fixture[] = {
+    "gpt2",  "gpt2-inner", "llama-mha",      "llama3-gqa", "llama3-gqa-new",  "smollm2",
+    "qwen2", "qwen3",      "mistral-window", "pythia",     "neox-sequential", NULL};
+const char *const some_fixtures[] = {"gpt2-inner",     "llama3-gqa-new", "qwen3",
+                                     "mistral-window", "pythia",         NULL};
 
 void ok(ca_status st) {
     if (st != CA_OK) fail_msg("%s", ca_error_text());

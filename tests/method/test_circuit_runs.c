@@ -179,7 +179,7 @@ static void test_slow_evaluation(void **state) {
     on_fixtures(some_fixtures, "cpu", on_fixture);
     on_goldens("ref", on_golden);
     running_law = zeroed_like_slow;
-    on_fixtures((const char *const[]){"gpt2-inner", "qwen3", NULL}, "ref", on_fixture);
+    on_fixtures((const char *const[]){"gpt2-inner", "qwen3", "pythia", NULL}, "ref", on_fixture);
     on_goldens("ref", on_golden);
 }
 
