@@ -89,9 +89,11 @@ def add_branch(step, rows, inner, keep, times, read=False):
         step.run(k.add(n), times=times)
 
 
-def forward(step, batch, reads, layers=None, keep=True, mixed=False, embed=True, tapped=False):
+def forward(step, batch, reads, layers=None, keep=True, mixed=False, embed=True, tapped=False,
+            logits=True):
     """keep: a backward follows; mixed: patterns of all heads are mixed with others; embed: from
-    token ids, else from a residual stream; tapped: a hook reads the output of every MLP."""
+    token ids, else from a residual stream; tapped: a hook reads the output of every MLP; without
+    logits it ends at the final norm."""
     m, t = step.model, batch.rows
     n, layers = t * m.width, m.layers if layers is None else layers
     step.run(k.gather(n) if embed else k.copy(n))
@@ -110,8 +112,9 @@ def forward(step, batch, reads, layers=None, keep=True, mixed=False, embed=True,
     linear(step, t, m.width, m.up, layers)
     step.run(k.act_fwd(t * m.mlp, m.gated), times=layers)
     add_branch(step, t, m.mlp, keep, layers, read=tapped)
-    step.run(k.gather(reads * m.width), k.norm_fwd(reads * m.width),
-             k.matmul(reads, m.vocab, m.width))
+    step.run(k.gather(reads * m.width), k.norm_fwd(reads * m.width))
+    if logits:
+        step.run(k.matmul(reads, m.vocab, m.width))
 
 
 def backward(step, batch, reads, lanes=1, layers=None, from_logits=True, mixed=False, points=0):
@@ -215,21 +218,24 @@ def eigenpairs(step, reads, block):
 def eap(m, pairs, own, most):
     """EAP-IG on inputs over `pairs` pairs, `most` in a micro-batch: a clean run, then the points'
     runs side by side, of which the corrupted one is tapped too, with their backward, and the
-    products of all scores. Pairs differ early, so that tails are whole prompts."""
+    products of all scores. Pairs differ early, so that tails are whole prompts. The metric is
+    linear in the logits: they are made of the ends, and its gradient once a pair."""
     step = Step(m)
     batch = k.Batch(most, own)
     points = k.Batch(EAP_POINTS * most, own)
     n, z = batch.rows * m.width, batch.rows * m.queries
     forward(step, batch, most, keep=False, tapped=True)
     step.run(k.mix_fwd(n), times=EAP_POINTS)
-    forward(step, points, points.sequences, tapped=True)
+    forward(step, points, points.sequences, tapped=True, logits=False)
+    step.run(k.matmul(most, m.vocab, m.width))  # of the corrupted run
     step.run(k.gather(n), times=2)  # the difference of the ends: of the embeddings,
     step.run(k.copy(n), k.add(n), k.fill(m.layers * n), k.fill(m.layers * z))
     step.run(k.add(n), k.add(z), times=2 * m.layers)  # and what taps add as the ends run
-    backward(step, points, points.sequences, points=EAP_POINTS)
+    step.run(k.matmul(most, m.width, m.vocab), k.copy((EAP_POINTS - 1) * most * m.width))
+    backward(step, points, points.sequences, points=EAP_POINTS, from_logits=False)
     step.run(k.add(n), times=EAP_POINTS)  # at the logits
     scores(step, most, own)
-    score_host(step, batch.sequences, points.sequences)
+    score_host(step, most)
     repeat(step, pairs / most)
     return step
 
@@ -280,12 +286,13 @@ def expand_readers(step, rows, layers):
     step.run(k.add_scaled_rows(m.heads * n), times=3 * EAP_POINTS * layers)
 
 
-def score_host(step, clean, points):
-    """Metrics are taken on the host, one row of logits after the other, in float64."""
+def score_host(step, pairs):
+    """Metrics are taken on the host, one row of logits after the other, in float64; so is the
+    gradient of each pair."""
     vocab = step.model.vocab
-    step.download(vocab, 2 * clean + points)
-    step.upload(vocab * points)
-    step.host_bytes += vocab * (48.0 * clean + 64.0 * points)
+    step.download(vocab, 3 * pairs)  # the clean run's row for its prediction and for its metric
+    step.upload(vocab * pairs)
+    step.host_bytes += vocab * pairs * (48.0 + 24.0 + 40.0)
 
 
 def repeat(step, times):
