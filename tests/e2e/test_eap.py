@@ -119,6 +119,39 @@ def test_scores_of_pairs(demo):
         assert "edges/score_per_example" not in demo(method)
 
 
+def node_sums(result):
+    """The nodes' scores that the edges leaving them add up to."""
+    return np.nansum(result["edges/score_per_example"].astype(np.float64), axis=2)
+
+
+@pytest.mark.parametrize("method", [{"variant": "eap"}, {"steps": 3}, {"compat": "eap-ig", "steps": 2},
+                                    {"variant": "ig-activations", "steps": 2}], ids=str)
+def test_nodes_of_pairs(demo, method):
+    """Of every pair a node has the sum of its edges."""
+    method = {"rule": "right", "batch_size": 3, **method, "per_example": True}
+    result = demo({**method, "level": "node"})
+    each = result["nodes/score_per_example"]
+    assert each.shape == (7, 1 + LAYERS * (HEADS + 1))
+    near(each, node_sums(demo(method)), 1e-5)
+    size = np.array([3, 3, 3, 3, 3, 3, 1]) if "compat" in method else np.ones(7)
+    near(result["nodes/score"], (each.astype(np.float64).T / size).mean(axis=1), 1e-6)
+
+
+def test_finer_scores_of_pairs(demo):
+    """They sum to those of nodes; an interval of each is there too."""
+    nodes = demo({"steps": 3, "level": "node", "per_example": True})["nodes/score_per_example"]
+    for level, width, expected in (("neuron", 128, nodes), ("hidden", 352, nodes[:, HEADS + 1::HEADS + 1])):
+        group = "neurons" if level == "neuron" else level
+        result = demo({"steps": 3, "level": level, "per_example": True, "bootstrap": 20})
+        each = result[f"{group}/score_per_example"].astype(np.float64)
+        assert each.shape == (*expected.shape, width)
+        near(each.sum(axis=2), expected, 1e-5)
+        near(result[f"{group}/score"], each.mean(axis=0), 1e-6)
+        low, high = np.moveaxis(result[f"{group}/interval"], -1, 0)
+        assert (low <= high).all() and (low >= each.min(axis=0) - 1e-6).all()
+        assert (high <= each.max(axis=0) + 1e-6).all() and (low < high).any()
+
+
 def test_nodes_alone(demo):
     """The level node sums what the level edge scores one by one; gradients at other places."""
     for method in ({"variant": "eap"}, {"steps": 3}, {"variant": "clean-corrupted"},
@@ -300,6 +333,23 @@ def test_intervals(demo, causa, tmp_path):
     assert not np.allclose(seed, result["edges/interval"], rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
+def test_intervals_of_nodes(demo, tmp_path):
+    """The resamples are those of edges, so the last MLP has the interval of its only edge; as wide
+    as resamples that are drawn here make them."""
+    method = {"variant": "eap", "bootstrap": 400, "per_example": True}
+    nodes, result = demo({**method, "level": "node"}), demo(method)
+    assert files.attributes(tmp_path / "r.h5")["edges@resamples"] == "400"
+    near(nodes["nodes/interval"][-1], result["edges/interval"][-1, -1], 1e-5)
+    each = nodes["nodes/score_per_example"].astype(np.float64)
+    low, high = nodes["nodes/interval"].T
+    assert ((low <= nodes["nodes/score"]) & (nodes["nodes/score"] <= high)).mean() > 0.95
+    drawn = np.random.default_rng(1).integers(0, len(each), (4000, len(each)))
+    bounds = np.quantile(each[drawn].mean(axis=1), [0.025, 0.975], axis=0)
+    width = bounds[1] - bounds[0]
+    some = width > 1e-3 * width.max()
+    assert some.sum() > 20 and 0.7 < np.median((high - low)[some] / width[some]) < 1.3
+
+
 def concordance(a, b):
     """Kendall's tau-b from every pair."""
     up, with_b = (np.sign(x[:, None] - x[None, :]) for x in (a, b))
@@ -468,8 +518,6 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model):
     ({}, {"metric": "accuracy"}, ["metric", "with a gradient, got accuracy"]),
     ({}, {"metric": "rank"}, ["metric", "with a gradient, got rank"]),
     ({"variant": "eap"}, {"metric": "kl"}, ["metric", "than kl", "is 0 in the clean run"]),
-    ({"level": "node", "per_example": True}, {}, ["method.per_example", "of edges only"]),
-    ({"level": "neuron", "bootstrap": 9}, {}, ["method.bootstrap", "edges only"]),
     ({"variant": "ig"}, {}, ["method.variant", "ig-inputs"]),
     ({"steps": 0}, {}, ["method.steps", "got '0'"]),
     ({"rule": "middle"}, {}, ["method.rule", "midpoint"]),

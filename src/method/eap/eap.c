@@ -25,11 +25,12 @@ static const ca_option options[] = {
     {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node|neuron|hidden",
      "what is scored: edges (and with them nodes), nodes, coordinates of nodes' outputs, hidden "
      "units of the MLPs"},
-    {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL, "keep the scores of every pair"},
+    {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL,
+     "keep the scores of every pair: of edges, nodes, neurons or hidden units, as level says"},
     {"method.by_position", CA_OPTION_BOOL, "false", NULL, NULL,
      "keep the scores of edges at every token position, of prompts of one length"},
     {"method.bootstrap", CA_OPTION_INT, "0", "0..10000", NULL,
-     "resamples of the pairs for 95 % intervals of edge scores; 0 = none"},
+     "resamples of the pairs for 95 % intervals of the scores; 0 = none"},
     {"method.kv_columns", CA_OPTION_CHOICE, "query", NULL, "query|native",
      "k and v inputs of grouped-query attention: one per query head, or one per key/value head, "
      "whose score is the sum over its query heads"},

@@ -131,18 +131,6 @@ static ca_status check_level(const ca_job *job, const eap *e) {
     return CA_OK;
 }
 
-/* Single pairs and resamples are kept of edges alone. */
-static ca_status check_pairs(const ca_job *job, const eap *e) {
-    if (e->level == EAP_EDGES) return CA_OK;
-    if (ca_config_bool(job->config, "method.per_example"))
-        return ca_config_fail(job->config, "method.per_example",
-                              "expected false: scores of single pairs are written of edges only");
-    if (ca_config_int(job->config, "method.bootstrap") > 0)
-        return ca_config_fail(job->config, "method.bootstrap",
-                              "expected 0: scores of edges only have intervals");
-    return CA_OK;
-}
-
 /* What is kept beside the scores. */
 static ca_status read_sums(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
@@ -158,7 +146,6 @@ static ca_status read_sums(const ca_job *job, eap *e) {
     s->query = ca_circuit_graph_of(job->arch, 0);
     s->graph = ca_circuit_graph_of(job->arch, shared ? job->arch->kv_heads : 0);
     if (e->is_compared) return CA_OK;
-    CA_TRY(check_pairs(job, e));
     s->per_pair = ca_config_bool(job->config, "method.per_example");
     s->resamples = ca_config_int(job->config, "method.bootstrap");
     s->seed = (uint64_t)ca_config_int(job->config, "seed");

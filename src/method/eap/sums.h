@@ -19,7 +19,7 @@ typedef struct eap_sums {
     int64_t positions;      /* P: also scores per token position; 0 without */
     int64_t resamples;      /* of the bootstrap; 0 without */
     uint64_t seed;
-    bool per_pair;   /* scores of edges of single pairs are wanted */
+    bool per_pair;   /* scores of single pairs are wanted */
     int64_t *column; /* [R of query] column of `graph` */
     bool *valid;     /* [F, R] */
     /* over the pairs that are done, not yet divided by their number */
@@ -28,12 +28,16 @@ typedef struct eap_sums {
     double *node;     /* [F] */
     double *neuron;   /* [F, D] */
     double *unit;     /* [L, d_ff] */
-    float *resampled; /* [resamples, F, R] */
+    float *resampled; /* [resamples, scores] */
     double *weight;   /* [resamples] pairs in each */
     /* of the running group */
-    double *pair_edge; /* [pairs, F, R]; NULL unless per_pair or with resamples */
-    double *pair_node; /* [pairs, F] */
+    double *pair_score; /* [pairs, scores] but of nodes; NULL unless per_pair or with resamples */
+    double *pair_node;  /* [pairs, F] */
 } eap_sums;
+
+/* How many scores there are of what is scored: F R of edges, F of nodes, F D of neurons, L d_ff of
+ * hidden units. */
+int64_t ca_eap_sums_scores(const eap_sums *sums);
 
 int64_t ca_eap_sums_bytes(const eap_sums *sums);
 /* Allocates what the sizes of `sums` ask for. */
@@ -48,11 +52,17 @@ void ca_eap_sums_edges(eap_sums *sums, int64_t n, int64_t position, double share
 void ca_eap_sums_node(eap_sums *sums, int64_t n, double share, int64_t source, double score);
 /* score [F, D]; [L, d_ff] */
 void ca_eap_sums_neurons(eap_sums *sums, int64_t n, double share, const double *score);
-void ca_eap_sums_units(eap_sums *sums, double share, const double *score);
+void ca_eap_sums_units(eap_sums *sums, int64_t n, double share, const double *score);
+/* [scores] of pair n of the group; with per_pair or resamples. */
+const double *ca_eap_sums_pair(const eap_sums *sums, int64_t n);
+/* False where score i is of no edge. */
+static inline bool ca_eap_sums_has(const eap_sums *sums, int64_t i) {
+    return !sums->edges || sums->valid[i];
+}
 /* Draws how often each resample has a pair whose scores are complete. */
 void ca_eap_sums_resample(eap_sums *sums, int64_t n, int64_t example, double share);
 
-/* low, high [F, R]: the middle 95 % of the resamples' means. */
+/* low_high [scores, 2]: the middle 95 % of the resamples' means; NaN where there is no edge. */
 ca_status ca_eap_sums_interval(const eap_sums *sums, float *low_high) CA_MUST_USE;
 
 /* Into CA_RESULT_UNFINISHED, and back. */

@@ -121,7 +121,7 @@ static ca_status take_neurons(eap *e) {
         CA_TRY(ca_eap_neurons_pair(&e->neurons, n, &score));
         CA_TRY(ca_download_f64(e->job->backend, score, e->staging, e->score_host));
         if (e->level == EAP_HIDDEN)
-            ca_eap_sums_units(&e->sums, ca_eap_share(e, i), e->score_host);
+            ca_eap_sums_units(&e->sums, i, ca_eap_share(e, i), e->score_host);
         else
             ca_eap_sums_neurons(&e->sums, i, ca_eap_share(e, i), e->score_host);
     }
