@@ -245,6 +245,11 @@ def test_information_flow(demo):
     assert (edges(result) >= 0).all()
     assert np.nansum(result["edges/score"], axis=0) == pytest.approx(1, rel=1e-5)
     assert np.isnan(result["baseline/corrupted"]).all()
+    each = demo({"variant": "information-flow", "per_example": True})
+    nodes = demo({"variant": "information-flow", "level": "node", "per_example": True})
+    near(nodes["nodes/score"], np.nansum(result["edges/score"].astype(np.float64), axis=1), 1e-6)
+    near(nodes["nodes/score_per_example"], node_sums(each), 1e-6)
+    assert not any(name.startswith("edges/") for name in nodes)
 
 
 def test_ablations(pairs):
@@ -294,6 +299,47 @@ def test_neurons_and_hidden_units(demo):
     assert hidden.shape == (LAYERS, 352)
     nodes = demo({"variant": "eap", "level": "node"})["nodes/score"]
     near(hidden.astype(np.float64).sum(axis=1), nodes[HEADS + 1::HEADS + 1], 1e-5)
+
+
+def down_weights(model):
+    """[layers, D, d_ff] of the output projections of a fixture's MLPs."""
+    raw = (files.MODELS / model / "model.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header, body = json.loads(raw[8:8 + size]), raw[8 + size:]
+    found = [(int(key.split(".")[2]), header[key]) for key in header if key.endswith("down_proj.weight")]
+    return np.stack([np.frombuffer(body[slice(*entry["data_offsets"])], np.float32).reshape(entry["shape"])
+                     for _, entry in sorted(found, key=lambda item: item[0])]).astype(np.float64)
+
+
+def test_ablated_hidden_units(pairs, causa, tmp_path):
+    """Of prompts of one token a hidden unit's score is what takes its place less its value, times
+    the gradient at its MLP's output through the projection, which coordinates' scores give."""
+    rows = [{"clean_ids": [5 + i], "answer_ids": [i], "wrong_ids": [i + 7]} for i in range(4)]
+    config = files.write_config(tmp_path / "c.yaml", {"kind": "capture", "sites": [
+        "blocks.*.mlp_out", "blocks.*.mlp.post"]}, rows, model=files.MODELS / "smollm2",
+        backend="ref", precision="f64")
+    causa("run", config, f"output={tmp_path / 'c.h5'}")
+    kept = files.datasets(tmp_path / "c.h5")
+    out, hidden = (np.stack([kept[f"activations/blocks.{l}.{site}"] for l in (0, 1)], axis=1)
+                   .astype(np.float64) for site in ("mlp_out", "mlp.post"))
+    each = {"variant": "eap", "per_example": True}
+    score = pairs({**each, "level": "neuron", "ablation": "zero"}, rows)["neurons/score_per_example"]
+    slope = -score[:, [10, 20]] / out
+    slope = np.einsum("nld,ldf->nlf", slope, down_weights("smollm2"))
+    for ablation, instead in (("zero", 0), ("mean", hidden.mean(axis=0)),
+                              ("mean-positional", hidden.mean(axis=0))):
+        got = pairs({**each, "level": "hidden", "ablation": ablation}, rows)
+        near(got["hidden/score_per_example"], (instead - hidden) * slope, 1e-5)
+
+
+@pytest.mark.parametrize("method", [{"variant": "eap"}, {"rule": "right", "steps": 2}], ids=str)
+def test_means_of_hidden_units(pairs, method):
+    """Over several tokens too: what an MLP's bias adds is in its output and its mean alike."""
+    rows = id_pairs(3)
+    for ablation, some in (("mean", rows), ("mean-positional", id_pairs(3, least=9, most=10))):
+        nodes = pairs({**method, "level": "node", "ablation": ablation}, some)["nodes/score"]
+        hidden = pairs({**method, "level": "hidden", "ablation": ablation}, some)["hidden/score"]
+        near(hidden.astype(np.float64).sum(axis=1), nodes[[10, 20]], 1e-5)
 
 
 def test_shared_keys_and_values(demo):
@@ -525,7 +571,7 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model):
     ({"ablation": "noise"}, {}, ["method.ablation", "mean-positional"]),
     ({"variant": "clean-corrupted", "ablation": "zero"}, {}, ["method.ablation", "patching"]),
     ({"variant": "information-flow", "ablation": "mean"}, {}, ["method.ablation", "patching"]),
-    ({"variant": "information-flow", "level": "node"}, {}, ["method.level", "no scores of nodes"]),
+    ({"variant": "information-flow", "level": "neuron"}, {}, ["method.level", "no scores of neurons"]),
     ({"compare": ["ig-inputs"]}, {}, ["method.compare", "other than method.variant"]),
     ({"kv_columns": "head"}, {}, ["method.kv_columns", "native"]),
     ({"compat": "acdc"}, {}, ["method.compat", "eap-ig"]),

@@ -12,6 +12,7 @@
 /* Doubles of the largest array of scores that a pass gives. */
 static int64_t host_count(const eap *e) {
     const ca_circuit_graph *g = &e->sums.query;
+    if (e->variant->sums_edges) return g->sources * g->destinations;
     switch (e->level) {
     case EAP_NODES:
         return g->sources * e->most_points * e->part_sizes.rows;

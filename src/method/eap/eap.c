@@ -68,6 +68,7 @@ static const char *const conventions[] = {
     "precision bf16: the difference of outputs and the gradient that make an edge's score are "
     "rounded to bf16, their products summed in float32",
     "a node's score is the sum of those of the edges that leave it",
+    "hidden units are ablated before the MLP's output projection, whose bias stays",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
     "share of edges asked for, by the trapezoid rule (MIB takes cpr with circuit.absolute false, "

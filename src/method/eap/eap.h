@@ -43,7 +43,7 @@ typedef struct eap_variant {
     const char *name;
     eap_path path;
     bool clean_only;  /* nothing is ablated: one prompt per example, all its tokens */
-    bool edges_only;  /* has no scores of nodes alone */
+    bool sums_edges;  /* scores of nodes are made of all those of their edges */
     bool keep_stream; /* reads the residual stream of the clean run */
     /* Floating-point operations of an example beyond its prefix and its ends, without heads. */
     double (*flops)(const ca_job *job, const eap *e, int64_t rows, int64_t prefix);

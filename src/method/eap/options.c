@@ -91,6 +91,7 @@ static ca_status read_ablation(const ca_job *job, eap *e) {
                                         [EAP_MEAN] = "mean",
                                         [EAP_MEAN_POSITIONAL] = "mean-positional"};
     while (!is(job, "method.ablation", names[e->ablation.kind])) e->ablation.kind++;
+    e->ablation.hidden = e->level == EAP_HIDDEN;
     if (e->ablation.kind == EAP_MEAN) {
         e->ablation.positions = 1;
         if (!is(job, "method.compat", "none")) e->ablation.kind = EAP_ONE_MEAN;
@@ -121,13 +122,10 @@ static ca_status check_level(const ca_job *job, const eap *e) {
         return ca_config_fail(job->config, "method.ablation",
                               "with compat, expected mean only with edges that are scored by "
                               "gradients");
-    if (e->level == EAP_EDGES || (e->level == EAP_NODES && !e->variant->edges_only)) return CA_OK;
+    if (e->level == EAP_EDGES || e->level == EAP_NODES) return CA_OK;
     if (!gradients || e->own_site)
         return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss%s",
                               e->variant->name, name, e->own_site ? " without compat" : "");
-    if (e->level == EAP_HIDDEN && e->ablation.kind != EAP_PATCHING)
-        return ca_config_fail(job->config, "method.level",
-                              "hidden units are scored with ablation patching only");
     return CA_OK;
 }
 

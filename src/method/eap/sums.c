@@ -128,7 +128,7 @@ void ca_eap_sums_edges(eap_sums *s, int64_t n, int64_t position, double share,
         for (int64_t u = 0, parents = ca_circuit_parents(&s->query, v); u < parents; u++) {
             int64_t to = u * width + s->column[v];
             double value = score[u * s->query.destinations + v];
-            s->edge[to] += share * value;
+            if (s->edges) s->edge[to] += share * value;
             if (at) at[to] += share * value;
             if (own) own[to] += value;
             s->pair_node[n * s->graph.sources + u] += value;
