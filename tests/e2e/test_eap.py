@@ -289,16 +289,32 @@ def test_scores_at_positions(pairs):
 def test_neurons_and_hidden_units(demo):
     """Coordinates of a node's output sum to its score; so do an MLP's hidden units, since they make
     all that differs in its output."""
-    peer = {"variant": "ig-activations", "steps": 2, "compat": "eap-ig", "batch_size": 7}
-    for method in ({"variant": "eap"}, {"steps": 3}, peer):
+    own = {"variant": "ig-activations", "steps": 2}
+    peer = {**own, "compat": "eap-ig", "batch_size": 7}
+    for method in ({"variant": "eap"}, {"steps": 3}, own, peer):
         nodes = demo({**method, "level": "node"})["nodes/score"]
         neurons = demo({**method, "level": "neuron"})["neurons/score"]
         assert neurons.shape == (1 + LAYERS * (HEADS + 1), 128)
         near(neurons.astype(np.float64).sum(axis=1), nodes, 1e-5)
-    hidden = demo({"variant": "eap", "level": "hidden"})["hidden/score"]
-    assert hidden.shape == (LAYERS, 352)
-    nodes = demo({"variant": "eap", "level": "node"})["nodes/score"]
-    near(hidden.astype(np.float64).sum(axis=1), nodes[HEADS + 1::HEADS + 1], 1e-5)
+    for method in ({"variant": "eap"}, own):
+        hidden = demo({**method, "level": "hidden"})["hidden/score"]
+        assert hidden.shape == (LAYERS, 352)
+        nodes = demo({**method, "level": "node"})["nodes/score"]
+        near(hidden.astype(np.float64).sum(axis=1), nodes[HEADS + 1::HEADS + 1], 1e-5)
+
+
+def test_own_sites_of_neurons_and_hidden_units(demo):
+    """A point at the clean end is the plain variant, coordinate by coordinate; two points take
+    another path for every site, that of the input being ig-inputs."""
+    for level, group in (("neuron", "neurons"), ("hidden", "hidden")):
+        plain = demo({"variant": "eap", "level": level})[f"{group}/score"]
+        method = {"variant": "ig-activations", "level": level}
+        near(demo({**method, "steps": 1})[f"{group}/score"], plain, 1e-5)
+        assert files.share(demo({**method, "steps": 3})[f"{group}/score"], plain) > 1e-2
+    own = demo({"variant": "ig-activations", "steps": 2, "level": "neuron"})["neurons/score"]
+    path = demo({"rule": "right", "steps": 2, "level": "neuron"})["neurons/score"]
+    near(own[0], path[0], 1e-5)
+    assert files.share(own, path) > 1e-2
 
 
 def down_weights(model):
@@ -332,7 +348,8 @@ def test_ablated_hidden_units(pairs, causa, tmp_path):
         near(got["hidden/score_per_example"], (instead - hidden) * slope, 1e-5)
 
 
-@pytest.mark.parametrize("method", [{"variant": "eap"}, {"rule": "right", "steps": 2}], ids=str)
+@pytest.mark.parametrize("method", [{"variant": "eap"}, {"rule": "right", "steps": 2},
+                                    {"variant": "ig-activations", "steps": 2}], ids=str)
 def test_means_of_hidden_units(pairs, method):
     """Over several tokens too: what an MLP's bias adds is in its output and its mean alike."""
     rows = id_pairs(3)

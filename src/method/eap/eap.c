@@ -57,8 +57,8 @@ static const char *const conventions[] = {
     "v have one column per query head",
     "rule: points alpha of a path, 0 = corrupted, 1 = clean: left k/m, right (k+1)/m, midpoint "
     "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
-    "ig-activations: a path scores the edges that leave its own site, with weights 1/m; compat "
-    "eap-ig: all edges, with weights 1/(m (2 L + 1))",
+    "ig-activations: a path scores the edges that leave its own site, with weights 1/m, for hidden "
+    "units a layer of them; compat eap-ig: all edges, with weights 1/(m (2 L + 1))",
     "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean, of "
     "divergences by that of the vocabulary too; nodes take the rule right; ablation mean: all "
     "sources have the same mean, over sources and prompts, of the output at the "

@@ -53,13 +53,18 @@ out:
     return st;
 }
 
+/* A layer's hidden units are a site of their own where a path scores its own site alone. */
 static ca_status read_sites(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
     bool all = e->variant->path == EAP_OF_ACTIVATIONS;
     if (e->variant->path == EAP_NO_PATH) return CA_OK;
-    e->site_count = all ? 2 * job->arch->layers + 1 : 1;
     e->own_site = all && is(job, "method.compat", "none");
+    bool hidden = e->own_site && e->level == EAP_HIDDEN;
+    e->site_count = hidden ? job->arch->layers : all ? 2 * job->arch->layers + 1 : 1;
     CA_TRY(ca_calloc((size_t)e->site_count, sizeof *e->sites, &e->sites));
+    for (int64_t l = 0; hidden && l < e->site_count; l++)
+        e->sites[l] = (eap_site){CA_SITE_MLP_POST, l};
+    if (hidden) goto out;
     e->sites[0] = (eap_site){CA_SITE_EMBED, -1};
     for (int64_t s = 1; s < e->site_count; s++)
         e->sites[s] = (eap_site){s % 2 ? CA_SITE_Z : CA_SITE_MLP_OUT, (s - 1) / 2};
@@ -123,9 +128,9 @@ static ca_status check_level(const ca_job *job, const eap *e) {
                               "with compat, expected mean only with edges that are scored by "
                               "gradients");
     if (e->level == EAP_EDGES || e->level == EAP_NODES) return CA_OK;
-    if (!gradients || e->own_site)
-        return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss%s",
-                              e->variant->name, name, e->own_site ? " without compat" : "");
+    if (!gradients)
+        return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss",
+                              e->variant->name, name);
     return CA_OK;
 }
 

@@ -141,24 +141,26 @@ void ca_eap_sums_node(eap_sums *s, int64_t n, double share, int64_t source, doub
     s->node[source] += share * score;
 }
 
-void ca_eap_sums_neurons(eap_sums *s, int64_t n, double share, const double *score) {
+void ca_eap_sums_neurons(eap_sums *s, int64_t n, double share, int64_t first, int64_t count,
+                         const double *score) {
     double *own = own_scores(s, n);
-    for (int64_t u = 0; u < s->graph.sources; u++) {
+    for (int64_t u = first; u < first + count; u++) {
         double sum = 0;
-        for (int64_t d = 0, i = u * s->graph.width; d < s->graph.width; d++, i++) {
-            s->neuron[i] += share * score[i];
-            if (own) own[i] += score[i];
-            sum += score[i];
+        for (int64_t i = u * s->graph.width; i < (u + 1) * s->graph.width; i++, score++) {
+            s->neuron[i] += share * *score;
+            if (own) own[i] += *score;
+            sum += *score;
         }
         ca_eap_sums_node(s, n, share, u, sum);
     }
 }
 
-void ca_eap_sums_units(eap_sums *s, int64_t n, double share, const double *score) {
+void ca_eap_sums_units(eap_sums *s, int64_t n, double share, int64_t first, int64_t count,
+                       const double *score) {
     double *own = own_scores(s, n);
-    for (int64_t i = 0; i < s->graph.layers * s->hidden; i++) {
-        s->unit[i] += share * score[i];
-        if (own) own[i] += score[i];
+    for (int64_t i = first * s->hidden; i < (first + count) * s->hidden; i++, score++) {
+        s->unit[i] += share * *score;
+        if (own) own[i] += *score;
     }
 }
 

@@ -50,9 +50,11 @@ void ca_eap_sums_begin(eap_sums *sums, int64_t count);
 void ca_eap_sums_edges(eap_sums *sums, int64_t n, int64_t position, double share,
                        const double *score);
 void ca_eap_sums_node(eap_sums *sums, int64_t n, double share, int64_t source, double score);
-/* score [F, D]; [L, d_ff] */
-void ca_eap_sums_neurons(eap_sums *sums, int64_t n, double share, const double *score);
-void ca_eap_sums_units(eap_sums *sums, int64_t n, double share, const double *score);
+/* score [count, D] of sources, [count, d_ff] of layers, from `first` on */
+void ca_eap_sums_neurons(eap_sums *sums, int64_t n, double share, int64_t first, int64_t count,
+                         const double *score);
+void ca_eap_sums_units(eap_sums *sums, int64_t n, double share, int64_t first, int64_t count,
+                       const double *score);
 /* [scores] of pair n of the group; with per_pair or resamples. */
 const double *ca_eap_sums_pair(const eap_sums *sums, int64_t n);
 /* False where score i is of no edge. */
