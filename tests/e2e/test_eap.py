@@ -379,6 +379,44 @@ def test_shared_keys_and_values(demo):
     near(native["nodes/score"], query["nodes/score"], 1e-6)
 
 
+def test_shared_columns_of_exact_patching(pairs, tmp_path):
+    """Ablating an edge into shared keys or values is the circuit of all other edges; every other
+    column has the scores that it has beside columns of query heads."""
+    rows = id_pairs(3)
+    method = {"variant": "exact", "kv_columns": "native", "circuit": {"fractions": [1]}}
+    native, query = pairs(method, rows, name="native"), pairs({"variant": "exact"}, rows)
+    columns = {name: i for i, name in enumerate(query["edges/destination"])}
+    same = [(i, columns[name]) for i, name in enumerate(native["edges/destination"]) if name in columns]
+    valid = native["edges/valid"].astype(bool)
+    assert len(same) == 1 + 2 * (9 + 1)
+    for mine, other in same:
+        some = valid[:, mine]
+        near(native["edges/score"][some, mine], query["edges/score"][some, other], 1e-6)
+    names = [name.decode() for name in native["edges/destination"]]
+    for source, into in ((0, "a0.kv1<v>"), (0, "a1.kv2<k>"), (3, "a1.kv0<v>"), (10, "a1.kv1<k>")):
+        edge = source, names.index(into)
+        with h5py.File(tmp_path / "native.h5", "r+") as file:
+            inside = valid.copy()
+            inside[edge] = False
+            file["circuits/in_circuit"][0] = inside
+        given = {**method, "circuit": {"file": str(tmp_path / "native.h5")}}
+        circuit = pairs(given, rows, name="given")["faithfulness/per_example"][0]
+        change = native["baseline/clean"] - circuit
+        assert abs(change).max() > 1e-6
+        assert native["edges/score"][edge] == pytest.approx(change.mean(), rel=1e-6)
+
+
+def test_shared_columns_of_information_flow(demo):
+    """What reaches a head's keys is what reaches its queries: a shared column has the same shares."""
+    query = demo({"variant": "information-flow"})
+    native = demo({"variant": "information-flow", "kv_columns": "native"})
+    q, kv = ([i for i, name in enumerate(result["edges/destination"]) if letter in name]
+             for result, letter in ((query, b"<q>"), (native, b"<k>")))
+    near(native["edges/score"][:9, kv[4:8]], query["edges/score"][:9, q[8:12]], 1e-6)
+    assert np.nansum(native["edges/score"], axis=0) == pytest.approx(1, rel=1e-5)
+    near(native["nodes/score"], np.nansum(native["edges/score"].astype(np.float64), axis=1), 1e-6)
+
+
 def test_intervals(demo, causa, tmp_path):
     """Around the means, the same for other batches, wider for fewer pairs."""
     result = demo({"variant": "eap", "bootstrap": 200, "per_example": True})

@@ -33,7 +33,8 @@ static const ca_option options[] = {
      "resamples of the pairs for 95 % intervals of the scores; 0 = none"},
     {"method.kv_columns", CA_OPTION_CHOICE, "query", NULL, "query|native",
      "k and v inputs of grouped-query attention: one per query head, or one per key/value head, "
-     "whose score is the sum over its query heads"},
+     "whose score is the sum over its query heads; without gradients its own: exact patching "
+     "ablates it for all of them, information-flow gives its share of what reaches each"},
     {"method.compare", CA_OPTION_CHOICES, "[]", NULL, EAP_VARIANTS,
      "other variants whose edge scores are set beside these"},
     EAP_CIRCUIT_OPTIONS,

@@ -143,11 +143,8 @@ static ca_status read_sums(const ca_job *job, eap *e) {
     s->edges = edges;
     s->neurons = e->level == EAP_NEURONS;
     s->hidden = e->level == EAP_HIDDEN ? job->arch->mlp_width : 0;
-    if (shared && !gradients)
-        return ca_config_fail(job->config, "method.kv_columns",
-                              "expected query with the variant %s, got native", e->variant->name);
-    s->query = ca_circuit_graph_of(job->arch, 0);
     s->graph = ca_circuit_graph_of(job->arch, shared ? job->arch->kv_heads : 0);
+    s->query = gradients ? ca_circuit_graph_of(job->arch, 0) : s->graph;
     if (e->is_compared) return CA_OK;
     s->per_pair = ca_config_bool(job->config, "method.per_example");
     s->resamples = ca_config_int(job->config, "method.bootstrap");

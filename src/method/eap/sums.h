@@ -11,8 +11,9 @@
 
 /* What is scored; columns of /edges are those of `graph`. */
 typedef struct eap_sums {
-    ca_circuit_graph query; /* one k and v column per query head: what the passes give */
-    ca_circuit_graph graph; /* the same, or with shared k and v columns */
+    ca_circuit_graph query; /* what the passes give: of gradients one k and v column per query head,
+                               else as `graph` */
+    ca_circuit_graph graph; /* one k and v column per query head, or shared ones */
     int64_t hidden;         /* d_ff with scores of hidden units, else 0 */
     bool edges, neurons;    /* scores of edges, of coordinates of the sources' outputs */
     int64_t pairs;          /* most of a group */
