@@ -251,16 +251,18 @@ def test_scores_at_positions(pairs):
 def test_neurons_and_hidden_units(demo):
     """Coordinates of a node's output sum to its score; so do an MLP's hidden units, since they make
     all that differs in its output."""
-    peer = {"variant": "ig-activations", "steps": 2, "compat": "eap-ig", "batch_size": 7}
-    for method in ({"variant": "eap"}, {"steps": 3}, peer):
+    own = {"variant": "ig-activations", "steps": 2}
+    peer = {**own, "compat": "eap-ig", "batch_size": 7}
+    for method in ({"variant": "eap"}, {"steps": 3}, own, peer):
         nodes = demo({**method, "level": "node"})["nodes/score"]
         neurons = demo({**method, "level": "neuron"})["neurons/score"]
         assert neurons.shape == (1 + LAYERS * (HEADS + 1), 128)
         near(neurons.astype(np.float64).sum(axis=1), nodes, 1e-5)
-    hidden = demo({"variant": "eap", "level": "hidden"})["hidden/score"]
-    assert hidden.shape == (LAYERS, 352)
-    nodes = demo({"variant": "eap", "level": "node"})["nodes/score"]
-    near(hidden.astype(np.float64).sum(axis=1), nodes[HEADS + 1::HEADS + 1], 1e-5)
+    for method in ({"variant": "eap"}, own):
+        hidden = demo({**method, "level": "hidden"})["hidden/score"]
+        assert hidden.shape == (LAYERS, 352)
+        nodes = demo({**method, "level": "node"})["nodes/score"]
+        near(hidden.astype(np.float64).sum(axis=1), nodes[HEADS + 1::HEADS + 1], 1e-5)
 
 
 def test_shared_keys_and_values(demo):
@@ -398,7 +400,8 @@ def test_sweep(causa, tmp_path):
 
 @pytest.mark.parametrize("number, method", [
     (signal.SIGTERM, {"steps": 3}), (signal.SIGINT, {"steps": 3, "ablation": "mean"}),
-], ids=["patching", "mean"])
+    (signal.SIGTERM, {"steps": 3, "level": "neuron", "bootstrap": 20}),
+], ids=["patching", "mean", "neurons"])
 def test_stop_and_resume(causa, tmp_path, number, method):
     """The sums of the pairs that were done go on; the means are made again."""
     config = files.write_config(tmp_path / "long.yaml", {**EAP, **method, "per_example": True},
@@ -411,7 +414,8 @@ def test_stop_and_resume(causa, tmp_path, number, method):
     assert process.returncode == (130 if number == signal.SIGINT else 75), errors
     with h5py.File(f"{path}.checkpoint", "r") as file:
         assert np.isnan(file["baseline/clean"][()]).any()
-        assert "unfinished/edges" in file and "edges/score" not in file
+        kind = "neurons" if "level" in method else "edges"
+        assert f"unfinished/{kind}" in file and f"{kind}/score" not in file
     done = causa("run", config, f"output={path}", "--resume")
     assert "going on at example" in done.stderr
     causa("run", config, f"output={whole}")
@@ -468,8 +472,6 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model):
     ({}, {"metric": "accuracy"}, ["metric", "with a gradient, got accuracy"]),
     ({}, {"metric": "rank"}, ["metric", "with a gradient, got rank"]),
     ({"variant": "eap"}, {"metric": "kl"}, ["metric", "than kl", "is 0 in the clean run"]),
-    ({"level": "node", "per_example": True}, {}, ["method.per_example", "of edges only"]),
-    ({"level": "neuron", "bootstrap": 9}, {}, ["method.bootstrap", "edges only"]),
     ({"variant": "ig"}, {}, ["method.variant", "ig-inputs"]),
     ({"steps": 0}, {}, ["method.steps", "got '0'"]),
     ({"rule": "middle"}, {}, ["method.rule", "midpoint"]),
@@ -477,7 +479,7 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model):
     ({"ablation": "noise"}, {}, ["method.ablation", "mean-positional"]),
     ({"variant": "clean-corrupted", "ablation": "zero"}, {}, ["method.ablation", "patching"]),
     ({"variant": "information-flow", "ablation": "mean"}, {}, ["method.ablation", "patching"]),
-    ({"variant": "information-flow", "level": "node"}, {}, ["method.level", "no scores of nodes"]),
+    ({"variant": "information-flow", "level": "neuron"}, {}, ["method.level", "no scores of neurons"]),
     ({"compare": ["ig-inputs"]}, {}, ["method.compare", "other than method.variant"]),
     ({"kv_columns": "head"}, {}, ["method.kv_columns", "native"]),
     ({"compat": "acdc"}, {}, ["method.compat", "eap-ig"]),

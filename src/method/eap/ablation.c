@@ -6,13 +6,16 @@
 
 #include "causa/ops.h"
 
-enum { PARTS = 3 };
+enum { PARTS = 4 };
 
-/* The tensors of outputs, each as [layers or 1, rows, n]. */
+static int part_count(const eap_ablation *a) { return a->hidden ? PARTS : PARTS - 1; }
+
+/* The tensors of outputs, each as [layers or 1, rows, n]; hidden units last. */
 static void parts_of(const eap_outputs *o, ca_tensor part[PARTS]) {
     part[0] = ca_tensor_repeat(o->embed, 1);
     part[1] = o->z;
     part[2] = o->mlp;
+    part[3] = o->hidden;
 }
 
 /* Rows of the means, 0 for none. */
@@ -22,12 +25,19 @@ static int64_t mean_rows(const eap_ablation *a) {
 
 int64_t ca_eap_ablation_bytes(const ca_arch *arch, ca_dtype dtype, const eap_ablation *a) {
     int64_t parts[] = {arch->width, arch->layers * arch->heads * arch->head_dim,
-                       arch->layers * arch->width};
+                       arch->layers * arch->width, arch->layers * arch->mlp_width};
     size_t bytes = a->kind == EAP_ONE_MEAN ? ca_method_buffer_bytes(arch->width, dtype) : 0;
-    for (int i = 0; mean_rows(a) && i < PARTS; i++)
+    for (int i = 0; mean_rows(a) && i < part_count(a); i++)
         bytes += ca_method_buffer_bytes(mean_rows(a) * parts[i], dtype) +
                  ca_method_buffer_bytes(parts[i], dtype);
     return (int64_t)bytes;
+}
+
+static eap_outputs take_means(eap_ablation *a, const ca_arch *arch, ca_dtype dtype, int64_t rows) {
+    eap_outputs out = ca_eap_outputs_take(&a->buffers, arch, dtype, rows);
+    const int64_t shape[] = {arch->layers, rows, arch->mlp_width};
+    if (a->hidden) out.hidden = ca_method_buffers_take(&a->buffers, dtype, 3, shape);
+    return out;
 }
 
 ca_status ca_eap_ablation_create(const ca_model *model, eap_ablation *a) {
@@ -41,10 +51,10 @@ ca_status ca_eap_ablation_create(const ca_model *model, eap_ablation *a) {
         a->one = ca_method_buffers_take(&a->buffers, model->dtype, 1, &arch->width);
         return ca_fill(model->backend, a->one, 0);
     }
-    a->mean = ca_eap_outputs_take(&a->buffers, arch, model->dtype, mean_rows(a));
-    a->sum = ca_eap_outputs_take(&a->buffers, arch, model->dtype, 1);
+    a->mean = take_means(a, arch, model->dtype, mean_rows(a));
+    a->sum = take_means(a, arch, model->dtype, 1);
     parts_of(&a->mean, part);
-    for (int i = 0; i < PARTS; i++) CA_TRY(ca_fill(model->backend, part[i], 0));
+    for (int i = 0; i < part_count(a); i++) CA_TRY(ca_fill(model->backend, part[i], 0));
 out:
     return st;
 }
@@ -80,7 +90,7 @@ static ca_status add_prompt(eap_ablation *a, const ca_model *m, const eap_output
     parts_of(&a->mean, mean);
     parts_of(&a->sum, sum);
     parts_of(clean, value);
-    for (int i = 0; i < PARTS; i++) {
+    for (int i = 0; i < part_count(a); i++) {
         ca_tensor of_prompt = ca_tensor_slice(value[i], 1, first, rows);
         if (a->kind == EAP_MEAN) {
             CA_TRY(ca_column_sums(m->backend, ca_tensor_at(sum[i], 1, 0), of_prompt));
@@ -115,13 +125,13 @@ ca_status ca_eap_ablation_fill(const eap_ablation *a, ca_backend *be, const eap_
     ca_tensor mean[PARTS], value[PARTS];
     parts_of(to, value);
     if (a->kind == EAP_ZERO || a->kind == EAP_ONE_MEAN) {
-        for (int i = 0; i < PARTS; i++) CA_TRY(ca_fill(be, value[i], 0));
+        for (int i = 0; i < part_count(a); i++) CA_TRY(ca_fill(be, value[i], 0));
         return CA_OK;
     }
     parts_of(&a->mean, mean);
     for (int64_t n = 0; n < group->count; n++) {
         int64_t first = group->row[n], rows = group->row[n + 1] - first;
-        for (int i = 0; i < PARTS; i++) {
+        for (int i = 0; i < part_count(a); i++) {
             ca_tensor from = mean[i];
             if (a->kind == EAP_MEAN) { /* the same in every row */
                 from.shape[1] = rows;

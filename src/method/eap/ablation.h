@@ -22,22 +22,23 @@ typedef enum eap_ablation_kind {
 typedef struct eap_ablation {
     eap_ablation_kind kind;
     int64_t positions; /* P: 1, or the length of all prompts; 0 when there is no mean */
+    bool hidden;       /* hidden units are ablated too */
     method_buffers buffers;
     eap_outputs mean; /* of P rows */
     eap_outputs sum;  /* of one row: scratch */
     ca_tensor one;    /* [D] of EAP_ONE_MEAN, else absent */
 } eap_ablation;
 
-/* Bytes of backend memory for a kind with P positions. */
+/* Bytes of backend memory for the kind, with P positions and hidden units or not. */
 int64_t ca_eap_ablation_bytes(const ca_arch *arch, ca_dtype dtype, const eap_ablation *ablation);
-/* kind and positions are set. The means are 0 at first. */
+/* kind, positions and hidden are set. The means are 0 at first. */
 ca_status ca_eap_ablation_create(const ca_model *model, eap_ablation *ablation) CA_MUST_USE;
 void ca_eap_ablation_free(eap_ablation *ablation);
 
 /* Adds the clean outputs of a group of whole prompts to the means over `examples` prompts. */
 ca_status ca_eap_ablation_add(eap_ablation *ablation, const ca_model *model, const eap_group *group,
                               const eap_outputs *clean, int64_t examples) CA_MUST_USE;
-/* Outputs of ablated sources in the rows of a group of whole prompts. */
+/* Outputs of ablated sources, and hidden units, in the rows of a group of whole prompts. */
 ca_status ca_eap_ablation_fill(const eap_ablation *ablation, ca_backend *backend,
                                const eap_group *group, const eap_outputs *to) CA_MUST_USE;
 

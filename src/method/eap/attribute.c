@@ -6,11 +6,13 @@
 #include "eap.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Doubles of the largest array of scores that a pass gives. */
 static int64_t host_count(const eap *e) {
     const ca_circuit_graph *g = &e->sums.query;
+    if (e->variant->sums_edges) return g->sources * g->destinations;
     switch (e->level) {
     case EAP_NODES:
         return g->sources * e->most_points * e->part_sizes.rows;
@@ -98,12 +100,14 @@ double ca_eap_share(const eap *e, int64_t n) {
 
 /* ---- groups ---- */
 
-static ca_status write_edges(eap *e, int64_t n) {
+static ca_status write_pair(eap *e, int64_t n) {
     const eap_sums *s = &e->sums;
-    int64_t count = s->graph.sources * s->graph.destinations;
-    for (int64_t k = 0; k < count; k++)
-        e->row[k] = s->valid[k] ? (float)s->pair_edge[n * count + k] : NAN;
-    return ca_result_write(e->job->result, "/edges/score_per_example", e->first + n, 1, e->row);
+    const double *score = ca_eap_sums_pair(s, n);
+    char dataset[64];
+    for (int64_t k = 0, count = ca_eap_sums_scores(s); k < count; k++)
+        e->row[k] = ca_eap_sums_has(s, k) ? (float)score[k] : NAN;
+    snprintf(dataset, sizeof dataset, "%s/score_per_example", ca_eap_result_group(e->level));
+    return ca_result_write(e->job->result, dataset, e->first + n, 1, e->row);
 }
 
 /* Metrics of an example, where those of the pairs were: no later example is in front. */
@@ -136,7 +140,7 @@ static ca_status write_examples(eap *e) {
         double residual = change - e->sums.pair_node[n * e->sums.graph.sources];
         if (e->variant->path == EAP_OF_INPUTS && e->level != EAP_HIDDEN)
             CA_TRY(ca_result_write(r, "/baseline/residual", first + n, 1, &residual));
-        if (e->sums.per_pair) CA_TRY(write_edges(e, n));
+        if (e->sums.per_pair) CA_TRY(write_pair(e, n));
     }
 out:
     return st;

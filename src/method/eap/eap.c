@@ -25,14 +25,16 @@ static const ca_option options[] = {
     {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node|neuron|hidden",
      "what is scored: edges (and with them nodes), nodes, coordinates of nodes' outputs, hidden "
      "units of the MLPs"},
-    {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL, "keep the scores of every pair"},
+    {"method.per_example", CA_OPTION_BOOL, "false", NULL, NULL,
+     "keep the scores of every pair: of edges, nodes, neurons or hidden units, as level says"},
     {"method.by_position", CA_OPTION_BOOL, "false", NULL, NULL,
      "keep the scores of edges at every token position, of prompts of one length"},
     {"method.bootstrap", CA_OPTION_INT, "0", "0..10000", NULL,
-     "resamples of the pairs for 95 % intervals of edge scores; 0 = none"},
+     "resamples of the pairs for 95 % intervals of the scores; 0 = none"},
     {"method.kv_columns", CA_OPTION_CHOICE, "query", NULL, "query|native",
      "k and v inputs of grouped-query attention: one per query head, or one per key/value head, "
-     "whose score is the sum over its query heads"},
+     "whose score is the sum over its query heads; without gradients its own: exact patching "
+     "ablates it for all of them, information-flow gives its share of what reaches each"},
     {"method.compare", CA_OPTION_CHOICES, "[]", NULL, EAP_VARIANTS,
      "other variants whose edge scores are set beside these"},
     EAP_CIRCUIT_OPTIONS,
@@ -56,8 +58,8 @@ static const char *const conventions[] = {
     "v have one column per query head",
     "rule: points alpha of a path, 0 = corrupted, 1 = clean: left k/m, right (k+1)/m, midpoint "
     "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
-    "ig-activations: a path scores the edges that leave its own site, with weights 1/m; compat "
-    "eap-ig: all edges, with weights 1/(m (2 L + 1))",
+    "ig-activations: a path scores the edges that leave its own site, with weights 1/m, for hidden "
+    "units a layer of them; compat eap-ig: all edges, with weights 1/(m (2 L + 1))",
     "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean, of "
     "divergences by that of the vocabulary too; nodes take the rule right; ablation mean: all "
     "sources have the same mean, over sources and prompts, of the output at the "
@@ -67,6 +69,7 @@ static const char *const conventions[] = {
     "precision bf16: the difference of outputs and the gradient that make an edge's score are "
     "rounded to bf16, their products summed in float32",
     "a node's score is the sum of those of the edges that leave it",
+    "hidden units are ablated before the MLP's output projection, whose bias stays",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
     "share of edges asked for, by the trapezoid rule (MIB takes cpr with circuit.absolute false, "

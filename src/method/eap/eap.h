@@ -43,7 +43,7 @@ typedef struct eap_variant {
     const char *name;
     eap_path path;
     bool clean_only;  /* nothing is ablated: one prompt per example, all its tokens */
-    bool edges_only;  /* has no scores of nodes alone */
+    bool sums_edges;  /* scores of nodes are made of all those of their edges */
     bool keep_stream; /* reads the residual stream of the clean run */
     /* Floating-point operations of an example beyond its prefix and its ends, without heads. */
     double (*flops)(const ca_job *job, const eap *e, int64_t rows, int64_t prefix);
@@ -107,7 +107,7 @@ struct eap {
     method_scorer scorer;
     double *score_host; /* [F, R], or what a pass gives of nodes, neurons or units */
     void *staging;      /* the same */
-    float *row;         /* [F, R], [F, D] or [L, d_ff] */
+    float *row;         /* [F, R], [F], [F, D] or [L, d_ff] */
 };
 
 /* What the scores of example n of the group are multiplied by in the sums. */
@@ -152,7 +152,9 @@ void ca_eap_attribute_free(eap *e);
 ca_status ca_eap_attribute(void *state, int64_t first, int64_t last) CA_MUST_USE;
 int64_t ca_eap_attribute_host_bytes(const eap *e, int64_t vocab);
 
-/* output.c: the datasets before the first group, and the scores after the last one. */
+/* output.c: the group of the result that has a level's scores. */
+const char *ca_eap_result_group(eap_level level);
+/* The datasets before the first group, and the scores after the last one. */
 ca_status ca_eap_reserve(ca_job *job, const eap *e) CA_MUST_USE;
 ca_status ca_eap_write_scores(ca_job *job, const eap *e) CA_MUST_USE;
 /* A whole dataset [F, R] of sums divided by the number of pairs; NaN where there is no edge. */

@@ -215,8 +215,10 @@ eap_tap ca_eap_ends_tap(const eap_ends *e, bool clean, int64_t from, int64_t fir
                      .add = e->difference_only ? (clean ? -1 : 1) : 0};
 }
 
-/* The hooks of one end: taps, or for the ablated end without a corrupted run, edits. */
+/* The hooks of one end: taps, or for the ablated end without a corrupted run, edits. Nothing reads
+ * the hidden units below MLPs' outputs that are replaced. */
 static int64_t end_hooks(const eap_ends *e, eap_tap *tap, bool put, ca_hook *hooks) {
+    if (put) tap->to.hidden = (ca_tensor){0};
     int64_t count = ca_eap_tap_hooks(tap, &e->model->arch, hooks);
     for (int64_t i = 0; put && i < count; i++) {
         hooks[i].edits = true;

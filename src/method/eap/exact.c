@@ -24,15 +24,15 @@ static eap_exact sized(const ca_circuit_graph *graph, int64_t rows, int64_t long
 }
 
 static int64_t take(eap_exact *e, const ca_arch *a, ca_dtype type, bool measure) {
-    int64_t rows = e->block * e->longest;
+    int64_t rows = e->block * e->longest, share = e->graph->heads / e->graph->kv_columns;
     const method_tensor list[] = {
         {&e->source, type, 3, {e->graph->sources, e->longest, a->width}},
         {&e->x, type, 2, {rows, a->width}},
         {&e->normed, type, 2, {rows, a->width}},
         {&e->qkv, type, 2, {rows, qkv_width(a)}},
         {&e->clean, type, 2, {rows, qkv_width(a)}},
-        {&e->z, type, 3, {rows, 1, a->head_dim}},
-        {&e->lse, type, 2, {rows, 1}},
+        {&e->z, type, 3, {rows, share, a->head_dim}},
+        {&e->lse, type, 2, {rows, share}},
     };
     return ca_method_take_list(measure ? NULL : &e->buffers, list, sizeof list / sizeof *list);
 }
@@ -74,8 +74,8 @@ double ca_eap_exact_flops(const ca_arch *a, const ca_circuit_graph *g, int64_t r
     int64_t keys = ca_sequence_keys(a, rows, prefix);
     for (int64_t l = 0; l < a->layers; l++) {
         int64_t parents = ca_circuit_parents(g, ca_circuit_column(g, l, CA_CIRCUIT_Q));
-        int64_t cells =
-            3 * a->heads * parents + ca_circuit_parents(g, ca_circuit_column(g, l, CA_CIRCUIT_MLP));
+        int64_t cells = (g->heads + 2 * g->kv_columns) * parents +
+                        ca_circuit_parents(g, ca_circuit_column(g, l, CA_CIRCUIT_MLP));
         if (nodes) cells = a->heads + 1 + (l == 0);
         flops += (double)cells * ca_flops_forward(a, rows, keys, a->layers - l);
         flops += ca_flops_head(a, cells);
@@ -138,7 +138,8 @@ static ca_tensor head_of(ca_tensor t, int64_t head) {
     return t.data ? ca_tensor_slice(t, 1, head, 1) : t;
 }
 
-/* z [count T, 1, Dh] of a head of which one input is changed. */
+/* z [count T, n, Dh] of n heads from `head` on, which have the same keys and values, with one input
+ * changed. */
 static ca_status attend(eap_exact *e, const source_block *b, ca_circuit_input input, int64_t head,
                         head_views changed, head_views clean, ca_tensor z) {
     const ca_model *m = e->ends->model;
@@ -150,31 +151,48 @@ static ca_status attend(eap_exact *e, const source_block *b, ca_circuit_input in
     ca_tensor k = (input == CA_CIRCUIT_K ? changed : clean).k;
     ca_tensor v = (input == CA_CIRCUIT_V ? changed : clean).v;
     if (prefix) ca_pass_cache(prefix, b->layer, &prefix_k, &prefix_v);
-    attention.heads = attention.kv_heads = 1;
-    return ca_attention_fwd(m->backend, z, ca_tensor_slice(e->lse, 0, 0, z.shape[0]),
-                            head_of(q, head), head_of(k, kv), head_of(v, kv), head_of(prefix_k, kv),
+    attention.heads = z.shape[1];
+    attention.kv_heads = 1;
+    ca_tensor lse = ca_tensor_2d(e->lse.data, e->lse.dtype, z.shape[0], z.shape[1]);
+    return ca_attention_fwd(m->backend, z, lse, ca_tensor_slice(q, 1, head, z.shape[1]),
+                            head_of(k, kv), head_of(v, kv), head_of(prefix_k, kv),
                             head_of(prefix_v, kv), &e->batch->sequences, attention);
+}
+
+/* Edges of the block's sources into one column, which n heads from `head` on read. */
+static ca_status column_edges(eap_exact *e, const source_block *b, int64_t column, int64_t head,
+                              int64_t n, head_views changed, head_views clean, double *metric) {
+    ca_status st = CA_OK;
+    const ca_circuit_graph *g = e->graph;
+    int64_t rows = b->count * b->rows, head_dim = e->z.shape[2];
+    ca_circuit_input input = ca_circuit_destination_place(g, column).input;
+    ca_tensor z = ca_tensor_3d(e->z.data, e->z.dtype, rows, n, head_dim);
+    ca_tensor flat = ca_tensor_2d(e->z.data, e->z.dtype, rows, n * head_dim);
+    CA_TRY(attend(e, b, input, head, changed, clean, z));
+    for (int64_t i = 0; i < b->count; i++)
+        CA_TRY(ca_eap_restart_add(&e->restart, EAP_CHANGE_Z, b->layer, head,
+                                  ca_tensor_slice(flat, 0, i * b->rows, b->rows),
+                                  &metric[(b->first + i) * g->destinations + column]));
+out:
+    return st;
 }
 
 static ca_status block_edges(eap_exact *e, const source_block *b, double *metric) {
     ca_status st = CA_OK;
     const ca_arch *a = &e->ends->model->arch;
-    int64_t rows = b->count * b->rows, width = e->graph->destinations;
+    const ca_circuit_graph *g = e->graph;
+    int64_t rows = b->count * b->rows;
     ca_tensor qkv = ca_tensor_slice(e->qkv, 0, 0, rows);
     ca_tensor clean = ca_tensor_slice(e->clean, 0, 0, rows);
-    ca_tensor z = ca_tensor_slice(e->z, 0, 0, rows);
     if (b->first == 0) CA_TRY(project(e, b, true, clean)); /* later blocks are no larger */
     CA_TRY(project(e, b, false, qkv));
-    for (ca_circuit_input input = CA_CIRCUIT_Q; input <= CA_CIRCUIT_V; input++)
-        for (int64_t h = 0; h < a->heads; h++) {
-            int64_t v = ca_circuit_column(e->graph, b->layer, input) + h;
-            CA_TRY(attend(e, b, input, h, views_of(a, qkv), views_of(a, clean), z));
-            for (int64_t i = 0; i < b->count; i++)
-                CA_TRY(ca_eap_restart_add(
-                    &e->restart, EAP_CHANGE_Z, b->layer, h,
-                    ca_tensor_slice(ca_tensor_at(z, 1, 0), 0, i * b->rows, b->rows),
-                    &metric[(b->first + i) * width + v]));
-        }
+    for (ca_circuit_input input = CA_CIRCUIT_Q; input <= CA_CIRCUIT_V; input++) {
+        int64_t column = ca_circuit_column(g, b->layer, input);
+        int64_t n = input == CA_CIRCUIT_Q ? 1 : g->heads / g->kv_columns;
+        for (int64_t head = 0; head < g->heads; head += n)
+            CA_TRY(column_edges(e, b, column++, head, n, views_of(a, qkv), views_of(a, clean),
+                                metric));
+    }
 out:
     return st;
 }

@@ -12,7 +12,7 @@
 
 typedef struct eap_exact {
     const eap_ends *ends;          /* made with keep_stream */
-    const ca_circuit_graph *graph; /* of query heads */
+    const ca_circuit_graph *graph; /* whose shared k and v columns change for all their heads */
     int64_t longest, block;        /* tail rows of a pair; sources whose inputs are made together */
     eap_restart restart;
     ca_batch *batch; /* block sequences of one pair, for their attention */
@@ -21,7 +21,7 @@ typedef struct eap_exact {
     ca_tensor x, normed; /* [block longest, D] changed inputs of a layer */
     ca_tensor qkv,
         clean;        /* [block longest, (H + 2 K) Dh] of these, and of the clean input, repeated */
-    ca_tensor z, lse; /* [block longest, 1, Dh], [block longest, 1] */
+    ca_tensor z, lse; /* [block longest, n, Dh], [block longest, n]; n the heads of a k column */
 } eap_exact;
 
 /* Bytes of backend memory. rows: of a pass. */

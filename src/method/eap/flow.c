@@ -97,8 +97,8 @@ ca_status ca_eap_flow_pair(eap_flow *f, int64_t n, double *score) {
         for (int64_t l = 0; l < g->layers; l++) {
             ca_tensor x = ca_tensor_slice(ca_tensor_at(ends->stream, 0, l), 0, t, rows);
             ca_tensor mid = ca_tensor_slice(ca_tensor_at(ends->mlp_in, 0, l), 0, t, rows);
-            CA_TRY(add_columns(f, x, ca_circuit_column(g, l, CA_CIRCUIT_Q), 3 * g->heads, share,
-                               score));
+            CA_TRY(add_columns(f, x, ca_circuit_column(g, l, CA_CIRCUIT_Q),
+                               g->heads + 2 * g->kv_columns, share, score));
             CA_TRY(add_columns(f, mid, ca_circuit_column(g, l, CA_CIRCUIT_MLP), 1, share, score));
         }
         CA_TRY(add_columns(f, ca_tensor_slice(ca_tensor_at(ends->stream, 0, g->layers), 0, t, rows),

@@ -24,12 +24,12 @@ static ca_pass_limits pass_limits(eap_group_sizes sizes, int64_t points, unsigne
                                   bool one_gradient) {
     const uint32_t outputs =
         CA_SITE_BIT(CA_SITE_EMBED) | CA_SITE_BIT(CA_SITE_Z) | CA_SITE_BIT(CA_SITE_MLP_OUT);
-    uint32_t sites = outputs;
+    const uint32_t hidden = wants & EAP_WANTS_HIDDEN ? CA_SITE_BIT(CA_SITE_MLP_POST) : 0;
+    uint32_t sites = outputs | hidden;
     if (wants & EAP_WANTS_EDGES)
         sites |= CA_SITE_BIT(CA_SITE_Q) | CA_SITE_BIT(CA_SITE_K) | CA_SITE_BIT(CA_SITE_V) |
                  CA_SITE_BIT(CA_SITE_MLP_IN) | CA_SITE_BIT(CA_SITE_RESID_POST);
     if (wants & EAP_WANTS_OUTPUTS) sites |= CA_SITE_BIT(CA_SITE_ATTN_OUT);
-    if (wants & EAP_WANTS_HIDDEN) sites |= CA_SITE_BIT(CA_SITE_MLP_POST);
     return (ca_pass_limits){
         .rows = points * sizes.rows,
         .reads = points * sizes.reads,
@@ -38,7 +38,7 @@ static ca_pass_limits pass_limits(eap_group_sizes sizes, int64_t points, unsigne
         .logits = !one_gradient,
         .per_query_head = wants & EAP_WANTS_EDGES,
         .sites = sites,
-        .edited = outputs,
+        .edited = outputs | hidden,
     };
 }
 

@@ -26,7 +26,7 @@
 #include "ends.h"
 #include "points.h"
 
-/* A site whose value runs along the path: embed, attn.z or mlp_out of a layer. */
+/* A site whose value runs along the path: embed, attn.z, mlp_out or mlp.post of a layer. */
 typedef struct eap_site {
     ca_site_kind kind;
     int64_t layer; /* -1 for embed */

@@ -42,42 +42,50 @@ void ca_eap_neurons_free(eap_neurons *n) {
     *n = (eap_neurons){0};
 }
 
-/* product [count, n, D] *= gradient [n, D], the same for all. */
-static ca_status weigh(ca_backend *be, ca_tensor product, ca_tensor gradient) {
-    return ca_multiply(be, product, product, ca_tensor_repeat(gradient, product.shape[0]));
+/* The place of a source's output in the sums of gradients. */
+static int64_t output_of(const ca_circuit_graph *graph, int64_t source) {
+    ca_circuit_place place = ca_circuit_source_place(graph, source);
+    return place.layer < 0 ? 0 : 1 + 2 * place.layer + (place.head < 0);
 }
 
-static ca_status weigh_outputs(eap_neurons *neurons, int64_t first, ca_tensor product) {
+/* product [F, n, D], of which sources [first, first + count) are weighed by the gradients of their
+ * outputs, which heads of a layer share. */
+static ca_status weigh_outputs(eap_neurons *neurons, int64_t row, int64_t first, int64_t count,
+                               ca_tensor product) {
     ca_status st = CA_OK;
     const eap_gradients *g = neurons->gradients;
-    const ca_model *m = g->ends->model;
-    int64_t rows = product.shape[1], heads = neurons->graph->heads;
-    CA_TRY(ca_eap_expand(m, neurons->graph, &g->difference, first, product));
-    ca_tensor gradient = ca_tensor_slice(g->output, 1, first, rows);
-    CA_TRY(weigh(m->backend, ca_tensor_slice(product, 0, 0, 1), ca_tensor_at(gradient, 0, 0)));
-    for (int64_t l = 0; l < m->arch.layers; l++) {
-        CA_TRY(weigh(m->backend,
-                     ca_tensor_slice(product, 0, ca_circuit_head(neurons->graph, l, 0), heads),
-                     ca_tensor_at(gradient, 0, 1 + 2 * l)));
-        CA_TRY(weigh(m->backend, ca_tensor_slice(product, 0, ca_circuit_mlp(neurons->graph, l), 1),
-                     ca_tensor_at(gradient, 0, 2 + 2 * l)));
+    const ca_circuit_graph *graph = neurons->graph;
+    ca_backend *be = g->ends->model->backend;
+    ca_tensor gradient = ca_tensor_slice(g->output, 1, row, product.shape[1]);
+    CA_TRY(ca_eap_expand(g->ends->model, graph, &g->difference, row, product));
+    for (int64_t u = first, next; u < first + count; u = next) {
+        int64_t output = output_of(graph, u);
+        for (next = u + 1; next < first + count && output_of(graph, next) == output;) next++;
+        ca_tensor some = ca_tensor_slice(product, 0, u, next - u);
+        CA_TRY(ca_multiply(be, some, some,
+                           ca_tensor_repeat(ca_tensor_at(gradient, 0, output), next - u)));
     }
 out:
     return st;
 }
 
-ca_status ca_eap_neurons_pair(eap_neurons *neurons, int64_t n, ca_tensor *score) {
+ca_status ca_eap_neurons_pair(eap_neurons *neurons, int64_t n, int64_t first, int64_t count,
+                              ca_tensor *score) {
     ca_status st = CA_OK;
     const eap_gradients *g = neurons->gradients;
     ca_backend *be = g->ends->model->backend;
-    int64_t first = g->part.row[n], rows = g->part.row[n + 1] - first;
-    ca_tensor product = ca_tensor_slice(neurons->product, 1, 0, rows);
-    *score = neurons->score;
-    if (neurons->hidden)
-        CA_TRY(ca_multiply(be, product, ca_tensor_slice(g->difference.hidden, 1, first, rows),
-                           ca_tensor_slice(g->hidden, 1, first, rows)));
-    else
-        CA_TRY(weigh_outputs(neurons, first, product));
+    int64_t row = g->part.row[n], rows = g->part.row[n + 1] - row;
+    ca_tensor all = ca_tensor_slice(neurons->product, 1, 0, rows);
+    ca_tensor product = ca_tensor_slice(all, 0, first, count);
+    *score = ca_tensor_slice(neurons->score, 0, first, count);
+    if (neurons->hidden) {
+        ca_tensor difference = ca_tensor_slice(g->difference.hidden, 1, row, rows);
+        ca_tensor gradient = ca_tensor_slice(g->hidden, 1, row, rows);
+        CA_TRY(ca_multiply(be, product, ca_tensor_slice(difference, 0, first, count),
+                           ca_tensor_slice(gradient, 0, first, count)));
+    } else {
+        CA_TRY(weigh_outputs(neurons, row, first, count, all));
+    }
     CA_TRY(ca_column_sums(be, *score, product));
 out:
     return st;

@@ -28,7 +28,9 @@ ca_status ca_eap_neurons_create(const eap_gradients *gradients, const ca_circuit
                                 int64_t longest, bool hidden, eap_neurons *out) CA_MUST_USE;
 void ca_eap_neurons_free(eap_neurons *neurons);
 
-/* Scores of pair n of the group from the last pass; valid until the next call. */
-ca_status ca_eap_neurons_pair(eap_neurons *neurons, int64_t n, ca_tensor *score) CA_MUST_USE;
+/* Scores of pair n of the group from the last pass, [count, D] of sources or [count, d_ff] of
+ * layers from `first` on; valid until the next call. */
+ca_status ca_eap_neurons_pair(eap_neurons *neurons, int64_t n, int64_t first, int64_t count,
+                              ca_tensor *score) CA_MUST_USE;
 
 #endif

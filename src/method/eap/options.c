@@ -53,13 +53,18 @@ out:
     return st;
 }
 
+/* A layer's hidden units are a site of their own where a path scores its own site alone. */
 static ca_status read_sites(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
     bool all = e->variant->path == EAP_OF_ACTIVATIONS;
     if (e->variant->path == EAP_NO_PATH) return CA_OK;
-    e->site_count = all ? 2 * job->arch->layers + 1 : 1;
     e->own_site = all && is(job, "method.compat", "none");
+    bool hidden = e->own_site && e->level == EAP_HIDDEN;
+    e->site_count = hidden ? job->arch->layers : all ? 2 * job->arch->layers + 1 : 1;
     CA_TRY(ca_calloc((size_t)e->site_count, sizeof *e->sites, &e->sites));
+    for (int64_t l = 0; hidden && l < e->site_count; l++)
+        e->sites[l] = (eap_site){CA_SITE_MLP_POST, l};
+    if (hidden) goto out;
     e->sites[0] = (eap_site){CA_SITE_EMBED, -1};
     for (int64_t s = 1; s < e->site_count; s++)
         e->sites[s] = (eap_site){s % 2 ? CA_SITE_Z : CA_SITE_MLP_OUT, (s - 1) / 2};
@@ -91,6 +96,7 @@ static ca_status read_ablation(const ca_job *job, eap *e) {
                                         [EAP_MEAN] = "mean",
                                         [EAP_MEAN_POSITIONAL] = "mean-positional"};
     while (!is(job, "method.ablation", names[e->ablation.kind])) e->ablation.kind++;
+    e->ablation.hidden = e->level == EAP_HIDDEN;
     if (e->ablation.kind == EAP_MEAN) {
         e->ablation.positions = 1;
         if (!is(job, "method.compat", "none")) e->ablation.kind = EAP_ONE_MEAN;
@@ -121,25 +127,10 @@ static ca_status check_level(const ca_job *job, const eap *e) {
         return ca_config_fail(job->config, "method.ablation",
                               "with compat, expected mean only with edges that are scored by "
                               "gradients");
-    if (e->level == EAP_EDGES || (e->level == EAP_NODES && !e->variant->edges_only)) return CA_OK;
-    if (!gradients || e->own_site)
-        return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss%s",
-                              e->variant->name, name, e->own_site ? " without compat" : "");
-    if (e->level == EAP_HIDDEN && e->ablation.kind != EAP_PATCHING)
-        return ca_config_fail(job->config, "method.level",
-                              "hidden units are scored with ablation patching only");
-    return CA_OK;
-}
-
-/* Single pairs and resamples are kept of edges alone. */
-static ca_status check_pairs(const ca_job *job, const eap *e) {
-    if (e->level == EAP_EDGES) return CA_OK;
-    if (ca_config_bool(job->config, "method.per_example"))
-        return ca_config_fail(job->config, "method.per_example",
-                              "expected false: scores of single pairs are written of edges only");
-    if (ca_config_int(job->config, "method.bootstrap") > 0)
-        return ca_config_fail(job->config, "method.bootstrap",
-                              "expected 0: scores of edges only have intervals");
+    if (e->level == EAP_EDGES || e->level == EAP_NODES) return CA_OK;
+    if (!gradients)
+        return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss",
+                              e->variant->name, name);
     return CA_OK;
 }
 
@@ -152,13 +143,9 @@ static ca_status read_sums(const ca_job *job, eap *e) {
     s->edges = edges;
     s->neurons = e->level == EAP_NEURONS;
     s->hidden = e->level == EAP_HIDDEN ? job->arch->mlp_width : 0;
-    if (shared && !gradients)
-        return ca_config_fail(job->config, "method.kv_columns",
-                              "expected query with the variant %s, got native", e->variant->name);
-    s->query = ca_circuit_graph_of(job->arch, 0);
     s->graph = ca_circuit_graph_of(job->arch, shared ? job->arch->kv_heads : 0);
+    s->query = gradients ? ca_circuit_graph_of(job->arch, 0) : s->graph;
     if (e->is_compared) return CA_OK;
-    CA_TRY(check_pairs(job, e));
     s->per_pair = ca_config_bool(job->config, "method.per_example");
     s->resamples = ca_config_int(job->config, "method.bootstrap");
     s->seed = (uint64_t)ca_config_int(job->config, "seed");

@@ -14,6 +14,43 @@ static bool has_residual(const eap *e) {
     return e->variant->path == EAP_OF_INPUTS && e->level != EAP_HIDDEN;
 }
 
+/* ---- layout ---- */
+
+const char *ca_eap_result_group(eap_level level) {
+    static const char *const groups[] = {[EAP_EDGES] = "/edges",
+                                         [EAP_NODES] = "/nodes",
+                                         [EAP_NEURONS] = "/neurons",
+                                         [EAP_HIDDEN] = "/hidden"};
+    return groups[level];
+}
+
+/* The axes of what is scored; more may be put behind or before them. */
+static ca_result_shape scores_shape(const eap *e) {
+    const ca_circuit_graph *g = &e->sums.graph;
+    switch (e->level) {
+    case EAP_NODES:
+        return (ca_result_shape){1, {g->sources}, {"source"}};
+    case EAP_NEURONS:
+        return (ca_result_shape){2, {g->sources, g->width}, {"source", "coordinate"}};
+    case EAP_HIDDEN:
+        return (ca_result_shape){2, {g->layers, e->sums.hidden}, {"layer", "unit"}};
+    default:
+        return (ca_result_shape){2, {g->sources, g->destinations}, {"source", "destination"}};
+    }
+}
+
+static ca_status reserve_pairs(ca_job *job, const eap *e) {
+    const ca_result_shape scores = scores_shape(e);
+    ca_result_shape shape = {scores.rank + 1, {job->data->count}, {"example"}};
+    char dataset[64];
+    for (int i = 0; i < scores.rank; i++) {
+        shape.size[i + 1] = scores.size[i];
+        shape.label[i + 1] = scores.label[i];
+    }
+    snprintf(dataset, sizeof dataset, "%s/score_per_example", ca_eap_result_group(e->level));
+    return ca_result_reserve(job->result, dataset, CA_RESULT_F32, shape);
+}
+
 /* ---- before ---- */
 
 ca_status ca_eap_reserve(ca_job *job, const eap *e) {
@@ -30,11 +67,7 @@ ca_status ca_eap_reserve(ca_job *job, const eap *e) {
     CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric",
                                     ca_config_text(job->config, "metric")));
     if (e->level == EAP_EDGES) CA_TRY(ca_circuit_put_graph(job->result, g));
-    if (e->sums.per_pair)
-        CA_TRY(ca_result_reserve(job->result, "/edges/score_per_example", CA_RESULT_F32,
-                                 (ca_result_shape){3,
-                                                   {count, g->sources, g->destinations},
-                                                   {"example", "source", "destination"}}));
+    if (e->sums.per_pair) CA_TRY(reserve_pairs(job, e));
 out:
     return st;
 }
@@ -72,13 +105,16 @@ static ca_status put_interval(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     const eap_sums *s = &e->sums;
     float *interval = NULL;
-    ca_result_shape shape = {
-        3, {s->graph.sources, s->graph.destinations, 2}, {"source", "destination", "low and high"}};
-    CA_TRY(ca_calloc((size_t)(2 * s->graph.sources * s->graph.destinations), sizeof *interval,
-                     &interval));
+    ca_result_shape shape = scores_shape(e);
+    const char *group = ca_eap_result_group(e->level);
+    char dataset[64];
+    shape.size[shape.rank] = 2;
+    shape.label[shape.rank++] = "low and high";
+    snprintf(dataset, sizeof dataset, "%s/interval", group);
+    CA_TRY(ca_calloc((size_t)(2 * ca_eap_sums_scores(s)), sizeof *interval, &interval));
     CA_TRY(ca_eap_sums_interval(s, interval));
-    CA_TRY(ca_result_put(job->result, "/edges/interval", CA_RESULT_F32, shape, interval));
-    CA_TRY(ca_result_attribute_int(job->result, "/edges", "resamples", s->resamples));
+    CA_TRY(ca_result_put(job->result, dataset, CA_RESULT_F32, shape, interval));
+    CA_TRY(ca_result_attribute_int(job->result, group, "resamples", s->resamples));
 out:
     free(interval);
     return st;
@@ -88,18 +124,15 @@ static ca_status put_edges(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     CA_TRY(ca_eap_put_edges(job, e, "/edges/score", e->sums.edge));
     if (e->sums.positions) CA_TRY(put_positions(job, e));
-    if (e->sums.resamples) CA_TRY(put_interval(job, e));
 out:
     return st;
 }
 
-/* Means [count, width] of sums, one row per source or layer. */
-static ca_status put_matrix(ca_job *job, const eap *e, const char *dataset, const double *sum,
-                            int64_t count, int64_t width, const char *row, const char *column) {
-    for (int64_t i = 0; i < count * width; i++)
+/* Means of neurons' or hidden units' scores. */
+static ca_status put_matrix(ca_job *job, const eap *e, const char *dataset, const double *sum) {
+    for (int64_t i = 0, count = ca_eap_sums_scores(&e->sums); i < count; i++)
         e->row[i] = (float)(sum[i] / (double)job->data->count);
-    return ca_result_put(job->result, dataset, CA_RESULT_F32,
-                         (ca_result_shape){2, {count, width}, {row, column}}, e->row);
+    return ca_result_put(job->result, dataset, CA_RESULT_F32, scores_shape(e), e->row);
 }
 
 /* Names of the sources beside their scores. */
@@ -138,11 +171,7 @@ out:
 /* What was done, where a reader of the scores looks. */
 static ca_status put_attributes(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
-    static const char *const groups[] = {[EAP_EDGES] = "/edges",
-                                         [EAP_NODES] = "/nodes",
-                                         [EAP_NEURONS] = "/neurons",
-                                         [EAP_HIDDEN] = "/hidden"};
-    const char *group = groups[e->level];
+    const char *group = ca_eap_result_group(e->level);
     eap_path path = e->variant->path;
     CA_TRY(ca_result_attribute_text(job->result, group, "variant", e->variant->name));
     CA_TRY(ca_result_attribute_text(job->result, group, "ablation",
@@ -158,10 +187,8 @@ out:
 
 static ca_status put_neurons(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
-    const eap_sums *s = &e->sums;
     CA_TRY(put_names(job, e, "/neurons/name"));
-    CA_TRY(put_matrix(job, e, "/neurons/score", s->neuron, s->graph.sources, s->graph.width,
-                      "source", "coordinate"));
+    CA_TRY(put_matrix(job, e, "/neurons/score", e->sums.neuron));
 out:
     return st;
 }
@@ -207,10 +234,10 @@ ca_status ca_eap_write_scores(ca_job *job, const eap *e) {
     if (e->level == EAP_EDGES) CA_TRY(put_edges(job, e));
     if (e->level == EAP_NEURONS) CA_TRY(put_neurons(job, e));
     if (e->level == EAP_HIDDEN)
-        CA_TRY(put_matrix(job, e, "/hidden/score", e->sums.unit, e->sums.graph.layers,
-                          e->sums.hidden, "layer", "unit"));
+        CA_TRY(put_matrix(job, e, "/hidden/score", e->sums.unit));
     else
         CA_TRY(put_nodes(job, e));
+    if (e->sums.resamples) CA_TRY(put_interval(job, e));
     CA_TRY(put_attributes(job, e));
     CA_TRY(put_means(job, e));
 out:

@@ -28,8 +28,9 @@ static ca_pass_limits limits_of(int64_t rows, int64_t reads) {
 }
 
 static int64_t take(eap_restart *r, const ca_arch *a, ca_dtype type, bool measure) {
+    int64_t group = a->heads / a->kv_heads * a->head_dim;
     const method_tensor list[] = {
-        {&r->value, type, 2, {r->most_rows, a->width}},
+        {&r->value, type, 2, {r->most_rows, group > a->width ? group : a->width}},
         {&r->resid, type, 2, {r->most_rows, a->width}},
         {&r->normed, type, 2, {r->most_reads, a->width}},
         {&r->logits, type, 2, {r->most_reads, a->vocab}},
@@ -113,18 +114,26 @@ static int64_t pair_rows(const eap_restart *r) {
     return g->row[r->pair + 1] - g->row[r->pair];
 }
 
+/* Rows [first, first + count) of the waiting cells' values [.., D]. */
+static ca_tensor changed_rows(const eap_restart *r, int64_t first, int64_t count) {
+    ca_tensor rows = ca_tensor_slice(r->value, 0, first, count);
+    return ca_tensor_slice(rows, 1, 0, r->ends->model->arch.width);
+}
+
 /* Changes the value of every cell. */
 static ca_status change(void *context, const ca_hook_call *call, ca_tensor value) {
     ca_status st = CA_OK;
     const eap_restart *r = context;
     int64_t rows = pair_rows(r), cells = r->waiting - r->passed;
     if (r->change != EAP_CHANGE_Z)
-        return ca_add(call->backend, value, ca_tensor_slice(r->value, 0, 0, cells * rows), 1);
+        return ca_add(call->backend, value, changed_rows(r, 0, cells * rows), 1);
     for (int64_t c = 0; c < cells; c++) {
-        int64_t head = r->cells[r->passed + c].head;
-        ca_tensor z = ca_tensor_slice(ca_tensor_at(value, 1, head), 0, c * rows, rows);
+        const eap_cell *cell = &r->cells[r->passed + c];
+        ca_tensor z =
+            ca_tensor_slice(ca_tensor_slice(value, 1, cell->head, cell->heads), 0, c * rows, rows);
         ca_tensor from = ca_tensor_slice(r->value, 0, c * rows, rows);
-        CA_TRY(ca_copy(call->backend, z, ca_tensor_slice(from, 1, 0, z.shape[1])));
+        from = ca_tensor_slice(from, 1, 0, cell->heads * z.shape[2]);
+        CA_TRY(ca_copy(call->backend, z, ca_tensor_split_last(from, cell->heads)));
     }
 out:
     return st;
@@ -154,7 +163,7 @@ static ca_status run_pass(eap_restart *r) {
     CA_TRY(ca_copy(m->backend, ca_tensor_3d(resid.data, resid.dtype, cells, rows, m->arch.width),
                    ca_tensor_repeat(start, cells)));
     if (r->change == EAP_CHANGE_STREAM)
-        CA_TRY(ca_add(m->backend, resid, ca_tensor_slice(r->value, 0, 0, cells * rows), 1));
+        CA_TRY(ca_add(m->backend, resid, changed_rows(r, 0, cells * rows), 1));
     ca_hook hook = {.site = site_of[r->change],
                     .first_layer = r->layer,
                     .last_layer = r->layer,
@@ -198,7 +207,8 @@ ca_status ca_eap_restart_add(eap_restart *r, eap_change kind, int64_t layer, int
     r->layer = layer;
     ca_tensor place = ca_tensor_slice(r->value, 0, r->rows, rows);
     CA_TRY(ca_copy(r->ends->model->backend, ca_tensor_slice(place, 1, 0, value.shape[1]), value));
-    r->cells[r->waiting++] = (eap_cell){head, to};
+    int64_t heads = kind == EAP_CHANGE_Z ? value.shape[1] / r->ends->model->arch.head_dim : 0;
+    r->cells[r->waiting++] = (eap_cell){head, heads, to};
     r->rows += rows;
 out:
     return st;
@@ -215,7 +225,7 @@ ca_status ca_eap_restart_add_final(eap_restart *r, ca_tensor value, double *to) 
     CA_TRY(ca_copy(m->backend, normed, ca_tensor_slice(final, 0, first, reads)));
     CA_TRY(ca_add(m->backend, normed, ca_tensor_slice(value, 0, first, reads), 1));
     CA_TRY(ca_norm_fwd(m->backend, normed, normed, m->final_gain, m->final_bias, m->arch.norm));
-    r->cells[r->waiting++] = (eap_cell){-1, to};
+    r->cells[r->waiting++] = (eap_cell){.head = -1, .to = to};
     r->passed = r->waiting;
 out:
     return st;

@@ -11,14 +11,14 @@
 
 typedef enum eap_change {
     EAP_CHANGE_STREAM,  /* + value [T, D]: what enters the block */
-    EAP_CHANGE_Z,       /* = value [T, Dh]: a head's attn.z */
+    EAP_CHANGE_Z,       /* = value [T, n Dh]: attn.z of n heads of a key/value group */
     EAP_CHANGE_MLP_IN,  /* + value [T, D]: what the MLP reads */
     EAP_CHANGE_MLP_OUT, /* + value [T, D] */
 } eap_change;
 
 typedef struct eap_cell {
-    int64_t head;
-    double *to; /* takes the metric */
+    int64_t head, heads; /* of EAP_CHANGE_Z: the first, and how many */
+    double *to;          /* takes the metric */
 } eap_cell;
 
 enum {
@@ -34,7 +34,7 @@ typedef struct eap_restart {
     ca_batch *batch;
     ca_pass *pass;
     method_buffers buffers;
-    ca_tensor value;  /* [rows, D] of the cells that wait for their pass */
+    ca_tensor value;  /* [rows, D or G Dh] of the cells that wait for their pass */
     ca_tensor resid;  /* [rows, D] that they start from */
     ca_tensor normed; /* [most_reads, D] after the final norm */
     ca_tensor logits; /* [most_reads, V] */
@@ -56,8 +56,8 @@ void ca_eap_restart_free(eap_restart *r);
 
 /* Which pair of the ends' group the following cells are of. Nothing may wait. */
 void ca_eap_restart_pair(eap_restart *r, int64_t pair);
-/* Adds a run. value [T, Dh or D], copied; *to gets the metric, at the latest by
- * ca_eap_restart_finish. */
+/* Adds a run. value [T, n Dh or D], copied; head: the first of n, or -1; *to gets the metric, at
+ * the latest by ca_eap_restart_finish. */
 ca_status ca_eap_restart_add(eap_restart *r, eap_change change, int64_t layer, int64_t head,
                              ca_tensor value, double *to) CA_MUST_USE;
 /* Adds a run that differs in the final residual stream only: + value [T, D]. */

@@ -10,6 +10,15 @@
 
 static int64_t edges_of(const eap_sums *s) { return s->graph.sources * s->graph.destinations; }
 
+int64_t ca_eap_sums_scores(const eap_sums *s) {
+    if (s->edges) return edges_of(s);
+    if (s->neurons) return s->graph.sources * s->graph.width;
+    return s->hidden ? s->graph.layers * s->hidden : s->graph.sources;
+}
+
+/* Nodes' scores of single pairs are kept anyway. */
+static bool is_nodes(const eap_sums *s) { return !s->edges && !s->neurons && !s->hidden; }
+
 /* ---- memory ---- */
 
 /* One array of doubles: where it is, how many, and its name in a checkpoint. */
@@ -23,6 +32,7 @@ enum { ARRAYS = 8 };
 
 static void arrays_of(eap_sums *s, array list[ARRAYS]) {
     int64_t edges = s->edges ? edges_of(s) : 0, sources = s->graph.sources;
+    bool each = (s->per_pair || s->resamples) && !is_nodes(s);
     const array all[ARRAYS] = {
         {&s->edge, edges, CA_RESULT_UNFINISHED "/edges"},
         {&s->position, s->positions * edges, CA_RESULT_UNFINISHED "/positions"},
@@ -30,7 +40,7 @@ static void arrays_of(eap_sums *s, array list[ARRAYS]) {
         {&s->neuron, s->neurons ? sources * s->graph.width : 0, CA_RESULT_UNFINISHED "/neurons"},
         {&s->unit, s->graph.layers * s->hidden, CA_RESULT_UNFINISHED "/units"},
         {&s->weight, s->resamples, CA_RESULT_UNFINISHED "/weights"},
-        {&s->pair_edge, s->per_pair || s->resamples ? s->pairs * edges : 0, NULL},
+        {&s->pair_score, each ? s->pairs * ca_eap_sums_scores(s) : 0, NULL},
         {&s->pair_node, s->pairs * sources, NULL},
     };
     memcpy(list, all, sizeof all);
@@ -42,7 +52,8 @@ int64_t ca_eap_sums_bytes(const eap_sums *sums) {
     int64_t count = 0;
     arrays_of(&s, list);
     for (int i = 0; i < ARRAYS; i++) count += list[i].count;
-    return count * (int64_t)sizeof(double) + s.resamples * edges_of(&s) * (int64_t)sizeof(float);
+    return count * (int64_t)sizeof(double) +
+           s.resamples * ca_eap_sums_scores(&s) * (int64_t)sizeof(float);
 }
 
 /* Where a column of query heads goes: k and v columns of a group may share one. */
@@ -62,8 +73,8 @@ ca_status ca_eap_sums_create(eap_sums *s) {
     for (int i = 0; i < ARRAYS; i++)
         if (list[i].count) CA_TRY(ca_calloc((size_t)list[i].count, sizeof(double), list[i].values));
     if (s->resamples)
-        CA_TRY(
-            ca_calloc((size_t)(s->resamples * edges_of(s)), sizeof *s->resampled, &s->resampled));
+        CA_TRY(ca_calloc((size_t)(s->resamples * ca_eap_sums_scores(s)), sizeof *s->resampled,
+                         &s->resampled));
     CA_TRY(ca_calloc((size_t)edges_of(s), sizeof *s->valid, &s->valid));
     CA_TRY(ca_calloc((size_t)s->query.destinations, sizeof *s->column, &s->column));
     for (int64_t v = 0; v < s->query.destinations; v++) s->column[v] = shared_column(s, v);
@@ -95,19 +106,29 @@ void ca_eap_sums_free(eap_sums *s) {
 void ca_eap_sums_begin(eap_sums *s, int64_t count) {
     size_t n = (size_t)count;
     memset(s->pair_node, 0, n * (size_t)s->graph.sources * sizeof *s->pair_node);
-    if (s->pair_edge) memset(s->pair_edge, 0, n * (size_t)edges_of(s) * sizeof *s->pair_edge);
+    if (s->pair_score)
+        memset(s->pair_score, 0, n * (size_t)ca_eap_sums_scores(s) * sizeof *s->pair_score);
+}
+
+/* Those of pair n beside the sums, or NULL. */
+static double *own_scores(const eap_sums *s, int64_t n) {
+    return s->pair_score ? s->pair_score + n * ca_eap_sums_scores(s) : NULL;
+}
+
+const double *ca_eap_sums_pair(const eap_sums *s, int64_t n) {
+    return is_nodes(s) ? s->pair_node + n * s->graph.sources : own_scores(s, n);
 }
 
 void ca_eap_sums_edges(eap_sums *s, int64_t n, int64_t position, double share,
                        const double *score) {
     int64_t width = s->graph.destinations;
-    double *own = s->pair_edge ? s->pair_edge + n * edges_of(s) : NULL;
+    double *own = own_scores(s, n);
     double *at = position >= 0 && s->position ? s->position + position * edges_of(s) : NULL;
     for (int64_t v = 0; v < s->query.destinations; v++)
         for (int64_t u = 0, parents = ca_circuit_parents(&s->query, v); u < parents; u++) {
             int64_t to = u * width + s->column[v];
             double value = score[u * s->query.destinations + v];
-            s->edge[to] += share * value;
+            if (s->edges) s->edge[to] += share * value;
             if (at) at[to] += share * value;
             if (own) own[to] += value;
             s->pair_node[n * s->graph.sources + u] += value;
@@ -120,19 +141,27 @@ void ca_eap_sums_node(eap_sums *s, int64_t n, double share, int64_t source, doub
     s->node[source] += share * score;
 }
 
-void ca_eap_sums_neurons(eap_sums *s, int64_t n, double share, const double *score) {
-    for (int64_t u = 0; u < s->graph.sources; u++) {
+void ca_eap_sums_neurons(eap_sums *s, int64_t n, double share, int64_t first, int64_t count,
+                         const double *score) {
+    double *own = own_scores(s, n);
+    for (int64_t u = first; u < first + count; u++) {
         double sum = 0;
-        for (int64_t d = 0, i = u * s->graph.width; d < s->graph.width; d++, i++) {
-            s->neuron[i] += share * score[i];
-            sum += score[i];
+        for (int64_t i = u * s->graph.width; i < (u + 1) * s->graph.width; i++, score++) {
+            s->neuron[i] += share * *score;
+            if (own) own[i] += *score;
+            sum += *score;
         }
         ca_eap_sums_node(s, n, share, u, sum);
     }
 }
 
-void ca_eap_sums_units(eap_sums *s, double share, const double *score) {
-    for (int64_t i = 0; i < s->graph.layers * s->hidden; i++) s->unit[i] += share * score[i];
+void ca_eap_sums_units(eap_sums *s, int64_t n, double share, int64_t first, int64_t count,
+                       const double *score) {
+    double *own = own_scores(s, n);
+    for (int64_t i = first * s->hidden; i < (first + count) * s->hidden; i++, score++) {
+        s->unit[i] += share * *score;
+        if (own) own[i] += *score;
+    }
 }
 
 /* ---- bootstrap ---- */
@@ -151,14 +180,15 @@ static int poisson(double uniform) {
 /* The Poisson bootstrap: how often a resample has a pair does not depend on the other pairs, so
  * that pairs can be forgotten (Hanley and MacGibbon 2006). */
 void ca_eap_sums_resample(eap_sums *s, int64_t n, int64_t example, double share) {
-    const double *own = s->pair_edge + n * edges_of(s);
+    const double *own = ca_eap_sums_pair(s, n);
+    int64_t scores = ca_eap_sums_scores(s);
     const ca_philox_key key = {s->seed, ca_stream("eap.bootstrap")};
     for (int64_t b = 0; b < s->resamples; b++) {
         uint64_t index = (uint64_t)(example * s->resamples + b);
         int times = poisson(ca_philox_uniform(key, index));
-        float *sum = s->resampled + b * edges_of(s), factor = (float)(times * share);
+        float *sum = s->resampled + b * scores, factor = (float)(times * share);
         s->weight[b] += times;
-        for (int64_t i = 0; times && i < edges_of(s); i++) sum[i] += factor * (float)own[i];
+        for (int64_t i = 0; times && i < scores; i++) sum[i] += factor * (float)own[i];
     }
 }
 
@@ -170,12 +200,13 @@ static int rising(const void *a, const void *b) {
 ca_status ca_eap_sums_interval(const eap_sums *s, float *low_high) {
     ca_status st = CA_OK;
     double *mean = NULL;
+    int64_t scores = ca_eap_sums_scores(s);
     CA_TRY(ca_calloc((size_t)s->resamples, sizeof *mean, &mean));
-    for (int64_t i = 0; i < edges_of(s); i++) {
+    for (int64_t i = 0; i < scores; i++) {
         int64_t count = 0;
         low_high[2 * i] = low_high[2 * i + 1] = NAN;
-        for (int64_t b = 0; s->valid[i] && b < s->resamples; b++)
-            if (s->weight[b] > 0) mean[count++] = s->resampled[b * edges_of(s) + i] / s->weight[b];
+        for (int64_t b = 0; ca_eap_sums_has(s, i) && b < s->resamples; b++)
+            if (s->weight[b] > 0) mean[count++] = s->resampled[b * scores + i] / s->weight[b];
         if (count == 0) continue;
         qsort(mean, (size_t)count, sizeof *mean, rising);
         int64_t cut = (int64_t)(0.025 * (double)count);
@@ -204,7 +235,8 @@ ca_status ca_eap_sums_save(const eap_sums *sums, ca_result *result) {
     if (s.resamples)
         CA_TRY(ca_result_put(
             result, RESAMPLED, CA_RESULT_F32,
-            (ca_result_shape){2, {s.resamples, edges_of(&s)}, {"resample", "score"}}, s.resampled));
+            (ca_result_shape){2, {s.resamples, ca_eap_sums_scores(&s)}, {"resample", "score"}},
+            s.resampled));
 out:
     return st;
 }

@@ -11,15 +11,16 @@
 
 /* What is scored; columns of /edges are those of `graph`. */
 typedef struct eap_sums {
-    ca_circuit_graph query; /* one k and v column per query head: what the passes give */
-    ca_circuit_graph graph; /* the same, or with shared k and v columns */
+    ca_circuit_graph query; /* what the passes give: of gradients one k and v column per query head,
+                               else as `graph` */
+    ca_circuit_graph graph; /* one k and v column per query head, or shared ones */
     int64_t hidden;         /* d_ff with scores of hidden units, else 0 */
     bool edges, neurons;    /* scores of edges, of coordinates of the sources' outputs */
     int64_t pairs;          /* most of a group */
     int64_t positions;      /* P: also scores per token position; 0 without */
     int64_t resamples;      /* of the bootstrap; 0 without */
     uint64_t seed;
-    bool per_pair;   /* scores of edges of single pairs are wanted */
+    bool per_pair;   /* scores of single pairs are wanted */
     int64_t *column; /* [R of query] column of `graph` */
     bool *valid;     /* [F, R] */
     /* over the pairs that are done, not yet divided by their number */
@@ -28,12 +29,16 @@ typedef struct eap_sums {
     double *node;     /* [F] */
     double *neuron;   /* [F, D] */
     double *unit;     /* [L, d_ff] */
-    float *resampled; /* [resamples, F, R] */
+    float *resampled; /* [resamples, scores] */
     double *weight;   /* [resamples] pairs in each */
     /* of the running group */
-    double *pair_edge; /* [pairs, F, R]; NULL unless per_pair or with resamples */
-    double *pair_node; /* [pairs, F] */
+    double *pair_score; /* [pairs, scores] but of nodes; NULL unless per_pair or with resamples */
+    double *pair_node;  /* [pairs, F] */
 } eap_sums;
+
+/* How many scores there are of what is scored: F R of edges, F of nodes, F D of neurons, L d_ff of
+ * hidden units. */
+int64_t ca_eap_sums_scores(const eap_sums *sums);
 
 int64_t ca_eap_sums_bytes(const eap_sums *sums);
 /* Allocates what the sizes of `sums` ask for. */
@@ -46,13 +51,21 @@ void ca_eap_sums_begin(eap_sums *sums, int64_t count);
 void ca_eap_sums_edges(eap_sums *sums, int64_t n, int64_t position, double share,
                        const double *score);
 void ca_eap_sums_node(eap_sums *sums, int64_t n, double share, int64_t source, double score);
-/* score [F, D]; [L, d_ff] */
-void ca_eap_sums_neurons(eap_sums *sums, int64_t n, double share, const double *score);
-void ca_eap_sums_units(eap_sums *sums, double share, const double *score);
+/* score [count, D] of sources, [count, d_ff] of layers, from `first` on */
+void ca_eap_sums_neurons(eap_sums *sums, int64_t n, double share, int64_t first, int64_t count,
+                         const double *score);
+void ca_eap_sums_units(eap_sums *sums, int64_t n, double share, int64_t first, int64_t count,
+                       const double *score);
+/* [scores] of pair n of the group; with per_pair or resamples. */
+const double *ca_eap_sums_pair(const eap_sums *sums, int64_t n);
+/* False where score i is of no edge. */
+static inline bool ca_eap_sums_has(const eap_sums *sums, int64_t i) {
+    return !sums->edges || sums->valid[i];
+}
 /* Draws how often each resample has a pair whose scores are complete. */
 void ca_eap_sums_resample(eap_sums *sums, int64_t n, int64_t example, double share);
 
-/* low, high [F, R]: the middle 95 % of the resamples' means. */
+/* low_high [scores, 2]: the middle 95 % of the resamples' means; NaN where there is no edge. */
 ca_status ca_eap_sums_interval(const eap_sums *sums, float *low_high) CA_MUST_USE;
 
 /* Into CA_RESULT_UNFINISHED, and back. */

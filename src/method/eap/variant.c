@@ -72,14 +72,16 @@ out:
     return st;
 }
 
-/* The sources that a path scores. */
-static void sources_of(const eap *e, eap_site site, int64_t *first, int64_t *count) {
+/* The sources that a path scores, or layers of hidden units. */
+static void scored_by(const eap *e, eap_site site, int64_t *first, int64_t *count) {
+    const ca_circuit_graph *g = &e->sums.query;
     *first = 0;
-    *count = e->sums.query.sources;
+    *count = e->level == EAP_HIDDEN ? g->layers : g->sources;
     if (!e->own_site) return;
-    *count = site.kind == CA_SITE_Z ? e->sums.query.heads : 1;
-    if (site.kind == CA_SITE_Z) *first = ca_circuit_head(&e->sums.query, site.layer, 0);
-    if (site.kind == CA_SITE_MLP_OUT) *first = ca_circuit_mlp(&e->sums.query, site.layer);
+    *count = site.kind == CA_SITE_Z ? g->heads : 1;
+    if (site.kind == CA_SITE_Z) *first = ca_circuit_head(g, site.layer, 0);
+    if (site.kind == CA_SITE_MLP_OUT) *first = ca_circuit_mlp(g, site.layer);
+    if (site.kind == CA_SITE_MLP_POST) *first = site.layer;
 }
 
 /* The example of the group that pair n is a sequence of. */
@@ -113,17 +115,17 @@ out:
     return st;
 }
 
-static ca_status take_neurons(eap *e) {
+static ca_status take_neurons(eap *e, int64_t first, int64_t count) {
     ca_status st = CA_OK;
     for (int64_t n = 0; n < e->gradients.part.count; n++) {
         int64_t i = example_of(e, e->gradients.first + n);
         ca_tensor score;
-        CA_TRY(ca_eap_neurons_pair(&e->neurons, n, &score));
+        CA_TRY(ca_eap_neurons_pair(&e->neurons, n, first, count, &score));
         CA_TRY(ca_download_f64(e->job->backend, score, e->staging, e->score_host));
         if (e->level == EAP_HIDDEN)
-            ca_eap_sums_units(&e->sums, ca_eap_share(e, i), e->score_host);
+            ca_eap_sums_units(&e->sums, i, ca_eap_share(e, i), first, count, e->score_host);
         else
-            ca_eap_sums_neurons(&e->sums, i, ca_eap_share(e, i), e->score_host);
+            ca_eap_sums_neurons(&e->sums, i, ca_eap_share(e, i), first, count, e->score_host);
     }
 out:
     return st;
@@ -133,7 +135,7 @@ static ca_status path_site(eap *e, eap_site site) {
     ca_status st = CA_OK;
     double factor = -e->metric.kind->sign;
     int64_t first, count;
-    sources_of(e, site, &first, &count);
+    scored_by(e, site, &first, &count);
     for (int64_t k = 0; k < e->point_count; k += e->most_points) {
         int64_t points = e->point_count - k < e->most_points ? e->point_count - k : e->most_points;
         CA_TRY(
@@ -143,7 +145,7 @@ static ca_status path_site(eap *e, eap_site site) {
         else if (e->level == EAP_NODES)
             CA_TRY(take_nodes(e, first, count));
         else
-            CA_TRY(take_neurons(e));
+            CA_TRY(take_neurons(e, first, count));
     }
 out:
     return st;
@@ -250,7 +252,7 @@ static const eap_variant variants[] = {
      .score = exact_score},
     {.name = "information-flow",
      .clean_only = true,
-     .edges_only = true,
+     .sums_edges = true,
      .keep_stream = true,
      .flops = flow_flops,
      .bytes = flow_bytes,

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""Edge attribution at every level: scores of single pairs, intervals, ablations, sites and shared
+columns, of nodes, neurons and hidden units as of edges.
+"""
+
+import json
+
+import files
+import h5py
+import numpy as np
+import pytest
+from test_eap import HEADS, LAYERS, demo, near, pairs  # noqa: F401 (fixtures)
+from test_patch import id_pairs
+
+
+# ---- single pairs and resamples
+
+
+def node_sums(result):
+    """The nodes' scores that the edges leaving them add up to."""
+    return np.nansum(result["edges/score_per_example"].astype(np.float64), axis=2)
+
+
+@pytest.mark.parametrize("method", [{"variant": "eap"}, {"steps": 3}, {"compat": "eap-ig", "steps": 2},
+                                    {"variant": "ig-activations", "steps": 2}], ids=str)
+def test_nodes_of_pairs(demo, method):
+    """Of every pair a node has the sum of its edges."""
+    method = {"rule": "right", "batch_size": 3, **method, "per_example": True}
+    result = demo({**method, "level": "node"})
+    each = result["nodes/score_per_example"]
+    assert each.shape == (7, 1 + LAYERS * (HEADS + 1))
+    near(each, node_sums(demo(method)), 1e-5)
+    size = np.array([3, 3, 3, 3, 3, 3, 1]) if "compat" in method else np.ones(7)
+    near(result["nodes/score"], (each.astype(np.float64).T / size).mean(axis=1), 1e-6)
+
+
+def test_finer_scores_of_pairs(demo):
+    """They sum to those of nodes; an interval of each is there too."""
+    nodes = demo({"steps": 3, "level": "node", "per_example": True})["nodes/score_per_example"]
+    for level, width, expected in (("neuron", 128, nodes), ("hidden", 352, nodes[:, HEADS + 1::HEADS + 1])):
+        group = "neurons" if level == "neuron" else level
+        result = demo({"steps": 3, "level": level, "per_example": True, "bootstrap": 20})
+        each = result[f"{group}/score_per_example"].astype(np.float64)
+        assert each.shape == (*expected.shape, width)
+        near(each.sum(axis=2), expected, 1e-5)
+        near(result[f"{group}/score"], each.mean(axis=0), 1e-6)
+        low, high = np.moveaxis(result[f"{group}/interval"], -1, 0)
+        assert (low <= high).all() and (low >= each.min(axis=0) - 1e-6).all()
+        assert (high <= each.max(axis=0) + 1e-6).all() and (low < high).any()
+
+
+def test_intervals_of_nodes(demo, tmp_path):
+    """The resamples are those of edges, so the last MLP has the interval of its only edge; as wide
+    as resamples that are drawn here make them."""
+    method = {"variant": "eap", "bootstrap": 400, "per_example": True}
+    nodes, result = demo({**method, "level": "node"}), demo(method)
+    assert files.attributes(tmp_path / "r.h5")["edges@resamples"] == "400"
+    near(nodes["nodes/interval"][-1], result["edges/interval"][-1, -1], 1e-5)
+    each = nodes["nodes/score_per_example"].astype(np.float64)
+    low, high = nodes["nodes/interval"].T
+    assert ((low <= nodes["nodes/score"]) & (nodes["nodes/score"] <= high)).mean() > 0.95
+    drawn = np.random.default_rng(1).integers(0, len(each), (4000, len(each)))
+    bounds = np.quantile(each[drawn].mean(axis=1), [0.025, 0.975], axis=0)
+    width = bounds[1] - bounds[0]
+    some = width > 1e-3 * width.max()
+    assert some.sum() > 20 and 0.7 < np.median((high - low)[some] / width[some]) < 1.3
+
+
+# ---- paths and ablations
+
+
+def test_nodes_of_information_flow(demo):
+    """They sum what their edges carry, of every pair and on average."""
+    routes = demo({"variant": "information-flow", "per_example": True})
+    nodes = demo({"variant": "information-flow", "level": "node", "per_example": True})
+    near(nodes["nodes/score"], np.nansum(routes["edges/score"].astype(np.float64), axis=1), 1e-6)
+    near(nodes["nodes/score_per_example"], node_sums(routes), 1e-6)
+    assert not any(name.startswith("edges/") for name in nodes)
+
+
+def test_own_sites_of_neurons_and_hidden_units(demo):
+    """A point at the clean end is the plain variant, coordinate by coordinate; two points take
+    another path for every site, that of the input being ig-inputs."""
+    for level, group in (("neuron", "neurons"), ("hidden", "hidden")):
+        plain = demo({"variant": "eap", "level": level})[f"{group}/score"]
+        method = {"variant": "ig-activations", "level": level}
+        near(demo({**method, "steps": 1})[f"{group}/score"], plain, 1e-5)
+        assert files.share(demo({**method, "steps": 3})[f"{group}/score"], plain) > 1e-2
+    own = demo({"variant": "ig-activations", "steps": 2, "level": "neuron"})["neurons/score"]
+    path = demo({"rule": "right", "steps": 2, "level": "neuron"})["neurons/score"]
+    near(own[0], path[0], 1e-5)
+    assert files.share(own, path) > 1e-2
+
+
+def down_weights(model):
+    """[layers, D, d_ff] of the output projections of a fixture's MLPs."""
+    raw = (files.MODELS / model / "model.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header, body = json.loads(raw[8:8 + size]), raw[8 + size:]
+    found = [(int(key.split(".")[2]), header[key]) for key in header if key.endswith("down_proj.weight")]
+    return np.stack([np.frombuffer(body[slice(*entry["data_offsets"])], np.float32).reshape(entry["shape"])
+                     for _, entry in sorted(found, key=lambda item: item[0])]).astype(np.float64)
+
+
+def test_ablated_hidden_units(pairs, causa, tmp_path):
+    """Of prompts of one token a hidden unit's score is what takes its place less its value, times
+    the gradient at its MLP's output through the projection, which coordinates' scores give."""
+    rows = [{"clean_ids": [5 + i], "answer_ids": [i], "wrong_ids": [i + 7]} for i in range(4)]
+    config = files.write_config(tmp_path / "c.yaml", {"kind": "capture", "sites": [
+        "blocks.*.mlp_out", "blocks.*.mlp.post"]}, rows, model=files.MODELS / "smollm2",
+        backend="ref", precision="f64")
+    causa("run", config, f"output={tmp_path / 'c.h5'}")
+    kept = files.datasets(tmp_path / "c.h5")
+    out, hidden = (np.stack([kept[f"activations/blocks.{l}.{site}"] for l in (0, 1)], axis=1)
+                   .astype(np.float64) for site in ("mlp_out", "mlp.post"))
+    each = {"variant": "eap", "per_example": True}
+    score = pairs({**each, "level": "neuron", "ablation": "zero"}, rows)["neurons/score_per_example"]
+    slope = -score[:, [10, 20]] / out
+    slope = np.einsum("nld,ldf->nlf", slope, down_weights("smollm2"))
+    for ablation, instead in (("zero", 0), ("mean", hidden.mean(axis=0)),
+                              ("mean-positional", hidden.mean(axis=0))):
+        got = pairs({**each, "level": "hidden", "ablation": ablation}, rows)
+        near(got["hidden/score_per_example"], (instead - hidden) * slope, 1e-5)
+
+
+@pytest.mark.parametrize("method", [{"variant": "eap"}, {"rule": "right", "steps": 2},
+                                    {"variant": "ig-activations", "steps": 2}], ids=str)
+def test_means_of_hidden_units(pairs, method):
+    """Over several tokens too: what an MLP's bias adds is in its output and its mean alike."""
+    rows = id_pairs(3)
+    for ablation, some in (("mean", rows), ("mean-positional", id_pairs(3, least=9, most=10))):
+        nodes = pairs({**method, "level": "node", "ablation": ablation}, some)["nodes/score"]
+        hidden = pairs({**method, "level": "hidden", "ablation": ablation}, some)["hidden/score"]
+        near(hidden.astype(np.float64).sum(axis=1), nodes[[10, 20]], 1e-5)
+
+
+# ---- shared columns
+
+
+def test_shared_columns_of_exact_patching(pairs, tmp_path):
+    """Ablating an edge into shared keys or values is the circuit of all other edges; every other
+    column has the scores that it has beside columns of query heads."""
+    rows = id_pairs(3)
+    method = {"variant": "exact", "kv_columns": "native", "circuit": {"fractions": [1]}}
+    native, query = pairs(method, rows, name="native"), pairs({"variant": "exact"}, rows)
+    columns = {name: i for i, name in enumerate(query["edges/destination"])}
+    same = [(i, columns[name]) for i, name in enumerate(native["edges/destination"]) if name in columns]
+    valid = native["edges/valid"].astype(bool)
+    assert len(same) == 1 + 2 * (9 + 1)
+    for mine, other in same:
+        some = valid[:, mine]
+        near(native["edges/score"][some, mine], query["edges/score"][some, other], 1e-6)
+    names = [name.decode() for name in native["edges/destination"]]
+    for source, into in ((0, "a0.kv1<v>"), (0, "a1.kv2<k>"), (3, "a1.kv0<v>"), (10, "a1.kv1<k>")):
+        edge = source, names.index(into)
+        with h5py.File(tmp_path / "native.h5", "r+") as file:
+            inside = valid.copy()
+            inside[edge] = False
+            file["circuits/in_circuit"][0] = inside
+        given = {**method, "circuit": {"file": str(tmp_path / "native.h5")}}
+        circuit = pairs(given, rows, name="given")["faithfulness/per_example"][0]
+        change = native["baseline/clean"] - circuit
+        assert abs(change).max() > 1e-6
+        assert native["edges/score"][edge] == pytest.approx(change.mean(), rel=1e-6)
+
+
+def test_shared_columns_of_information_flow(demo):
+    """What reaches a head's keys is what reaches its queries: a shared column has the same shares."""
+    query = demo({"variant": "information-flow"})
+    native = demo({"variant": "information-flow", "kv_columns": "native"})
+    q, kv = ([i for i, name in enumerate(result["edges/destination"]) if letter in name]
+             for result, letter in ((query, b"<q>"), (native, b"<k>")))
+    near(native["edges/score"][:9, kv[4:8]], query["edges/score"][:9, q[8:12]], 1e-6)
+    assert np.nansum(native["edges/score"], axis=0) == pytest.approx(1, rel=1e-5)
+    near(native["nodes/score"], np.nansum(native["edges/score"].astype(np.float64), axis=1), 1e-6)
