@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""Edge attribution beside its peers: what compat takes of their code, and what it refuses as they do."""
+
+import files
+import numpy as np
+import pytest
+from test_eap import EAP, PAIR, demo, edges, near  # noqa: F401 (demo is a fixture)
+
+
+@pytest.mark.parametrize("compat", ["eap-ig", "mib"])
+def test_one_mean_for_all_sources(demo, compat):  # noqa: F811
+    """Beside nothing, the one vector adds the same to every edge into an input: m . g_v. The path
+    of activations that ends at the clean run has its gradients at the logits."""
+    peer = {"compat": compat, "batch_size": 1}
+    score = lambda **method: demo({**peer, **method})["edges/score"].astype(np.float64)
+    mean, zero = (score(variant="eap", ablation=ablation) for ablation in ("mean", "zero"))
+    added = mean - zero
+    assert np.nanmax(np.abs(mean)) < 1e3 and np.nanmax(np.abs(added)) > 1e-4
+    spread = np.nanmax(added, axis=0) - np.nanmin(added, axis=0)
+    assert spread.max() <= 1e-5 * np.nanmax(np.abs(zero))
+    path = score(variant="ig-activations", ablation="mean", steps=1)
+    near(path[:, -1], mean[:, -1], 1e-5)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "zero", "mean-positional"])
+@pytest.mark.parametrize("variant", ["ig-inputs", "clean-corrupted", "information-flow"])
+@pytest.mark.parametrize("compat", ["eap-ig", "mib"])
+def test_paths_of_inputs_begin_at_a_prompt(causa, tmp_path, compat, variant, ablation):
+    """The peers' code has patching only there; the one mean is no embedding that a path could begin
+    at."""
+    config = files.write_config(tmp_path / "bad.yaml", {**EAP, "variant": variant, "compat": compat},
+                                [{"clean_ids": [1, 2, 3], "answer_ids": [4], "wrong_ids": [5]}])
+    done = causa("run", config, f"method.ablation={ablation}", check=False)
+    assert done.returncode == 2
+    words = ["method.ablation: ", "expected patching", f"variant {variant}", f"got {ablation}"]
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_levels_are_named_in_full(causa, tmp_path, text_model):
+    config = files.write_config(tmp_path / "bad.yaml", {**EAP, "variant": "ig-activations"}, [PAIR],
+                                model=text_model)
+    for level, name in (("hidden", "hidden units"), ("neuron", "neurons")):
+        done = causa("run", config, f"method.level={level}", check=False)
+        assert done.returncode == 2 and f"no scores of {name}" in done.stderr
