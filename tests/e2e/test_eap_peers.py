@@ -42,3 +42,16 @@ def test_levels_are_named_in_full(causa, tmp_path, text_model):
     for level, name in (("hidden", "hidden units"), ("neuron", "neurons")):
         done = causa("run", config, f"method.level={level}", check=False)
         assert done.returncode == 2 and f"no scores of {name}" in done.stderr
+
+
+@pytest.mark.parametrize("key, value, ours", [
+    ("variant", "EAP-IG-inputs", "ig-inputs"), ("variant", "eap-ig-activations", "ig-activations"),
+    ("variant", "EAP-IG", "ig-inputs"), ("variant", "information-flow-routes", "information-flow"),
+    ("variant", "EAP", "eap"), ("ablation", "counterfactual", "patching"),
+    ("compare", "[EAP-IG-inputs]", "ig-inputs"),
+])
+def test_names_of_the_peers_are_understood(causa, key, value, ours):
+    """Not accepted, but answered with ours."""
+    done = causa("plan", "configs/ioi-eap-ig.yaml", f"method.{key}={value}", check=False)
+    assert done.returncode == 2 and f"did you mean '{ours}'?" in done.stderr, done.stderr
+    assert "=" not in done.stderr.split("expected")[1].split("got")[0]

@@ -19,7 +19,8 @@ static const ca_option options[] = {
     {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
      "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
      "right for ig-activations"},
-    {"method.ablation", CA_OPTION_CHOICE, "patching", NULL, "patching|zero|mean|mean-positional",
+    {"method.ablation", CA_OPTION_CHOICE, "patching", NULL,
+     "patching=counterfactual=CF|zero|mean|mean-positional",
      "what an ablated edge carries: the source's output on the corrupted prompt, nothing, its mean "
      "over clean prompts and tokens, its mean over clean prompts at that position"},
     {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node|neuron|hidden",
