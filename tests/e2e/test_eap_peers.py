@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Edge attribution beside its peers: what compat takes of their code, and what it refuses as they do."""
 
+import html
+
 import files
 import numpy as np
 import pytest
@@ -55,3 +57,17 @@ def test_names_of_the_peers_are_understood(causa, key, value, ours):
     done = causa("plan", "configs/ioi-eap-ig.yaml", f"method.{key}={value}", check=False)
     assert done.returncode == 2 and f"did you mean '{ours}'?" in done.stderr, done.stderr
     assert "=" not in done.stderr.split("expected")[1].split("got")[0]
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_areas_say_which_selection_they_are_of(causa, tmp_path, absolute):
+    """The benchmark's two come from two selections, ours both from one."""
+    path = tmp_path / "a.h5"
+    done = causa("run", "configs/ioi-eap-ig.yaml", f"output={path}", "data.limit=2",
+                 f"method.circuit={{fractions: [0.1, 1], absolute: {str(absolute).lower()}}}")
+    told = "|score|; MIB takes CPR by signed" if absolute else "signed score; MIB takes CMD by |score|"
+    assert f"both of this selection, by {told}" in done.stdout
+    causa("report", path, "-o", tmp_path)
+    page = html.unescape((tmp_path / "a.html").read_text())
+    told = "|score|; the benchmark MIB takes CPR" if absolute else "signed score; the benchmark MIB takes CMD"
+    assert f"Both are of circuits picked by {told}" in page

@@ -396,7 +396,10 @@ static ca_status put_areas(const eap_selection *s, const double *normalized, ca_
     CA_TRY(ca_string_printf(text, "CPR %.3f, CMD %.3f", cpr, cmd));
     if (most < 1)
         CA_TRY(ca_string_printf(text, " from %.3g to %.3g of all, not up to 1", least, most));
-    CA_TRY(ca_string_printf(text, "\n"));
+    CA_TRY(ca_string_printf(text, "\n  both of this selection, by %s; MIB takes %s\n",
+                            s->absolute ? "|score|" : "signed score",
+                            s->absolute ? "CPR by signed score (method.circuit.absolute: false)"
+                                        : "CMD by |score| (method.circuit.absolute: true)"));
 out:
     return st;
 }
