@@ -44,8 +44,8 @@ static const ca_option options[] = {
      "with compat: pairs in a batch of the peer, by which it divides their scores"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
      "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch, "
-     "let every path of ig-activations score all edges, and take one mean for all sources; mib "
-     "runs circuits with patching whatever found them"},
+     "let every path of ig-activations score all edges, take one mean for all sources, and have "
+     "patching alone for ig-inputs; mib runs circuits with patching whatever found them"},
     {0},
 };
 
