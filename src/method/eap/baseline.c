@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-ca_status ca_eap_baseline_reserve(ca_job *job) {
+ca_status ca_eap_baseline_reserve(ca_job *job, const char *metric) {
     ca_status st = CA_OK;
     ca_result *r = job->result;
     ca_result_shape examples = {1, {job->data->count}, {"example"}};
@@ -17,8 +17,7 @@ ca_status ca_eap_baseline_reserve(ca_job *job) {
     CA_TRY(ca_result_reserve(r, "/baseline/corrupted", CA_RESULT_F64, examples));
     CA_TRY(ca_result_reserve(r, "/baseline/predicted", CA_RESULT_I32, examples));
     CA_TRY(ca_result_reserve(r, "/data/position", CA_RESULT_I64, examples));
-    CA_TRY(
-        ca_result_attribute_text(r, "/baseline", "metric", ca_config_text(job->config, "metric")));
+    CA_TRY(ca_result_attribute_text(r, "/baseline", "metric", metric));
 out:
     return st;
 }

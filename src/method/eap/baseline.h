@@ -10,8 +10,9 @@
 
 #include "ends.h"
 
-/* Reserves clean [N] f64, corrupted [N] f64, predicted [N] i32 and position [N] i64. */
-ca_status ca_eap_baseline_reserve(ca_job *job) CA_MUST_USE;
+/* Reserves clean [N] f64, corrupted [N] f64, predicted [N] i32 and position [N] i64; metric: what
+ * the first two hold. */
+ca_status ca_eap_baseline_reserve(ca_job *job, const char *metric) CA_MUST_USE;
 /* Writes examples [first, first + count), the ones of the running group. Sums their pairs' metrics,
  * `parts` an example, in place: clean_metric, ablated_metric and predicted of the ends are then one
  * an example. */

@@ -372,7 +372,8 @@ ca_status ca_eap_faithfulness_run(eap_faithfulness *f, ca_job *job, const eap_ab
                                  (ca_result_shape){2,
                                                    {job->data->count, (int64_t)count + BASELINES},
                                                    {"example", "run"}}));
-    if (first == 0 && f->selection.from_file) CA_TRY(ca_eap_baseline_reserve(job));
+    if (first == 0 && f->selection.from_file)
+        CA_TRY(ca_eap_baseline_reserve(job, f->metric->kind->name));
     CA_TRY(create_run(f, ablation));
     CA_TRY(run_groups(f, first, done));
     CA_TRY(summarise(f));

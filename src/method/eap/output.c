@@ -23,7 +23,7 @@ ca_status ca_eap_reserve(ca_job *job, const eap *e) {
     int64_t count = job->data->count;
     const ca_circuit_graph *g = &e->sums.graph;
     ca_result_shape examples = {1, {count}, {"example"}};
-    CA_TRY(ca_eap_baseline_reserve(job));
+    CA_TRY(ca_eap_baseline_reserve(job, e->metric.kind->name));
     if (has_residual(e))
         CA_TRY(ca_result_reserve(job->result, "/baseline/residual", CA_RESULT_F64, examples));
     if (e->level == EAP_EDGES) CA_TRY(ca_circuit_put_graph(job->result, g));
