@@ -165,7 +165,9 @@ typedef struct ca_circuit_file {
  * circuits the one with a number from 0 on, or else the smallest whose faithfulness, where it was
  * measured, is CA_CIRCUIT_FAITHFUL or more; if none is, the last).
  * JSON: NaN and Infinity literals are accepted; every edge and node must be there; edges say what
- * the circuit is, nodes follow from them; a file none of whose edges is in_graph holds scores only.
+ * the circuit is, nodes follow from them; a file none of whose edges is in_graph holds scores only;
+ * a mask of neurons must keep all of a node that an edge of the circuit leaves, since circuits are
+ * made of whole nodes. HDF5: scores of nodes, neurons or hidden units alone are no such file.
  * Errors: CA_E_IO, CA_E_DATA naming file and key, and what was expected. */
 ca_status ca_circuit_file_read(const char *path, ca_circuit_file *out) CA_MUST_USE;
 ca_status ca_circuit_file_read_at(const char *path, int64_t circuit,

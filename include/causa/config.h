@@ -34,7 +34,8 @@ typedef struct ca_option {
     const char *range;    /* "1..", "0..1", "1..64", "(0..1]"; NULL = any. Applies to list elements */
     const char *choices;  /* "auto|ref|cpu"; for INT, FLOAT, BYTES, BOOL, TEXT and their lists: words
                              accepted in place of the whole value ("auto"); a quoted TEXT is never
-                             a word; NULL = none */
+                             a word; NULL = none. "patching=counterfactual": what others call the
+                             word, which is not accepted but answered with "did you mean" */
     const char *help;     /* one sentence without a final stop */
 } ca_option;
 

@@ -16,6 +16,28 @@
 
 /* ---- reading */
 
+/* Scores of something else than edges, and no circuits made of them. */
+static ca_status check_scores(const char *path, ca_result_reader *r) {
+    static const struct {
+        const char *dataset, *level, *what;
+    } others[] = {{"/neurons/score", "neuron", "neurons"},
+                  {"/hidden/score", "hidden", "hidden units"},
+                  {"/nodes/score", "node", "nodes"}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        if (ca_result_reader_has(r, "/edges") || !ca_result_reader_has(r, others[i].dataset))
+            continue;
+        ca_hint(strcmp(others[i].level, "node") == 0
+                    ? "method.level: edge scores edges; at level node method.circuit.fractions "
+                      "makes circuits"
+                    : "method.level: edge scores edges");
+        return ca_fail(CA_E_DATA,
+                       "%s: expected scores of edges or circuits, got scores of %s alone "
+                       "(method.level: %s)",
+                       path, others[i].what, others[i].level);
+    }
+    return CA_OK;
+}
+
 static ca_status read_graph(const char *path, ca_result_reader *r, ca_circuit_graph *out) {
     int64_t sizes[CIRCUIT_SIZES], parallel = 0;
     char place[256];
@@ -152,6 +174,7 @@ ca_status ca_circuit_read_result(const char *path, int64_t circuit, ca_circuit_f
     const char *model = NULL;
     ca_string copy = {0};
     CA_TRY(ca_result_reader_open(path, &r));
+    CA_TRY(check_scores(path, r));
     CA_TRY(read_graph(path, r, g));
     CA_TRY(check_names(path, r, "/edges/source", g, g->sources, ca_circuit_source_name));
     CA_TRY(check_names(path, r, "/edges/destination", g, g->destinations,

@@ -180,7 +180,44 @@ out:
 
 /* ---- nodes */
 
+static bool leaves_edge(const ca_circuit_file *file, int64_t u) {
+    const int64_t columns = file->graph.destinations;
+    for (int64_t v = 0; v < columns; v++)
+        if (file->in[u * columns + v]) return true;
+    return false;
+}
+
+/* Circuits here keep sources whole. What a mask says of a source without an edge in the circuit
+ * changes nothing. */
+static ca_status check_mask(const char *path, const char *name, const json_t *mask,
+                            const ca_circuit_file *file, int64_t u) {
+    const int64_t width = file->graph.width, count = (int64_t)json_array_size(mask);
+    int64_t left_out = 0;
+    if (!json_is_array(mask))
+        return ca_fail(CA_E_DATA, "%s: nodes: %s: neurons: expected a list, got %s", path, name,
+                       kind_of(mask));
+    if (count != width)
+        return ca_fail(CA_E_DATA,
+                       "%s: nodes: %s: neurons: expected %lld times true or false, got %lld", path,
+                       name, (long long)width, (long long)count);
+    for (int64_t d = 0; d < width; d++) {
+        const json_t *kept = json_array_get(mask, (size_t)d);
+        if (!json_is_boolean(kept))
+            return ca_fail(CA_E_DATA,
+                           "%s: nodes: %s: neurons[%lld]: expected true or false, got %s", path,
+                           name, (long long)d, kind_of(kept));
+        left_out += json_is_false(kept);
+    }
+    if (left_out == 0 || !leaves_edge(file, u)) return CA_OK;
+    ca_hint("circuits are made of whole nodes: set all neurons of a node to true, or in_graph to "
+            "false for the edges that leave it");
+    return ca_fail(CA_E_DATA,
+                   "%s: nodes: %s: neurons: expected true for all %lld, got false for %lld of them",
+                   path, name, (long long)width, (long long)left_out);
+}
+
 static ca_status read_nodes(const char *path, const json_t *nodes, ca_circuit_file *out) {
+    ca_status st = CA_OK;
     const char *name;
     json_t *value;
     int64_t found = 0;
@@ -195,7 +232,9 @@ static ca_status read_nodes(const char *path, const json_t *nodes, ca_circuit_fi
                            kind_of(score));
         found++;
         scored |= score != NULL;
-        neurons |= json_object_get(value, "neurons") || json_object_get(value, "neurons_scores");
+        neurons |= json_object_get(value, "neurons_scores") != NULL;
+        const json_t *mask = json_object_get(value, "neurons");
+        if (mask) CA_TRY(check_mask(path, name, mask, out, u));
     }
     if (found != out->graph.sources)
         return ca_fail(CA_E_DATA, "%s: nodes: expected all %lld and the logits, got %lld", path,
@@ -205,7 +244,8 @@ static ca_status read_nodes(const char *path, const json_t *nodes, ca_circuit_fi
         free(out->node_score);
         out->node_score = NULL;
     }
-    return CA_OK;
+out:
+    return st;
 }
 
 /* ---- the whole */

@@ -74,6 +74,11 @@ ca_status ca_cli_convert(const cli_arguments *arguments) {
                        : ca_circuit_file_read_at(in, circuit, &file));
     CA_TRY(ca_circuit_file_write(out, &file, in));
     CA_TRY(announce(out, &file));
+    if (ends_with(out, ".json") && file.graph.kv_columns != file.graph.heads)
+        ca_log(CA_LOG_WARNING,
+               "%s: EAP-IG and MIB cannot read it: keys and values have columns of their own, such "
+               "as a0.kv0<k>; method.kv_columns: query gives every head its own",
+               out);
 out:
     ca_circuit_file_free(&file);
     return st;

@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 size_t ca_path_key_length(const char *path) { return strcspn(path, "."); }
 
@@ -30,43 +31,56 @@ bool ca_option_takes_scalar(const ca_option *option) {
 
 /* ---- words ------------------------------------------------------------------------------- */
 
+/* Length of a word, without its other names. */
+static size_t word_length(const char *word) { return strcspn(word, "=|"); }
+
+/* The word behind this one, or NULL. */
+static const char *next_word(const char *word) {
+    word += strcspn(word, "|");
+    return *word == '|' ? word + 1 : NULL;
+}
+
 static bool has_word(const ca_option *option, const char *text) {
     size_t length = strlen(text);
-    for (const char *word = option->choices; word != NULL && *word != '\0';) {
-        size_t size = strcspn(word, "|");
-        if (size == length && memcmp(word, text, size) == 0) return true;
-        word += size + (word[size] == '|');
+    for (const char *word = option->choices; word != NULL; word = next_word(word))
+        if (word_length(word) == length && memcmp(word, text, length) == 0) return true;
+    return false;
+}
+
+/* Whether a word has this other name, in small or large letters. */
+static bool is_also(const char *word, const char *name) {
+    size_t length = strlen(name);
+    for (word += word_length(word); *word == '='; word += word_length(word)) {
+        word++;
+        if (word_length(word) == length && strncasecmp(word, name, length) == 0) return true;
     }
     return false;
 }
 
-ca_status ca_option_words(ca_arena *arena, const ca_option *option, const char ***words,
-                          int64_t *count) {
+ca_status ca_option_nearest(ca_arena *arena, const ca_option *option, const char *text,
+                            const char **nearest) {
     ca_status st = CA_OK;
-    *words = NULL;
-    *count = 0;
+    const char **words;
+    int64_t count = 0;
+    *nearest = NULL;
     if (option->choices == NULL) return CA_OK;
-    size_t most = strlen(option->choices) / 2 + 1;
-    CA_TRY(ca_arena_alloc(arena, most * sizeof **words, words));
-    for (const char *word = option->choices; *word != '\0';) {
-        size_t size = strcspn(word, "|");
+    CA_TRY(ca_arena_alloc(arena, (strlen(option->choices) / 2 + 1) * sizeof *words, &words));
+    for (const char *word = option->choices; word != NULL; word = next_word(word)) {
         char *own;
-        CA_TRY(ca_arena_strdup(arena, word, size, &own));
-        (*words)[(*count)++] = own;
-        word += size + (word[size] == '|');
+        CA_TRY(ca_arena_strdup(arena, word, word_length(word), &own));
+        words[count++] = own;
+        if (is_also(word, text)) *nearest = own;
     }
+    if (*nearest == NULL) *nearest = ca_nearest_name(text, words, count);
 out:
     return st;
 }
 
 ca_status ca_option_print_words(const ca_option *option, ca_string *out) {
     ca_status st = CA_OK;
-    for (const char *word = option->choices; *word != '\0' && st == CA_OK;) {
-        size_t size = strcspn(word, "|");
-        const char *comma = word[size] == '|' ? ", " : "";
-        st = ca_string_printf(out, "%.*s%s", (int)size, word, comma);
-        word += size + (word[size] == '|');
-    }
+    for (const char *word = option->choices; word != NULL && st == CA_OK; word = next_word(word))
+        st = ca_string_printf(out, "%.*s%s", (int)word_length(word), word,
+                              next_word(word) != NULL ? ", " : "");
     return st;
 }
 

@@ -44,9 +44,10 @@ bool ca_option_takes_scalar(const ca_option *option);
 bool ca_option_read(const ca_option *option, const ca_node *node, bool element, ca_scalar *out);
 /* Appends what the option accepts: "an integer of at least 1 or auto". */
 ca_status ca_option_expected(const ca_option *option, bool element, ca_string *out) CA_MUST_USE;
-/* The words of `choices`; *count is 0 when there are none. */
-ca_status ca_option_words(ca_arena *arena, const ca_option *option, const char ***words,
-                          int64_t *count) CA_MUST_USE;
+/* The word of `choices` that a text was meant for: by another name of it, or by its letters; NULL
+ * when there is none. */
+ca_status ca_option_nearest(ca_arena *arena, const ca_option *option, const char *text,
+                            const char **nearest) CA_MUST_USE;
 /* `choices` as a list for people: "auto, ref, cpu". */
 ca_status ca_option_print_words(const ca_option *option, ca_string *out) CA_MUST_USE;
 /* Length of the first key of a path: up to a dot or the end. */

@@ -49,12 +49,8 @@ static ca_status wrong_value(ca_resolver *r, const ca_option *option, const ca_n
     char *got;
     CA_TRY(ca_option_expected(option, element, &expected));
     CA_TRY(ca_node_describe(r->arena, node, &got));
-    if (node->kind == CA_NODE_SCALAR) {
-        const char **words;
-        int64_t count;
-        CA_TRY(ca_option_words(r->arena, option, &words, &count));
-        nearest = ca_nearest_name(node->text, words, count);
-    }
+    if (node->kind == CA_NODE_SCALAR)
+        CA_TRY(ca_option_nearest(r->arena, option, node->text, &nearest));
     CA_TRY(ca_problems_add(&r->problems, ca_node_place(node), path, "expected %s, got %s%s%s%s",
                            expected.text, got, nearest != NULL ? "; did you mean '" : "",
                            nearest != NULL ? nearest : "", nearest != NULL ? "'?" : ""));

@@ -55,6 +55,15 @@ def sizes_table(result, more=()):
                       numbers=set(range(len(columns))))
 
 
+def selection(result):
+    """By which scores the circuits were picked, where the benchmark picks them in two ways."""
+    absolute = result.attributes("/circuits").get("absolute")
+    if absolute is None:
+        return ""
+    by, other = ("|score|", "CPR by signed score") if absolute else ("signed score", "CMD by |score|")
+    return f"Both are of circuits picked by {by}; the benchmark MIB takes {other}. "
+
+
 def faithfulness(result, figures):
     at = result.attributes("/faithfulness")
     mean, each = result.array("/faithfulness/metric"), result.array("/faithfulness/per_example")
@@ -77,7 +86,7 @@ def faithfulness(result, figures):
     about = page.note(
         f"All edges outside the circuit are ablated. Faithfulness: 0 = the ablated run, 1 = the clean run. "
         f"CPR: area under it over the share of {what} asked for, higher is better; CMD: area between it and 1, "
-        f"0 is best. Bars: 95 % intervals{pairs}.")
+        f"0 is best. {selection(result) if areas else ''}Bars: 95 % intervals{pairs}.")
     return about + page.picture(png, "metric of circuits over their size") + sizes_table(result, columns)
 
 

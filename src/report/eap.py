@@ -114,10 +114,11 @@ def strongest_edges(result, figures, edges):
 def summary(edges):
     scores = edges.score[edges.valid]
     zero = int((scores == 0).sum())
-    lost = int((~np.isfinite(scores)).sum())
+    lost = int(np.isnan(scores).sum()) - edges.infinite
     parts = [f"{edges.count:,} edges"]
     parts += [f"{zero:,} of them score exactly 0"] if zero else []
     parts += [f"{lost:,} have no score"] if lost else []
+    parts += [f"{edges.infinite:,} have an infinite one and are left out"] if edges.infinite else []
     return ", ".join(parts) + "."
 
 
@@ -149,7 +150,8 @@ def intervals(result, edges, chosen):
 
 def nodes(result, figures):
     names = result.texts("/nodes/name")
-    score = result.array("/nodes/score").astype(float)
+    told = result.array("/nodes/score").astype(float)
+    score = graph.finite(told)
     places = [graph.place(name) for name in names]
     order = np.argsort(-np.nan_to_num(np.abs(score)), kind="stable")[:STRONGEST]
     grid = np.full((1 + max(p.layer for p in places), 2 + max(p.head for p in places)), np.nan)
@@ -167,6 +169,9 @@ def nodes(result, figures):
         png = edge_charts.node_map(figures, "nodes", grid, title)
         markup += page.picture(png, "scores of nodes by layer and head",
                                "Colours grow with the square root of a score.")
+    infinite = [name for name, value in zip(names, told) if np.isinf(value)]
+    if infinite:
+        markup += page.note("Left out, because their scores are infinite: " + ", ".join(infinite) + ".")
     rows = [[page.code(names[i]), f"{score[i]:.4g}"] for i in order]
     table = page.table(["node", "score"], rows, numbers={1})
     return markup + page.fold(f"the {len(rows)} strongest nodes", table)

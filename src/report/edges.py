@@ -42,8 +42,14 @@ def place(name):
     return Place(node, kind, int(found["layer"]), int(found["head"]), found["port"] or "")
 
 
+def finite(score):
+    """NaN in place of what is infinite: such a score has no colour, no width and no share of a sum."""
+    return np.where(np.isinf(score), np.nan, score)
+
+
 class Edges:
-    """Scores [F, R] and the names of their axes; `score` is NaN where no edge is or none has one."""
+    """Scores [F, R] and the names of their axes; `score` is NaN where no edge is or none has a finite
+    one; `infinite` counts the edges whose score the file has as infinite."""
 
     def __init__(self, result):
         self.sources = [place(name) for name in result.texts("/edges/source")]
@@ -51,7 +57,9 @@ class Edges:
         self.destinations = [place(name) for name in self.destination_names]
         self.valid = result.array("/edges/valid").astype(bool)
         score = result.array("/edges/score") if result.has_in("/edges", "score") else np.nan
-        self.score = np.where(self.valid, score, np.nan).astype(float)
+        score = np.where(self.valid, score, np.nan).astype(float)
+        self.infinite = int(np.isinf(score).sum())
+        self.score = finite(score)
         self.size = np.nan_to_num(np.abs(self.score))
         self.attributes = result.attributes("/edges")
         self.layers = int(self.attributes.get("layers", 1 + max(p.layer for p in self.sources)))

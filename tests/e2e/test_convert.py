@@ -5,6 +5,7 @@ import json
 import math
 import random
 
+import files
 import h5py
 import numpy as np
 import pytest
@@ -211,6 +212,69 @@ def test_bad_json(causa, tmp_path, content, part):
     done = causa("convert", graph, tmp_path / "x.h5", check=False)
     assert done.returncode == 3 and f"{graph}: {part}" in done.stderr, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
+
+
+def masked(node, mask, **scores):
+    """The graph with the neurons of a node that a mask of the peers keeps."""
+    return changed(lambda graph: graph["nodes"][node].update(neurons=mask, **scores))
+
+
+def test_masks_of_neurons(causa, tmp_path):
+    """Nodes are kept whole or not at all: a mask that leaves out a neuron is another circuit, unless
+    no edge of the circuit leaves the node."""
+    width, graph = 24, circuit()
+    out = {node: [name for name, edge in graph["edges"].items()
+                  if edge["in_graph"] and name.startswith(f"{node}->")] for node in graph["nodes"]}
+    kept = next(node for node in out if out[node])
+    plain = lambda name: causa("convert", write(tmp_path / "in.json", name), tmp_path / "x.h5",
+                               "--overwrite", check=False)
+    done = plain(masked(kept, [True] * 5 + [False] * 2 + [True] * (width - 7)))
+    assert done.returncode == 3 and not (tmp_path / "x.h5").exists()
+    assert f"nodes: {kept}: neurons: expected true for all 24, got false for 2 of them" in done.stderr
+    assert "hint: circuits are made of whole nodes" in done.stderr
+    whole = plain(masked(kept, [True] * width))
+    assert whole.returncode == 0 and "left out" not in whole.stderr
+    scored = plain(masked(kept, [True] * width, neurons_scores=[0.5] * width))
+    assert scored.returncode == 0 and "scores of neurons are left out" in scored.stderr
+    for edge in out[kept]:
+        graph["edges"][edge]["in_graph"] = False
+    graph["nodes"][kept]["neurons"] = [False] * width
+    assert plain(graph).returncode == 0
+
+
+@pytest.mark.parametrize("mask, part", [
+    ("all", "neurons: expected a list, got a text"),
+    ([True] * 23, "neurons: expected 24 times true or false, got 23"),
+    ([True] * 23 + [1], "neurons[23]: expected true or false, got another number"),
+])
+def test_bad_masks(causa, tmp_path, mask, part):
+    done = causa("convert", write(tmp_path / "in.json", masked("m0", mask)), tmp_path / "x.h5",
+                 check=False)
+    assert done.returncode == 3 and f"nodes: m0: {part}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("level, what", [("node", "nodes"), ("neuron", "neurons"),
+                                         ("hidden", "hidden units")])
+def test_levels_without_edges(causa, tmp_path, level, what):
+    """What the result scores instead, and what to do."""
+    config = files.write_config(tmp_path / "n.yaml", {"kind": "eap", "variant": "eap", "level": level},
+                                files.id_pairs(2), model=files.MODELS / "gpt2")
+    causa("run", config, f"output={tmp_path / 'n.h5'}")
+    done = causa("convert", tmp_path / "n.h5", tmp_path / "out.json", check=False)
+    assert done.returncode == 3 and not (tmp_path / "out.json").exists()
+    assert f"got scores of {what} alone (method.level: {level})" in done.stderr
+    assert "hint: method.level: edge" in done.stderr
+    assert ("method.circuit.fractions" in done.stderr) == (level == "node")
+
+
+def test_columns_that_heads_share_are_told(causa, tmp_path):
+    """The peers know no a0.kv0<k>."""
+    for columns, heads in ((2, 4), (None, 4)):
+        graph = write(tmp_path / "in.json", circuit(heads=heads, columns=columns))
+        into = causa("convert", graph, tmp_path / "x.h5", "--overwrite")
+        back = causa("convert", tmp_path / "x.h5", tmp_path / "out.json", "--overwrite")
+        told = "EAP-IG and MIB cannot read it" in back.stderr and "a0.kv0<k>" in back.stderr
+        assert told == (columns is not None) and "cannot read" not in into.stderr
 
 
 def test_other_results_have_no_edges(causa, tmp_path, demo_result):

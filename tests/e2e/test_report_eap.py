@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The page of the method eap: what runs leave is drawn, and every optional group is shown."""
 
+import json
 import os
 import re
 import shutil
@@ -323,3 +324,26 @@ def test_page_of_a_converted_file(causa, run_ids, pair_rows, tmp_path):
     text = read_page(tmp_path / "back.html")
     assert "Sign and scale of the scores are those of the file that they came from." in text
     assert "scores" in figures_of(tmp_path / "back")
+
+
+def test_infinite_scores_are_left_out(causa, tmp_path):
+    """JSON of the peers may hold them; the other edges are drawn as without them."""
+    score = write_edges(tmp_path / "x.h5")
+    causa("convert", tmp_path / "x.h5", tmp_path / "x.json")
+    text = json.loads((tmp_path / "x.json").read_text())
+    strongest = np.nanargmax(np.abs(score))
+    edge, name = "m1->logits", opened(tmp_path / "x.h5")[2].name(strongest)
+    text["edges"][edge]["score"] = float("inf")
+    text["edges"]["input->logits"]["score"] = float("-inf")
+    text["nodes"]["m1"]["score"] = float("inf")
+    (tmp_path / "x.json").write_text(json.dumps(text))
+    causa("convert", tmp_path / "x.json", tmp_path / "x.h5", "--overwrite")
+    page = page_of(tmp_path)
+    assert "2 have an infinite one and are left out" in page
+    assert "Left out, because their scores are infinite: m1." in page
+    assert name in page and "no score" not in page
+    parts, _, edges = opened(tmp_path / "x.h5")
+    rest = np.isfinite(edges.score)
+    assert rest.sum() == edges.count - 2
+    assert np.allclose(edges.size.sum(), np.abs(score.astype(np.float32)[rest]).sum())
+    assert str(edges.size.max()) not in ("inf", "nan")

@@ -52,6 +52,18 @@ static void add_mean(const ca_circuit_graph *graph, const double *outputs, int64
                 }
 }
 
+/* Adds a share of the peers' vector to every source and token: the mean over sources of the output
+ * at a prompt's last token, divided by the prompt's length. */
+static void add_one_mean(const ca_circuit_graph *graph, const double *outputs, int64_t length,
+                         double share, double *mean, int64_t rows) {
+    share /= (double)(graph->sources * length);
+    for (int64_t from = 0; from < graph->sources; from++)
+        for (int64_t i = 0; i < graph->sources * rows; i++)
+            for (int64_t d = 0; d < graph->width; d++)
+                mean[i * graph->width + d] +=
+                    share * outputs[(from * length + length - 1) * graph->width + d];
+}
+
 double *ablated_outputs_of(eap_golden *g, int64_t n, eap_ablation_kind ablation) {
     const ca_example *e = &g->data.examples[n];
     int64_t rows = e->clean.count;
@@ -59,8 +71,13 @@ double *ablated_outputs_of(eap_golden *g, int64_t n, eap_ablation_kind ablation)
     double *out = numbers(&g->f, g->graph.sources * rows * g->graph.width);
     for (int64_t i = 0; i < g->data.count && ablation != EAP_ZERO; i++) {
         const ca_prompt_text *clean = &g->data.examples[i].clean;
-        add_mean(&g->graph, outputs_of(g, clean), clean->count, ablation == EAP_MEAN_POSITIONAL,
-                 1 / (double)g->data.count, out, rows);
+        const double *outputs = outputs_of(g, clean);
+        double share = 1 / (double)g->data.count;
+        if (ablation == EAP_ONE_MEAN)
+            add_one_mean(&g->graph, outputs, clean->count, share, out, rows);
+        else
+            add_mean(&g->graph, outputs, clean->count, ablation == EAP_MEAN_POSITIONAL, share, out,
+                     rows);
     }
     return out;
 }

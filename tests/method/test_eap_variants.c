@@ -22,7 +22,7 @@ static attribution ablated(eap_golden *g, eap_ablation_kind kind) {
     attribution a = attribution_at_clean(g);
     a.ablation = kind;
     a.whole = true;
-    if (kind == EAP_MEAN) a.mean_positions = 1;
+    if (kind == EAP_MEAN || kind == EAP_ONE_MEAN) a.mean_positions = 1;
     if (kind == EAP_MEAN_POSITIONAL) a.mean_positions = g->data.examples[0].clean.count;
     return a;
 }
@@ -56,6 +56,7 @@ static void slopes_of_ablations(eap_golden *g) {
     int64_t count = g->data.count, kept = 0;
     slopes_of(g, EAP_ZERO, 4);
     slopes_of(g, EAP_MEAN, 4);
+    slopes_of(g, EAP_ONE_MEAN, 4);
     /* means at positions are of prompts of one length */
     for (int64_t n = 0; n < count; n++)
         if (all[n].clean.count == all[4].clean.count) some[kept++] = all[n];

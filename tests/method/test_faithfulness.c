@@ -309,7 +309,7 @@ static void test_bad_options(void **state) {
 static void circuit_files(eap_golden *g) {
     work w;
     char yaml[256], path[64];
-    double *score = eap_golden_scores(g, "EAP-IG-inputs_m5_k0to4"), value[7];
+    double *score = eap_golden_scores(g, "EAP-IG-inputs_m5_k0to4"), value[7], clean[7];
     ca_circuit_file file = {.graph = g->graph, .score = score, .in = g->circuits[2].edges};
     int64_t kept[2];
     snprintf(path, sizeof path, "/tmp/causa-circuit-%d.json", (int)getpid());
@@ -320,6 +320,8 @@ static void circuit_files(eap_golden *g) {
     run(&w, NULL);
     ok(ca_result_read_back(w.job.result, "/faithfulness/per_example", value));
     near(&g->f, "circuit of a file", value, g->circuits[2].logit_diff, 7, 1e-10);
+    ok(ca_result_read_back(w.job.result, "/baseline/clean", clean));
+    near(&g->f, "baseline", clean, g->clean, 7, 1e-10);
     ca_result_abandon(w.job.result);
     release(&w);
 

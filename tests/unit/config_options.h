@@ -31,7 +31,7 @@ static const ca_option method_options[] = {
     {"method.sizes", CA_OPTION_INTS, "[1, 2]", "1..", "all", "Circuit sizes"},
     {"method.fractions", CA_OPTION_FLOATS, "", "0..1", NULL, "Circuit fractions"},
     {"method.sites", CA_OPTION_TEXTS, "[]", NULL, NULL, "Sites"},
-    {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL, "semantic|fisher", "Scopes"},
+    {"method.scopes", CA_OPTION_CHOICES, "[semantic]", NULL, "semantic=lens=J|fisher", "Scopes"},
     {"method.noise", CA_OPTION_ANY, "", NULL, NULL, "Noise of the subject"},
     {NULL, CA_OPTION_ANY, NULL, NULL, NULL, NULL}};
 

@@ -64,6 +64,21 @@ static void test_all_errors_at_once(void **state) {
                  " did you mean 'method.steps'?");
 }
 
+/* Other names of a word are no words: they are answered with it, and never listed. */
+static void test_other_names_of_a_word(void **state) {
+    (void)state;
+    expect_error("name: x\ndata: {file: p.csv}\n"
+                 "method: {kind: eap, scopes: [J, Lens, fisher, le, semantic=lens]}\n",
+                 NULL,
+                 "f.yaml:3:30: method.scopes[0]: expected one of semantic, fisher, got 'J';"
+                 " did you mean 'semantic'?\n"
+                 "f.yaml:3:33: method.scopes[1]: expected one of semantic, fisher, got 'Lens';"
+                 " did you mean 'semantic'?\n"
+                 "f.yaml:3:47: method.scopes[3]: expected one of semantic, fisher, got 'le'\n"
+                 "f.yaml:3:51: method.scopes[4]: expected one of semantic, fisher,"
+                 " got 'semantic=lens'");
+}
+
 static void test_single_messages(void **state) {
     (void)state;
     static const struct {
@@ -286,11 +301,17 @@ static void test_wrong_sweeps(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_errors_at_once),  cmocka_unit_test(test_single_messages),
-        cmocka_unit_test(test_missing_file),        cmocka_unit_test(test_depth_is_limited),
-        cmocka_unit_test(test_aliases_are_limited), cmocka_unit_test(test_many_errors_are_counted),
-        cmocka_unit_test(test_overrides),           cmocka_unit_test(test_wrong_overrides),
-        cmocka_unit_test(test_sweep_product),       cmocka_unit_test(test_sweep_and_overrides),
+        cmocka_unit_test(test_all_errors_at_once),
+        cmocka_unit_test(test_other_names_of_a_word),
+        cmocka_unit_test(test_single_messages),
+        cmocka_unit_test(test_missing_file),
+        cmocka_unit_test(test_depth_is_limited),
+        cmocka_unit_test(test_aliases_are_limited),
+        cmocka_unit_test(test_many_errors_are_counted),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_wrong_overrides),
+        cmocka_unit_test(test_sweep_product),
+        cmocka_unit_test(test_sweep_and_overrides),
         cmocka_unit_test(test_wrong_sweeps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,8 @@
  */
 #include "eap.h"
 
+#include "baseline.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,31 +112,14 @@ static ca_status write_pair(eap *e, int64_t n) {
     return ca_result_write(e->job->result, dataset, e->first + n, 1, e->row);
 }
 
-/* Metrics of an example, where those of the pairs were: no later example is in front. */
-static void add_parts(eap_ends *ends, int64_t example, int64_t parts) {
-    double clean = 0, ablated = 0;
-    for (int64_t n = parts * example; n < parts * (example + 1); n++) {
-        clean += ends->clean_metric[n];
-        ablated += ends->ablated_metric[n];
-    }
-    ends->clean_metric[example] = clean;
-    ends->ablated_metric[example] = ablated;
-    ends->predicted[example] = ends->predicted[parts * example];
-}
-
 static ca_status write_examples(eap *e) {
     ca_status st = CA_OK;
     ca_result *r = e->job->result;
     eap_ends *ends = &e->ends;
     int64_t parts = ca_metric_parts(e->metric.kind);
     int64_t first = e->first, count = e->group.count / parts;
-    for (int64_t n = 0; n < count; n++) add_parts(ends, n, parts);
-    CA_TRY(ca_result_write(r, "/baseline/clean", first, count, ends->clean_metric));
-    CA_TRY(ca_result_write(r, "/baseline/corrupted", first, count, ends->ablated_metric));
-    CA_TRY(ca_result_write(r, "/baseline/predicted", first, count, ends->predicted));
+    CA_TRY(ca_eap_baseline_write(e->job, ends, parts, first, count));
     for (int64_t n = 0; n < count; n++) {
-        int64_t position = e->job->data->examples[first + n].clean.count - 1;
-        CA_TRY(ca_result_write(r, "/data/position", first + n, 1, &position));
         /* A path of inputs explains the change of the loss by the input's node. */
         double change = -e->metric.kind->sign * (ends->ablated_metric[n] - ends->clean_metric[n]);
         double residual = change - e->sums.pair_node[n * e->sums.graph.sources];

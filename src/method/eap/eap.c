@@ -19,7 +19,8 @@ static const ca_option options[] = {
     {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
      "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
      "right for ig-activations"},
-    {"method.ablation", CA_OPTION_CHOICE, "patching", NULL, "patching|zero|mean|mean-positional",
+    {"method.ablation", CA_OPTION_CHOICE, "patching", NULL,
+     "patching=counterfactual=CF|zero|mean|mean-positional",
      "what an ablated edge carries: the source's output on the corrupted prompt, nothing, its mean "
      "over clean prompts and tokens, its mean over clean prompts at that position"},
     {"method.level", CA_OPTION_CHOICE, "edge", NULL, "edge|node|neuron|hidden",
@@ -45,8 +46,8 @@ static const ca_option options[] = {
      "with compat: pairs in a batch of the peer, by which it divides their scores"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
      "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch, "
-     "let every path of ig-activations score all edges, and take one mean for all sources; mib "
-     "runs circuits with patching whatever found them"},
+     "let every path of ig-activations score all edges, take one mean for all sources, and have "
+     "patching alone for ig-inputs; mib runs circuits with patching whatever found them"},
     {0},
 };
 

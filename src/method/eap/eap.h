@@ -56,7 +56,9 @@ typedef struct eap_variant {
 
 /* NULL when unknown. */
 const eap_variant *ca_eap_variant_find(const char *name);
-#define EAP_VARIANTS "eap|ig-inputs|ig-activations|clean-corrupted|exact|information-flow"
+#define EAP_VARIANTS                                                                               \
+    "eap|ig-inputs=EAP-IG-inputs=EAP-IG|ig-activations=EAP-IG-activations|clean-corrupted|"        \
+    "exact=EActP|information-flow=information-flow-routes=IFR"
 
 /* Neurons are coordinates of sources' outputs, hidden units those that the MLPs' output projections
  * read. */

@@ -5,6 +5,8 @@
  */
 #include "faithfulness.h"
 
+#include "baseline.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -240,6 +242,8 @@ static ca_status run_group(eap_faithfulness *f, int64_t first, int64_t last) {
         f->values[n / parts * columns + count + 1] += f->ends.ablated_metric[n];
     }
     CA_TRY(ca_result_write(f->job->result, METRICS, first, last - first, f->values));
+    if (f->selection.from_file) /* no attribution has written them */
+        CA_TRY(ca_eap_baseline_write(f->job, &f->ends, parts, first, last - first));
 out:
     return st;
 }
@@ -320,20 +324,6 @@ out:
     return st;
 }
 
-/* Metrics of both ends per example, where no attribution has written them. */
-static ca_status put_baseline(eap_faithfulness *f, const double *values, double *row) {
-    ca_status st = CA_OK;
-    static const char *const paths[BASELINES] = {"/baseline/clean", "/baseline/corrupted"};
-    int64_t examples = f->job->data->count, count = f->selection.count;
-    for (int64_t b = 0; b < BASELINES && f->selection.from_file; b++) {
-        for (int64_t i = 0; i < examples; i++) row[i] = values[i * (count + BASELINES) + count + b];
-        CA_TRY(ca_result_put(f->job->result, paths[b], CA_RESULT_F64,
-                             (ca_result_shape){1, {examples}, {"example"}}, row));
-    }
-out:
-    return st;
-}
-
 /* From the file, so that what an earlier, stopped run wrote is in. */
 static ca_status summarise(eap_faithfulness *f) {
     ca_status st = CA_OK;
@@ -354,7 +344,7 @@ static ca_status summarise(eap_faithfulness *f) {
         for (int64_t i = 0; i < examples; i++) row[i] = values[i * columns + c];
         CA_TRY(ca_result_write(r, each, c, 1, row));
     }
-    CA_TRY(put_baseline(f, values, row));
+    if (f->selection.from_file) CA_TRY(ca_eap_baseline_finish(f->job, NULL));
     CA_TRY(write_curve(f, metric, mean_of(values, examples, columns, count),
                        mean_of(values, examples, columns, count + 1)));
 out:
@@ -382,6 +372,8 @@ ca_status ca_eap_faithfulness_run(eap_faithfulness *f, ca_job *job, const eap_ab
                                  (ca_result_shape){2,
                                                    {job->data->count, (int64_t)count + BASELINES},
                                                    {"example", "run"}}));
+    if (first == 0 && f->selection.from_file)
+        CA_TRY(ca_eap_baseline_reserve(job, f->metric->kind->name));
     CA_TRY(create_run(f, ablation));
     CA_TRY(run_groups(f, first, done));
     CA_TRY(summarise(f));
@@ -405,7 +397,10 @@ static ca_status put_areas(const eap_selection *s, const double *normalized, ca_
     CA_TRY(ca_string_printf(text, "CPR %.3f, CMD %.3f", cpr, cmd));
     if (most < 1)
         CA_TRY(ca_string_printf(text, " from %.3g to %.3g of all, not up to 1", least, most));
-    CA_TRY(ca_string_printf(text, "\n"));
+    CA_TRY(ca_string_printf(text, "\n  both of this selection, by %s; MIB takes %s\n",
+                            s->absolute ? "|score|" : "signed score",
+                            s->absolute ? "CPR by signed score (method.circuit.absolute: false)"
+                                        : "CMD by |score| (method.circuit.absolute: true)"));
 out:
     return st;
 }

@@ -89,6 +89,26 @@ static ca_status one_length(const eap *e, const char *what, int64_t *length) {
     return CA_OK;
 }
 
+/* The peers' paths of inputs begin at the corrupted prompt: their one mean is no prompt's
+ * embedding, and taken for one it makes scores of any size. */
+static ca_status check_ablation(const ca_job *job, const eap *e) {
+    const char *name = ca_config_text(job->config, "method.ablation");
+    const eap_variant *v = e->variant;
+    bool peer = !is(job, "method.compat", "none") && !e->given;
+    if (e->ablation.kind == EAP_PATCHING) return CA_OK;
+    if (v->path == EAP_AT_BOTH || v->clean_only)
+        return ca_config_fail(job->config, "method.ablation",
+                              "expected patching with the variant %s, got %s", v->name, name);
+    if (peer && v->path == EAP_OF_INPUTS) {
+        ca_hint("with compat the variants eap and ig-activations take it, without compat all of "
+                "these");
+        return ca_config_fail(job->config, "method.ablation",
+                              "expected patching with the variant %s and compat %s, got %s",
+                              v->name, ca_config_text(job->config, "method.compat"), name);
+    }
+    return CA_OK;
+}
+
 static ca_status read_ablation(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
     static const char *const names[] = {[EAP_PATCHING] = "patching",
@@ -103,11 +123,7 @@ static ca_status read_ablation(const ca_job *job, eap *e) {
     }
     if (e->ablation.kind == EAP_MEAN_POSITIONAL)
         CA_TRY(one_length(e, "ablation mean-positional", &e->ablation.positions));
-    if (e->ablation.kind != EAP_PATCHING &&
-        (e->variant->path == EAP_AT_BOTH || e->variant->clean_only))
-        st = ca_config_fail(job->config, "method.ablation",
-                            "expected patching with the variant %s, got %s", e->variant->name,
-                            names[e->ablation.kind]);
+    CA_TRY(check_ablation(job, e));
 out:
     return st;
 }
@@ -121,7 +137,8 @@ static void read_level(const ca_job *job, eap *e) {
 }
 
 static ca_status check_level(const ca_job *job, const eap *e) {
-    const char *name = ca_config_text(job->config, "method.level");
+    static const char *const names[] = {
+        [EAP_NODES] = "nodes", [EAP_NEURONS] = "neurons", [EAP_HIDDEN] = "hidden units"};
     bool gradients = e->variant->path != EAP_NO_PATH;
     if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients))
         return ca_config_fail(job->config, "method.ablation",
@@ -129,8 +146,8 @@ static ca_status check_level(const ca_job *job, const eap *e) {
                               "gradients");
     if (e->level == EAP_EDGES || e->level == EAP_NODES) return CA_OK;
     if (!gradients)
-        return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %ss",
-                              e->variant->name, name);
+        return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %s",
+                              e->variant->name, names[e->level]);
     return CA_OK;
 }
 

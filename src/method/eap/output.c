@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The groups /edges, /nodes and /baseline: what is reserved before the run, the scores after it,
- * and the strongest edges for the terminal.
+ * The groups /edges, /nodes and the residual of /baseline: what is reserved before the run, the
+ * scores after it, and the strongest edges for the terminal.
  */
 #include "eap.h"
+
+#include "baseline.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -58,14 +60,9 @@ ca_status ca_eap_reserve(ca_job *job, const eap *e) {
     int64_t count = job->data->count;
     const ca_circuit_graph *g = &e->sums.graph;
     ca_result_shape examples = {1, {count}, {"example"}};
-    CA_TRY(ca_result_reserve(job->result, "/baseline/clean", CA_RESULT_F64, examples));
-    CA_TRY(ca_result_reserve(job->result, "/baseline/corrupted", CA_RESULT_F64, examples));
-    CA_TRY(ca_result_reserve(job->result, "/baseline/predicted", CA_RESULT_I32, examples));
-    CA_TRY(ca_result_reserve(job->result, "/data/position", CA_RESULT_I64, examples));
+    CA_TRY(ca_eap_baseline_reserve(job, e->metric.kind->name));
     if (has_residual(e))
         CA_TRY(ca_result_reserve(job->result, "/baseline/residual", CA_RESULT_F64, examples));
-    CA_TRY(ca_result_attribute_text(job->result, "/baseline", "metric",
-                                    ca_config_text(job->config, "metric")));
     if (e->level == EAP_EDGES) CA_TRY(ca_circuit_put_graph(job->result, g));
     if (e->sums.per_pair) CA_TRY(reserve_pairs(job, e));
 out:
@@ -193,39 +190,19 @@ out:
     return st;
 }
 
-/* Means of the baseline, from the file: an earlier, stopped run may have written a part. */
+/* The baseline's means; a path that leaves more unexplained than there is to explain says so. */
 static ca_status put_means(ca_job *job, const eap *e) {
     ca_status st = CA_OK;
-    static const char *const names[] = {"clean", "corrupted", "residual"};
-    int64_t count = job->data->count, sets = has_residual(e) ? 3 : 2, right = 0;
-    double *values = NULL, mean[3];
-    int32_t *predicted = NULL;
-    char path[64], name[64];
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *values, &values));
-    CA_TRY(ca_calloc((size_t)count + 1, sizeof *predicted, &predicted));
-    for (int64_t s = 0; s < sets; s++) {
-        double sum = 0;
-        snprintf(path, sizeof path, "/baseline/%s", names[s]);
-        snprintf(name, sizeof name, "%s_mean", names[s]);
-        CA_TRY(ca_result_read_back(job->result, path, values));
-        for (int64_t i = 0; i < count; i++) sum += values[i];
-        CA_TRY(ca_result_attribute_float(job->result, "/baseline", name, sum / (double)count));
-        mean[s] = sum / (double)count;
-    }
-    if (sets == 3 && fabs(mean[2]) > fabs(mean[0] - mean[1]))
+    double change, residual;
+    CA_TRY(ca_eap_baseline_finish(job, &change));
+    if (!has_residual(e)) goto out;
+    CA_TRY(ca_eap_baseline_mean(job, "residual", &residual));
+    if (fabs(residual) > fabs(change))
         ca_log(CA_LOG_WARNING,
                "the path explains the change of the loss by %.3g with an error of %.3g: take more "
                "steps, or another rule (method.rule)",
-               mean[1] - mean[0], mean[2]);
-    CA_TRY(ca_result_read_back(job->result, "/baseline/predicted", predicted));
-    for (int64_t i = 0; i < count; i++)
-        right += ca_metric_is_answer(&job->data->examples[i].answer, predicted[i]);
-    if (job->data->unanswered < count)
-        CA_TRY(ca_result_attribute_float(job->result, "/baseline", "accuracy",
-                                         (double)right / (double)count));
+               change, residual);
 out:
-    free(values);
-    free(predicted);
     return st;
 }
 

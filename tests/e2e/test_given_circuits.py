@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Circuits of a file, run in place of an attribution: the result has what every other one has."""
+
+import json
+import signal
+
+import files
+import h5py
+import numpy as np
+import pytest
+from test_eap import EAP
+from test_resume import start
+
+
+@pytest.fixture(scope="module")
+def attributed(causa, tmp_path_factory):
+    """A result with scores and circuits of three pairs."""
+    path = tmp_path_factory.mktemp("attributed") / "a.h5"
+    causa("run", "configs/ioi-eap-ig.yaml", f"output={path}", "data.limit=3",
+          "method.circuit.fractions=[0.05,0.3,1]")
+    return path
+
+
+@pytest.fixture
+def given(causa, tmp_path):
+    """given(file, key=value...) -> path of a result of a file's circuits, on the same pairs."""
+    def run(circuit, *overrides):
+        out = tmp_path / "given.h5"
+        causa("run", "configs/ioi-eap-ig.yaml", f"output={out}", "data.limit=3", "--overwrite",
+              f"method.circuit={{file: {circuit}}}", *overrides)
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("more", [(), ("batch=1",), ("method.circuit.fractions=[0.1,0.5]",)])
+def test_the_baseline_is_that_of_an_attribution(causa, attributed, given, more):
+    path = given(attributed, *more)
+    own, other = files.datasets(path), files.datasets(attributed)
+    for name in ("baseline/clean", "baseline/corrupted"):
+        assert np.allclose(own[name], other[name], rtol=1e-5), name
+    for name in ("baseline/predicted", "data/position"):
+        assert own[name].dtype == other[name].dtype and (own[name] == other[name]).all(), name
+    told, theirs = files.attributes(path), files.attributes(attributed)
+    assert told["baseline@metric"] == theirs["baseline@metric"] == "logit_diff"
+    for name in ("clean_mean", "corrupted_mean", "accuracy"):
+        assert float(told[f"baseline@{name}"]) == pytest.approx(
+            float(theirs[f"baseline@{name}"]), rel=1e-5), name
+    headlines = json.loads(causa("inspect", path, "--json").stdout)["headlines"]
+    assert {"clean_mean", "corrupted_mean", "accuracy"} <= set(headlines)
+
+
+def test_stop_and_resume(causa, tmp_path):
+    """The baseline of the pairs that were done is kept."""
+    config = files.write_config(tmp_path / "long.yaml", {**EAP, "variant": "eap", "circuit": {"sizes": [9]}},
+                                files.id_pairs(300, least=12, most=20), backend="ref", batch=32,
+                                model=files.MODELS / "smollm2")
+    circuit, path, whole = (tmp_path / f"{name}.h5" for name in ("circuit", "out", "whole"))
+    causa("run", config, f"output={circuit}", "data.limit=2")
+    given = f"method.circuit={{file: {circuit}, fractions: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]}}"
+    process = start(causa, config, path, given)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    with h5py.File(f"{path}.checkpoint", "r") as file:
+        clean = file["baseline/clean"][()]
+        assert np.isnan(clean).any() and not np.isnan(clean).all()
+    done = causa("run", config, f"output={path}", given, "--resume")
+    assert "going on at example" in done.stderr
+    causa("run", config, f"output={whole}", given)
+    files.same_bytes(path, whole)
+    told = [files.attributes(p) for p in (path, whole)]
+    assert told[0]["baseline@clean_mean"] == told[1]["baseline@clean_mean"]
