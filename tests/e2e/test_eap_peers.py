@@ -39,7 +39,7 @@ def test_paths_of_inputs_begin_at_a_prompt(causa, tmp_path, compat, variant, abl
 
 
 def test_levels_are_named_in_full(causa, tmp_path, text_model):
-    config = files.write_config(tmp_path / "bad.yaml", {**EAP, "variant": "ig-activations"}, [PAIR],
+    config = files.write_config(tmp_path / "bad.yaml", {**EAP, "variant": "exact"}, [PAIR],
                                 model=text_model)
     for level, name in (("hidden", "hidden units"), ("neuron", "neurons")):
         done = causa("run", config, f"method.level={level}", check=False)
