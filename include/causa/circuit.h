@@ -87,15 +87,20 @@ typedef enum ca_circuit_rule {
     CA_CIRCUIT_THRESHOLD
 } ca_circuit_rule;
 
-/* A set of edges, and the sources that it keeps; the logits, always there, are not counted. */
+/* A set of edges, and the sources that it keeps; the logits, always there, are not counted. With a
+ * mask of neurons n_u, whoever reads source u over a kept edge has n_u * own + (1 - n_u) * ablated:
+ * of a neuron, a coordinate of what u puts out, either value. */
 typedef struct ca_circuit {
-    bool *edges; /* [F, R] */
-    bool *nodes; /* [F] */
-    int64_t edge_count, node_count;
+    bool *edges;                                  /* [F, R] */
+    bool *nodes;                                  /* [F] */
+    bool *neurons;                                /* [F, D]; NULL: all neurons of every source */
+    int64_t edge_count, node_count, neuron_count; /* neuron_count: 0 without a mask */
 } ca_circuit;
 
 /* No edge, no node. */
 ca_status ca_circuit_create(const ca_circuit_graph *g, ca_circuit *out) CA_MUST_USE;
+/* Gives a circuit a mask of neurons that keeps none. */
+ca_status ca_circuit_add_neurons(const ca_circuit_graph *g, ca_circuit *circuit) CA_MUST_USE;
 void ca_circuit_free(ca_circuit *circuit);
 
 /* Creates a circuit: the edges that a rule picks, pruned.
@@ -116,9 +121,15 @@ ca_status ca_circuit_select(const ca_circuit_graph *g, const double *score, bool
 ca_status ca_circuit_select_nodes(const ca_circuit_graph *g, const double *score, bool absolute,
                                   ca_circuit_rule rule, int64_t count, double threshold,
                                   ca_circuit *out) CA_MUST_USE;
+/* The same of neurons, score [F, D], count 0 to F D, ties to the lower u D + d: the mask of the
+ * circuit has those picked, and every edge out of a source that keeps one is picked. */
+ca_status ca_circuit_select_neurons(const ca_circuit_graph *g, const double *score, bool absolute,
+                                    ca_circuit_rule rule, int64_t count, double threshold,
+                                    ca_circuit *out) CA_MUST_USE;
 /* Drops, until nothing changes, edges of sources that have no edge in (but the input) and edges
- * into columns whose readers all have none out. Sets nodes and counts. Under patching this never
- * changes what the circuit computes. */
+ * into columns whose readers all have none out. Of a mask of neurons: first the edges of sources
+ * that keep none, in the end the neurons of sources that are gone. Sets nodes and counts. Under
+ * patching this never changes what the circuit computes. */
 void ca_circuit_prune(const ca_circuit_graph *g, ca_circuit *circuit);
 /* Sets counts and nodes from the edges, without pruning: a source is kept when it has an edge out
  * and (but the input) one in. */
