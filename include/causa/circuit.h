@@ -164,7 +164,9 @@ typedef struct ca_circuit_file {
     ca_circuit_graph graph;
     double *score; /* [F, R]; NaN where there is no edge or no score */
     bool *in;      /* [F, R] the circuit, as the file has it: unpruned; NULL when it has none */
+    bool *neurons; /* [F, D] those that the circuit's sources keep; NULL: all, or no circuit */
     double *node_score;    /* [F], NaN where there is none; or NULL */
+    double *neuron_score;  /* [F, D], NaN where there is none; or NULL */
     char *model;           /* of a result file: model_path; or NULL */
     int64_t number, count; /* which of how many circuits of the file `in` is; count 0 without */
 } ca_circuit_file;
@@ -177,16 +179,16 @@ typedef struct ca_circuit_file {
  * measured, is CA_CIRCUIT_FAITHFUL or more; if none is, the last).
  * JSON: NaN and Infinity literals are accepted; every edge and node must be there; edges say what
  * the circuit is, nodes follow from them; a file none of whose edges is in_graph holds scores only;
- * a mask of neurons must keep all of a node that an edge of the circuit leaves, since circuits are
- * made of whole nodes. HDF5: scores of nodes, neurons or hidden units alone are no such file.
- * Errors: CA_E_IO, CA_E_DATA naming file and key, and what was expected. */
+ * where some nodes have a mask of neurons, the others keep all of theirs. HDF5: scores of nodes,
+ * neurons or hidden units alone are no such file. Errors: CA_E_IO, CA_E_DATA naming file and key,
+ * and what was expected. */
 ca_status ca_circuit_file_read(const char *path, ca_circuit_file *out) CA_MUST_USE;
 ca_status ca_circuit_file_read_at(const char *path, int64_t circuit,
                                   ca_circuit_file *out) CA_MUST_USE;
 /* Writes the form of the suffix, `<path>.tmp` first. JSON: edges and nodes in the order of EAP-IG,
- * numbers as Python prints them. HDF5: groups /edges, /nodes and, of a circuit, /circuits.
- * from: the file that was read, kept as the attribute `source`; NULL: none. Errors: CA_E_IO,
- * CA_E_DATA for another suffix. */
+ * numbers as Python prints them. HDF5: groups /edges, /nodes, /neurons and, of a circuit,
+ * /circuits. from: the file that was read, kept as the attribute `source`; NULL: none. Errors:
+ * CA_E_IO, CA_E_DATA for another suffix. */
 ca_status ca_circuit_file_write(const char *path, const ca_circuit_file *file,
                                 const char *from) CA_MUST_USE;
 void ca_circuit_file_free(ca_circuit_file *file);

@@ -30,7 +30,9 @@ const char *ca_eap_selection_unit(const eap_selection *s) {
     return units[s->level];
 }
 
-bool ca_eap_selection_masks(const eap_selection *s) { return s->level == EAP_NEURONS; }
+bool ca_eap_selection_masks(const eap_selection *s) {
+    return s->level == EAP_NEURONS || (s->given && s->file.neurons);
+}
 
 /* ---- options ---- */
 
@@ -168,6 +170,10 @@ static ca_status take_given(eap_selection *s, const ca_circuit_graph *g, ca_circ
     ca_status st = CA_OK;
     CA_TRY(ca_circuit_create(g, circuit));
     memcpy(circuit->edges, s->file.in, (size_t)(g->sources * g->destinations) * sizeof(bool));
+    if (s->file.neurons) {
+        CA_TRY(ca_circuit_add_neurons(g, circuit));
+        memcpy(circuit->neurons, s->file.neurons, (size_t)(g->sources * g->width) * sizeof(bool));
+    }
     ca_circuit_count(g, circuit);
     s->requested[0] = circuit->edge_count;
     s->fraction[0] = (double)circuit->edge_count / (double)g->edges;
