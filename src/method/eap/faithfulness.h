@@ -40,7 +40,7 @@
          "",                                                                                       \
          "(0..1]",                                                                                 \
          NULL,                                                                                     \
-         "the same as shares of all edges; without either 0.001 to 1 in ten steps"},               \
+         "the same as shares of all; without either 0.001 to 1 in ten steps"},                     \
         {"method.circuit.thresholds",                                                              \
          CA_OPTION_FLOATS,                                                                         \
          "",                                                                                       \
