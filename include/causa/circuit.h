@@ -87,15 +87,20 @@ typedef enum ca_circuit_rule {
     CA_CIRCUIT_THRESHOLD
 } ca_circuit_rule;
 
-/* A set of edges, and the sources that it keeps; the logits, always there, are not counted. */
+/* A set of edges, and the sources that it keeps; the logits, always there, are not counted. With a
+ * mask of neurons n_u, whoever reads source u over a kept edge has n_u * own + (1 - n_u) * ablated:
+ * of a neuron, a coordinate of what u puts out, either value. */
 typedef struct ca_circuit {
-    bool *edges; /* [F, R] */
-    bool *nodes; /* [F] */
-    int64_t edge_count, node_count;
+    bool *edges;                                  /* [F, R] */
+    bool *nodes;                                  /* [F] */
+    bool *neurons;                                /* [F, D]; NULL: all neurons of every source */
+    int64_t edge_count, node_count, neuron_count; /* neuron_count: 0 without a mask */
 } ca_circuit;
 
 /* No edge, no node. */
 ca_status ca_circuit_create(const ca_circuit_graph *g, ca_circuit *out) CA_MUST_USE;
+/* Gives a circuit a mask of neurons that keeps none. */
+ca_status ca_circuit_add_neurons(const ca_circuit_graph *g, ca_circuit *circuit) CA_MUST_USE;
 void ca_circuit_free(ca_circuit *circuit);
 
 /* Creates a circuit: the edges that a rule picks, pruned.
@@ -116,9 +121,15 @@ ca_status ca_circuit_select(const ca_circuit_graph *g, const double *score, bool
 ca_status ca_circuit_select_nodes(const ca_circuit_graph *g, const double *score, bool absolute,
                                   ca_circuit_rule rule, int64_t count, double threshold,
                                   ca_circuit *out) CA_MUST_USE;
+/* The same of neurons, score [F, D], count 0 to F D, ties to the lower u D + d: the mask of the
+ * circuit has those picked, and every edge out of a source that keeps one is picked. */
+ca_status ca_circuit_select_neurons(const ca_circuit_graph *g, const double *score, bool absolute,
+                                    ca_circuit_rule rule, int64_t count, double threshold,
+                                    ca_circuit *out) CA_MUST_USE;
 /* Drops, until nothing changes, edges of sources that have no edge in (but the input) and edges
- * into columns whose readers all have none out. Sets nodes and counts. Under patching this never
- * changes what the circuit computes. */
+ * into columns whose readers all have none out. Of a mask of neurons: first the edges of sources
+ * that keep none, in the end the neurons of sources that are gone. Sets nodes and counts. Under
+ * patching this never changes what the circuit computes. */
 void ca_circuit_prune(const ca_circuit_graph *g, ca_circuit *circuit);
 /* Sets counts and nodes from the edges, without pruning: a source is kept when it has an edge out
  * and (but the input) one in. */
@@ -153,7 +164,9 @@ typedef struct ca_circuit_file {
     ca_circuit_graph graph;
     double *score; /* [F, R]; NaN where there is no edge or no score */
     bool *in;      /* [F, R] the circuit, as the file has it: unpruned; NULL when it has none */
+    bool *neurons; /* [F, D] those that the circuit's sources keep; NULL: all, or no circuit */
     double *node_score;    /* [F], NaN where there is none; or NULL */
+    double *neuron_score;  /* [F, D], NaN where there is none; or NULL */
     char *model;           /* of a result file: model_path; or NULL */
     int64_t number, count; /* which of how many circuits of the file `in` is; count 0 without */
 } ca_circuit_file;
@@ -166,16 +179,16 @@ typedef struct ca_circuit_file {
  * measured, is CA_CIRCUIT_FAITHFUL or more; if none is, the last).
  * JSON: NaN and Infinity literals are accepted; every edge and node must be there; edges say what
  * the circuit is, nodes follow from them; a file none of whose edges is in_graph holds scores only;
- * a mask of neurons must keep all of a node that an edge of the circuit leaves, since circuits are
- * made of whole nodes. HDF5: scores of nodes, neurons or hidden units alone are no such file.
- * Errors: CA_E_IO, CA_E_DATA naming file and key, and what was expected. */
+ * where some nodes have a mask of neurons, the others keep all of theirs. HDF5: scores of nodes,
+ * neurons or hidden units alone are no such file. Errors: CA_E_IO, CA_E_DATA naming file and key,
+ * and what was expected. */
 ca_status ca_circuit_file_read(const char *path, ca_circuit_file *out) CA_MUST_USE;
 ca_status ca_circuit_file_read_at(const char *path, int64_t circuit,
                                   ca_circuit_file *out) CA_MUST_USE;
 /* Writes the form of the suffix, `<path>.tmp` first. JSON: edges and nodes in the order of EAP-IG,
- * numbers as Python prints them. HDF5: groups /edges, /nodes and, of a circuit, /circuits.
- * from: the file that was read, kept as the attribute `source`; NULL: none. Errors: CA_E_IO,
- * CA_E_DATA for another suffix. */
+ * numbers as Python prints them. HDF5: groups /edges, /nodes, /neurons and, of a circuit,
+ * /circuits. from: the file that was read, kept as the attribute `source`; NULL: none. Errors:
+ * CA_E_IO, CA_E_DATA for another suffix. */
 ca_status ca_circuit_file_write(const char *path, const ca_circuit_file *file,
                                 const char *from) CA_MUST_USE;
 void ca_circuit_file_free(ca_circuit_file *file);

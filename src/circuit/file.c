@@ -46,9 +46,31 @@ out:
     return st;
 }
 
+ca_status ca_circuit_file_add_neurons(ca_circuit_file *file) {
+    ca_status st = CA_OK;
+    const size_t count = (size_t)(file->graph.sources * file->graph.width);
+    if (file->neurons) return CA_OK;
+    CA_TRY(ca_calloc(count, sizeof *file->neurons, &file->neurons));
+    memset(file->neurons, true, count * sizeof *file->neurons);
+out:
+    return st;
+}
+
+ca_status ca_circuit_file_add_neuron_scores(ca_circuit_file *file) {
+    ca_status st = CA_OK;
+    const size_t count = (size_t)(file->graph.sources * file->graph.width);
+    if (file->neuron_score) return CA_OK;
+    CA_TRY(ca_calloc(count, sizeof *file->neuron_score, &file->neuron_score));
+    for (size_t i = 0; i < count; i++) file->neuron_score[i] = NAN;
+out:
+    return st;
+}
+
 void ca_circuit_file_free(ca_circuit_file *file) {
     free(file->score);
     free(file->in);
+    free(file->neurons);
+    free(file->neuron_score);
     free(file->node_score);
     free(file->model);
     *file = (ca_circuit_file){0};

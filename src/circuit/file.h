@@ -23,6 +23,10 @@ ca_status ca_circuit_graph_of_sizes(const char *place, const int64_t sizes[CIRCU
 ca_status ca_circuit_file_create(const ca_circuit_graph *g, bool circuit, bool nodes,
                                  ca_circuit_file *out) CA_MUST_USE;
 
+/* Memory for masks that keep all neurons, or for their scores, all NaN, unless it is there. */
+ca_status ca_circuit_file_add_neurons(ca_circuit_file *file) CA_MUST_USE;
+ca_status ca_circuit_file_add_neuron_scores(ca_circuit_file *file) CA_MUST_USE;
+
 ca_status ca_circuit_read_json(const char *path, ca_circuit_file *out) CA_MUST_USE;
 ca_status ca_circuit_write_json(const char *path, const ca_circuit_file *file) CA_MUST_USE;
 /* circuit: which one, -1 the last. */

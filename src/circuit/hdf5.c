@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Scores and circuits in result files: groups /edges, /nodes, /circuits. Reads those of any run of
- * the method `eap`; writes a file of its own for scores that came from elsewhere.
+ * Scores and circuits in result files: groups /edges, /nodes, /neurons, /circuits. Reads those of
+ * any run of the method `eap`; writes a file of its own for scores that came from elsewhere.
  */
 #include "file.h"
 
@@ -13,6 +13,8 @@
 
 #define SCORE   "/edges/score"
 #define CIRCUIT "/circuits/in_circuit"
+#define MASK    "/circuits/neurons"
+#define NEURONS "/neurons/score"
 
 /* ---- reading */
 
@@ -26,10 +28,12 @@ static ca_status check_scores(const char *path, ca_result_reader *r) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         if (ca_result_reader_has(r, "/edges") || !ca_result_reader_has(r, others[i].dataset))
             continue;
-        ca_hint(strcmp(others[i].level, "node") == 0
-                    ? "method.level: edge scores edges; at level node method.circuit.fractions "
-                      "makes circuits"
-                    : "method.level: edge scores edges");
+        if (strcmp(others[i].level, "hidden") == 0)
+            ca_hint("method.level: edge scores edges");
+        else
+            ca_hint("method.level: edge scores edges; at level %s method.circuit.fractions makes "
+                    "circuits",
+                    others[i].level);
         return ca_fail(CA_E_DATA,
                        "%s: expected scores of edges or circuits, got scores of %s alone "
                        "(method.level: %s)",
@@ -126,6 +130,11 @@ static ca_status read_circuit(const char *path, ca_result_reader *r, int64_t cir
     if (circuit < 0) CA_TRY(choose_circuit(r, shape.size[0], &circuit));
     if (circuit < 0) return CA_OK;
     CA_TRY(ca_result_reader_bools(r, CIRCUIT, circuit, &out->in, &count));
+    const int64_t masks[] = {shape.size[0], out->graph.sources, out->graph.width};
+    if (ca_result_reader_has(r, MASK)) {
+        CA_TRY(check_shape(path, r, MASK, 3, masks));
+        CA_TRY(ca_result_reader_bools(r, MASK, circuit, &out->neurons, &count));
+    }
     out->number = circuit;
     out->count = shape.size[0];
 out:
@@ -138,6 +147,17 @@ static ca_status read_node_scores(const char *path, ca_result_reader *r, ca_circ
     if (!ca_result_reader_has(r, "/nodes/score")) return CA_OK;
     CA_TRY(check_shape(path, r, "/nodes/score", 1, &count));
     CA_TRY(ca_result_reader_floats(r, "/nodes/score", &out->node_score, &count));
+out:
+    return st;
+}
+
+static ca_status read_neuron_scores(const char *path, ca_result_reader *r, ca_circuit_file *out) {
+    ca_status st = CA_OK;
+    const int64_t want[] = {out->graph.sources, out->graph.width};
+    int64_t count = want[0] * want[1];
+    if (!ca_result_reader_has(r, NEURONS)) return CA_OK;
+    CA_TRY(check_shape(path, r, NEURONS, 2, want));
+    CA_TRY(ca_result_reader_floats(r, NEURONS, &out->neuron_score, &count));
 out:
     return st;
 }
@@ -182,9 +202,8 @@ ca_status ca_circuit_read_result(const char *path, int64_t circuit, ca_circuit_f
     CA_TRY(read_scores(path, r, out));
     CA_TRY(read_circuit(path, r, circuit, out));
     CA_TRY(read_node_scores(path, r, out));
+    CA_TRY(read_neuron_scores(path, r, out));
     clear_pairs_without_edge(out);
-    if (ca_result_reader_has(r, "/neurons"))
-        ca_log(CA_LOG_WARNING, "%s: /neurons: scores of neurons are left out", path);
     if (ca_result_reader_text(r, "/", "model_path", &model)) {
         CA_TRY(ca_string_printf(&copy, "%s", model));
         out->model = copy.text;
@@ -250,7 +269,7 @@ static ca_status put_circuit(ca_result *r, const ca_circuit_file *file) {
     ca_status st = CA_OK;
     const ca_circuit_graph *g = &file->graph;
     const ca_result_shape curve = {1, {1}, {"size"}};
-    ca_circuit circuit = {.edges = file->in};
+    ca_circuit circuit = {.edges = file->in, .neurons = file->neurons};
     CA_TRY(ca_calloc((size_t)g->sources, sizeof *circuit.nodes, &circuit.nodes));
     ca_circuit_count(g, &circuit);
     const double fraction = (double)circuit.edge_count / (double)g->edges;
@@ -262,6 +281,12 @@ static ca_status put_circuit(ca_result *r, const ca_circuit_file *file) {
         r, CIRCUIT, CA_RESULT_BOOL,
         (ca_result_shape){3, {1, g->sources, g->destinations}, {"size", "source", "destination"}},
         circuit.edges));
+    if (!circuit.neurons) goto out;
+    CA_TRY(ca_result_put(r, "/circuits/kept_neurons", CA_RESULT_I64, curve, &circuit.neuron_count));
+    CA_TRY(ca_result_put(
+        r, MASK, CA_RESULT_BOOL,
+        (ca_result_shape){3, {1, g->sources, g->width}, {"size", "source", "coordinate"}},
+        circuit.neurons));
 out:
     free(circuit.nodes);
     return st;
@@ -287,6 +312,7 @@ ca_status ca_circuit_write_result(const char *path, const ca_circuit_file *file,
     const ca_circuit_graph *g = &file->graph;
     const ca_result_shape edges = {2, {g->sources, g->destinations}, {"source", "destination"}};
     const ca_result_shape nodes = {1, {g->sources}, {"source"}};
+    const ca_result_shape neurons = {2, {g->sources, g->width}, {"source", "coordinate"}};
     ca_result *r = NULL;
     CA_TRY(ca_result_create(path, &r));
     CA_TRY(put_provenance(r, file, from));
@@ -295,6 +321,10 @@ ca_status ca_circuit_write_result(const char *path, const ca_circuit_file *file,
     if (file->node_score) {
         CA_TRY(put_names(r, "/nodes/name", "source", g, g->sources, ca_circuit_source_name));
         CA_TRY(put_floats(r, "/nodes/score", nodes, file->node_score, g->sources));
+    }
+    if (file->neuron_score) {
+        CA_TRY(put_names(r, "/neurons/name", "source", g, g->sources, ca_circuit_source_name));
+        CA_TRY(put_floats(r, NEURONS, neurons, file->neuron_score, g->sources * g->width));
     }
     if (file->in) CA_TRY(put_circuit(r, file));
     st = ca_result_finish(r);

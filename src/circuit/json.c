@@ -2,7 +2,7 @@
  *
  * Reads the JSON form of EAP-IG and MIB: {"cfg": sizes, "nodes": {name: …}, "edges": {"u->v": …}}.
  * The file may come from anywhere. Memory is taken only when it holds as many edges as its sizes
- * ask for.
+ * ask for, and for neurons when a list of them is as long as the width.
  */
 #include "file.h"
 
@@ -180,40 +180,54 @@ out:
 
 /* ---- nodes */
 
-static bool leaves_edge(const ca_circuit_file *file, int64_t u) {
-    const int64_t columns = file->graph.destinations;
-    for (int64_t v = 0; v < columns; v++)
-        if (file->in[u * columns + v]) return true;
-    return false;
+/* A list of a node with a value for each of its neurons. */
+static ca_status check_list(const char *path, const char *name, const char *key, const json_t *list,
+                            int64_t width, const char *values) {
+    const int64_t count = (int64_t)json_array_size(list);
+    if (!json_is_array(list))
+        return ca_fail(CA_E_DATA, "%s: nodes: %s: %s: expected a list, got %s", path, name, key,
+                       kind_of(list));
+    if (count != width)
+        return ca_fail(CA_E_DATA, "%s: nodes: %s: %s: expected %lld %s, got %lld", path, name, key,
+                       (long long)width, values, (long long)count);
+    return CA_OK;
 }
 
-/* Circuits here keep sources whole. What a mask says of a source without an edge in the circuit
- * changes nothing. */
-static ca_status check_mask(const char *path, const char *name, const json_t *mask,
-                            const ca_circuit_file *file, int64_t u) {
-    const int64_t width = file->graph.width, count = (int64_t)json_array_size(mask);
-    int64_t left_out = 0;
-    if (!json_is_array(mask))
-        return ca_fail(CA_E_DATA, "%s: nodes: %s: neurons: expected a list, got %s", path, name,
-                       kind_of(mask));
-    if (count != width)
-        return ca_fail(CA_E_DATA,
-                       "%s: nodes: %s: neurons: expected %lld times true or false, got %lld", path,
-                       name, (long long)width, (long long)count);
+static ca_status read_mask(const char *path, const char *name, const json_t *mask, int64_t u,
+                           ca_circuit_file *out) {
+    ca_status st = CA_OK;
+    const int64_t width = out->graph.width;
+    if (!mask) return CA_OK;
+    CA_TRY(check_list(path, name, "neurons", mask, width, "times true or false"));
+    CA_TRY(ca_circuit_file_add_neurons(out));
     for (int64_t d = 0; d < width; d++) {
         const json_t *kept = json_array_get(mask, (size_t)d);
         if (!json_is_boolean(kept))
             return ca_fail(CA_E_DATA,
                            "%s: nodes: %s: neurons[%lld]: expected true or false, got %s", path,
                            name, (long long)d, kind_of(kept));
-        left_out += json_is_false(kept);
+        out->neurons[u * width + d] = json_is_true(kept);
     }
-    if (left_out == 0 || !leaves_edge(file, u)) return CA_OK;
-    ca_hint("circuits are made of whole nodes: set all neurons of a node to true, or in_graph to "
-            "false for the edges that leave it");
-    return ca_fail(CA_E_DATA,
-                   "%s: nodes: %s: neurons: expected true for all %lld, got false for %lld of them",
-                   path, name, (long long)width, (long long)left_out);
+out:
+    return st;
+}
+
+static ca_status read_neuron_scores(const char *path, const char *name, const json_t *scores,
+                                    int64_t u, ca_circuit_file *out) {
+    ca_status st = CA_OK;
+    const int64_t width = out->graph.width;
+    if (!scores) return CA_OK;
+    CA_TRY(check_list(path, name, "neurons_scores", scores, width, "numbers"));
+    CA_TRY(ca_circuit_file_add_neuron_scores(out));
+    for (int64_t d = 0; d < width; d++) {
+        const json_t *score = json_array_get(scores, (size_t)d);
+        if (!read_float(score, &out->neuron_score[u * width + d]))
+            return ca_fail(CA_E_DATA,
+                           "%s: nodes: %s: neurons_scores[%lld]: expected a number, got %s", path,
+                           name, (long long)d, kind_of(score));
+    }
+out:
+    return st;
 }
 
 static ca_status read_nodes(const char *path, const json_t *nodes, ca_circuit_file *out) {
@@ -221,7 +235,7 @@ static ca_status read_nodes(const char *path, const json_t *nodes, ca_circuit_fi
     const char *name;
     json_t *value;
     int64_t found = 0;
-    bool scored = false, neurons = false;
+    bool scored = false;
     json_object_foreach((json_t *)(uintptr_t)nodes, name, value) {
         if (strcmp(name, "logits") == 0) continue;
         const int64_t u = ca_circuit_find_source(&out->graph, name);
@@ -232,14 +246,12 @@ static ca_status read_nodes(const char *path, const json_t *nodes, ca_circuit_fi
                            kind_of(score));
         found++;
         scored |= score != NULL;
-        neurons |= json_object_get(value, "neurons_scores") != NULL;
-        const json_t *mask = json_object_get(value, "neurons");
-        if (mask) CA_TRY(check_mask(path, name, mask, out, u));
+        CA_TRY(read_mask(path, name, json_object_get(value, "neurons"), u, out));
+        CA_TRY(read_neuron_scores(path, name, json_object_get(value, "neurons_scores"), u, out));
     }
     if (found != out->graph.sources)
         return ca_fail(CA_E_DATA, "%s: nodes: expected all %lld and the logits, got %lld", path,
                        (long long)out->graph.sources, (long long)found);
-    if (neurons) ca_log(CA_LOG_WARNING, "%s: nodes: scores of neurons are left out", path);
     if (!scored) {
         free(out->node_score);
         out->node_score = NULL;
@@ -254,7 +266,9 @@ static void drop_empty_circuit(ca_circuit_file *file) {
     for (int64_t i = 0; i < file->graph.sources * file->graph.destinations; i++)
         if (file->in[i]) return;
     free(file->in);
+    free(file->neurons);
     file->in = NULL;
+    file->neurons = NULL;
 }
 
 static ca_status parse(const char *path, char *text, size_t size, json_t **out) {

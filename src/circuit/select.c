@@ -14,7 +14,7 @@
 
 typedef struct candidate {
     double key;
-    int64_t index; /* of an edge: source * R + destination */
+    int64_t index; /* of an edge: source * R + destination; of a neuron: source * D + coordinate */
 } candidate;
 
 /* The one that is picked first is at [0]. */
@@ -134,7 +134,12 @@ out:
     return st;
 }
 
+ca_status ca_circuit_add_neurons(const ca_circuit_graph *g, ca_circuit *circuit) {
+    return ca_calloc((size_t)(g->sources * g->width), sizeof *circuit->neurons, &circuit->neurons);
+}
+
 void ca_circuit_free(ca_circuit *circuit) {
+    free(circuit->neurons);
     free(circuit->edges);
     free(circuit->nodes);
     *circuit = (ca_circuit){0};
@@ -172,26 +177,54 @@ static void keep_row(const ca_circuit_graph *g, int64_t source, bool *edges) {
         if (source < ca_circuit_parents(g, v)) edges[source * g->destinations + v] = true;
 }
 
+/* Sources, or where the circuit has a mask of them their neurons, `each` a source. */
+static ca_status pick_sources(selection *s, int64_t each, ca_circuit_rule rule, int64_t count,
+                              double threshold, ca_circuit *out) {
+    ca_status st = CA_OK;
+    const int64_t whole = s->g->sources * each;
+    assert(rule != CA_CIRCUIT_GREEDY);
+    assert(rule == CA_CIRCUIT_THRESHOLD || (count >= 0 && count <= whole));
+    CA_TRY(ca_calloc((size_t)whole, sizeof *s->heap.items, &s->heap.items));
+    for (int64_t i = 0; i < whole; i++) append(s, i);
+    order(&s->heap);
+    for (int64_t n = 0; s->heap.count > 0; n++) {
+        const candidate first = pop(&s->heap);
+        const int64_t source = first.index / each;
+        if (rule == CA_CIRCUIT_TOP ? n >= count : first.key < threshold) break;
+        if (out->neurons) out->neurons[first.index] = true;
+        if (!out->nodes[source]) keep_row(s->g, source, out->edges);
+        out->nodes[source] = true;
+    }
+    ca_circuit_prune(s->g, out);
+out:
+    free(s->heap.items);
+    return st;
+}
+
 ca_status ca_circuit_select_nodes(const ca_circuit_graph *g, const double *score, bool absolute,
                                   ca_circuit_rule rule, int64_t count, double threshold,
                                   ca_circuit *out) {
     ca_status st = CA_OK;
     selection s = {.g = g, .score = score, .absolute = absolute};
-    assert(rule != CA_CIRCUIT_GREEDY);
-    assert(rule == CA_CIRCUIT_THRESHOLD || (count >= 0 && count <= g->sources));
     CA_TRY(ca_circuit_create(g, out));
-    CA_TRY(ca_calloc((size_t)g->sources, sizeof *s.heap.items, &s.heap.items));
-    for (int64_t u = 0; u < g->sources; u++) append(&s, u);
-    order(&s.heap);
-    for (int64_t n = 0; s.heap.count > 0; n++) {
-        const candidate first = pop(&s.heap);
-        if (rule == CA_CIRCUIT_TOP ? n >= count : first.key < threshold) break;
-        keep_row(g, first.index, out->edges);
-    }
-    ca_circuit_prune(g, out);
+    CA_TRY(pick_sources(&s, 1, rule, count, threshold, out));
+    return CA_OK;
 out:
-    free(s.heap.items);
-    if (st != CA_OK) ca_circuit_free(out);
+    ca_circuit_free(out);
+    return st;
+}
+
+ca_status ca_circuit_select_neurons(const ca_circuit_graph *g, const double *score, bool absolute,
+                                    ca_circuit_rule rule, int64_t count, double threshold,
+                                    ca_circuit *out) {
+    ca_status st = CA_OK;
+    selection s = {.g = g, .score = score, .absolute = absolute};
+    CA_TRY(ca_circuit_create(g, out));
+    CA_TRY(ca_circuit_add_neurons(g, out));
+    CA_TRY(pick_sources(&s, g->width, rule, count, threshold, out));
+    return CA_OK;
+out:
+    ca_circuit_free(out);
     return st;
 }
 
@@ -233,13 +266,35 @@ static void clear_column_without_readers(const ca_circuit_graph *g, const ca_cir
     for (int64_t u = 0; u < parents; u++) row(g, circuit, u)[v] = false;
 }
 
+static int64_t count_neurons(const ca_circuit_graph *g, const ca_circuit *circuit, int64_t source) {
+    int64_t count = 0;
+    for (int64_t d = 0; d < g->width; d++) count += circuit->neurons[source * g->width + d];
+    return count;
+}
+
+/* Nothing of what such a source puts out is its own. */
+static void drop_sources_without_neurons(const ca_circuit_graph *g, const ca_circuit *circuit) {
+    for (int64_t u = 0; u < g->sources; u++)
+        if (count_neurons(g, circuit, u) == 0)
+            memset(row(g, circuit, u), 0, (size_t)g->destinations);
+}
+
+static void clear_neurons_of_dropped(const ca_circuit_graph *g, ca_circuit *circuit) {
+    for (int64_t u = 0; u < g->sources; u++) {
+        if (circuit->nodes[u]) continue;
+        circuit->neuron_count -= count_neurons(g, circuit, u);
+        memset(circuit->neurons + u * g->width, 0, (size_t)g->width * sizeof(bool));
+    }
+}
+
 void ca_circuit_count(const ca_circuit_graph *g, ca_circuit *circuit) {
-    circuit->edge_count = circuit->node_count = 0;
+    circuit->edge_count = circuit->node_count = circuit->neuron_count = 0;
     for (int64_t u = 0; u < g->sources; u++) {
         const int64_t out = edges_out(g, circuit, u);
         circuit->nodes[u] = out > 0 && has_edge_in(g, circuit, u);
         circuit->edge_count += out;
         circuit->node_count += circuit->nodes[u];
+        if (circuit->neurons) circuit->neuron_count += count_neurons(g, circuit, u);
     }
 }
 
@@ -247,6 +302,7 @@ void ca_circuit_count(const ca_circuit_graph *g, ca_circuit *circuit) {
  * is met, all rows that could feed it are settled. Downwards: likewise all that could read it; and
  * what is dropped there has no edge out, so nobody loses an edge in. */
 void ca_circuit_prune(const ca_circuit_graph *g, ca_circuit *circuit) {
+    if (circuit->neurons) drop_sources_without_neurons(g, circuit);
     for (int64_t u = 0; u < g->sources; u++) {
         circuit->nodes[u] = has_edge_in(g, circuit, u);
         if (!circuit->nodes[u]) memset(row(g, circuit, u), 0, (size_t)g->destinations);
@@ -259,4 +315,5 @@ void ca_circuit_prune(const ca_circuit_graph *g, ca_circuit *circuit) {
         for (int i = 0; i < inputs; i++) clear_column_without_readers(g, circuit, columns[i]);
     }
     ca_circuit_count(g, circuit);
+    if (circuit->neurons) clear_neurons_of_dropped(g, circuit);
 }

@@ -68,6 +68,26 @@ static void write_layer(writer *w, int64_t layer) {
     for (int64_t u = 0; u < ca_circuit_parents(g, mlp) && !g->parallel; u++) write_edge(w, u, mlp);
 }
 
+/* What a source's neurons have, where the file has it. */
+static void write_neurons(writer *w, int64_t u) {
+    const ca_circuit_file *f = w->file;
+    const int64_t width = f->graph.width;
+    if (f->neurons) {
+        fputs(", \"neurons\": [", w->out);
+        for (int64_t d = 0; d < width; d++)
+            fprintf(w->out, "%s%s", d ? ", " : "", truth(f->neurons[u * width + d]));
+        fputs("]", w->out);
+    }
+    if (f->neuron_score) {
+        fputs(", \"neurons_scores\": [", w->out);
+        for (int64_t d = 0; d < width; d++) {
+            if (d) fputs(", ", w->out);
+            write_number(w->out, f->neuron_score[u * width + d]);
+        }
+        fputs("]", w->out);
+    }
+}
+
 static void write_nodes(writer *w, const bool *nodes) {
     char name[CA_CIRCUIT_NAME_MAX];
     const ca_circuit_graph *g = &w->file->graph;
@@ -78,6 +98,7 @@ static void write_nodes(writer *w, const bool *nodes) {
             fputs(", \"score\": ", w->out);
             write_number(w->out, w->file->node_score[u]);
         }
+        write_neurons(w, u);
         fputs("}, ", w->out);
     }
     fputs("\"logits\": {\"in_graph\": true}", w->out);

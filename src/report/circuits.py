@@ -32,9 +32,11 @@ def sizes(result):
 
 
 def chosen(result):
-    """What circuits were made of: edges, or nodes with all edges that leave them."""
+    """What circuits were made of: edges, or nodes or neurons with all edges that leave the nodes."""
     by_file = result.attributes("/circuits").get("select") == "file"
-    return "edges" if by_file or result.has_in("/edges", "score") else "nodes"
+    if by_file or result.has_in("/edges", "score"):
+        return "edges"
+    return "neurons" if result.has_in("/neurons", "score") else "nodes"
 
 
 def sizes_table(result, more=()):
@@ -44,6 +46,9 @@ def sizes_table(result, more=()):
     columns = [(f"{chosen(result)} asked for", [f"{n:,}" for n in requested]),
                ("% of all", [f"{100 * share:.3g}" for share in fraction]),
                ("edges kept", [f"{n:,}" for n in kept]), ("nodes kept", [f"{n:,}" for n in kept_nodes])]
+    neurons = result.array("/circuits/kept_neurons")
+    if neurons is not None:
+        columns.append(("neurons kept", [f"{n:,}" for n in neurons]))
     if threshold is not None:
         columns.insert(0, ("threshold", [f"{value:.4g}" for value in threshold]))
     for kind, name, title in AGAINST_TRUTH:
@@ -83,8 +88,9 @@ def faithfulness(result, figures):
         (f"{what} asked for", at.get("metric", "metric"),
          " · ".join(["what circuits keep of the model", *areas])))
     pairs = f" over {each.shape[1]:,} pairs" if each is not None else ""
+    masks = "; of a node inside, all but the neurons kept" if result.has_in("/circuits", "neurons") else ""
     about = page.note(
-        f"All edges outside the circuit are ablated. Faithfulness: 0 = the ablated run, 1 = the clean run. "
+        f"All edges outside the circuit are ablated{masks}. Faithfulness: 0 = the ablated run, 1 = the clean run. "
         f"CPR: area under it over the share of {what} asked for, higher is better; CMD: area between it and 1, "
         f"0 is best. {selection(result) if areas else ''}Bars: 95 % intervals{pairs}.")
     return about + page.picture(png, "metric of circuits over their size") + sizes_table(result, columns)

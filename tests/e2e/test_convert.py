@@ -220,37 +220,44 @@ def masked(node, mask, **scores):
 
 
 def test_masks_of_neurons(causa, tmp_path):
-    """Nodes are kept whole or not at all: a mask that leaves out a neuron is another circuit, unless
-    no edge of the circuit leaves the node."""
-    width, graph = 24, circuit()
-    out = {node: [name for name, edge in graph["edges"].items()
-                  if edge["in_graph"] and name.startswith(f"{node}->")] for node in graph["nodes"]}
-    kept = next(node for node in out if out[node])
-    plain = lambda name: causa("convert", write(tmp_path / "in.json", name), tmp_path / "x.h5",
-                               "--overwrite", check=False)
-    done = plain(masked(kept, [True] * 5 + [False] * 2 + [True] * (width - 7)))
-    assert done.returncode == 3 and not (tmp_path / "x.h5").exists()
-    assert f"nodes: {kept}: neurons: expected true for all 24, got false for 2 of them" in done.stderr
-    assert "hint: circuits are made of whole nodes" in done.stderr
-    whole = plain(masked(kept, [True] * width))
-    assert whole.returncode == 0 and "left out" not in whole.stderr
-    scored = plain(masked(kept, [True] * width, neurons_scores=[0.5] * width))
-    assert scored.returncode == 0 and "scores of neurons are left out" in scored.stderr
-    for edge in out[kept]:
-        graph["edges"][edge]["in_graph"] = False
-    graph["nodes"][kept]["neurons"] = [False] * width
-    assert plain(graph).returncode == 0
+    """The peers' lists of a node go into a result file and back; other nodes keep all."""
+    mask, scores = [True] * 5 + [False] * 2 + [True] * 17, [0.5] * 23 + [-2.0]
+    causa("convert", write(tmp_path / "in.json", masked("m0", mask, neurons_scores=scores)), tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5") as file:
+        row = file["edges/source"].asstr()[:].tolist().index("m0")
+        kept, score = file["circuits/neurons"][0], file["neurons/score"][:]
+        assert (kept[row] == mask).all() and np.delete(kept, row, axis=0).all()
+        assert file["circuits/kept_neurons"][:] == [kept.sum()] == [kept.size - 2]
+        assert (score[row] == scores).all() and np.isnan(np.delete(score, row, axis=0)).all()
+    causa("convert", tmp_path / "x.h5", tmp_path / "out.json")
+    nodes = json.loads((tmp_path / "out.json").read_text())["nodes"]
+    assert nodes["m0"]["neurons"] == mask and nodes["m0"]["neurons_scores"] == scores
+    assert nodes["input"]["neurons"] == [True] * 24 and "neurons" not in nodes["logits"]
 
 
-@pytest.mark.parametrize("mask, part", [
-    ("all", "neurons: expected a list, got a text"),
-    ([True] * 23, "neurons: expected 24 times true or false, got 23"),
-    ([True] * 23 + [1], "neurons[23]: expected true or false, got another number"),
+@pytest.mark.parametrize("mask, scores, part", [
+    ("all", {}, "neurons: expected a list, got a text"),
+    ([True] * 23, {}, "neurons: expected 24 times true or false, got 23"),
+    ([True] * 23 + [1], {}, "neurons[23]: expected true or false, got another number"),
+    ([True] * 24, {"neurons_scores": [1, 2]}, "neurons_scores: expected 24 numbers, got 2"),
+    ([True] * 24, {"neurons_scores": [0.5] * 23 + [True]}, "neurons_scores[23]: expected a number, got"),
 ])
-def test_bad_masks(causa, tmp_path, mask, part):
-    done = causa("convert", write(tmp_path / "in.json", masked("m0", mask)), tmp_path / "x.h5",
+def test_bad_masks(causa, tmp_path, mask, scores, part):
+    done = causa("convert", write(tmp_path / "in.json", masked("m0", mask, **scores)), tmp_path / "x.h5",
                  check=False)
     assert done.returncode == 3 and f"nodes: m0: {part}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["circuits/neurons", "neurons/score"])
+def test_neurons_of_another_width(causa, tmp_path, name):
+    whole = masked("m0", [True] * 24, neurons_scores=[0.5] * 24)
+    causa("convert", write(tmp_path / "in.json", whole), tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        values = file[name][..., 1:]
+        del file[name]
+        file[name] = values
+    done = causa("convert", tmp_path / "x.h5", tmp_path / "out.json", check=False)
+    assert done.returncode == 3 and f"/{name}: its sizes do not fit" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("level, what", [("node", "nodes"), ("neuron", "neurons"),
@@ -264,7 +271,7 @@ def test_levels_without_edges(causa, tmp_path, level, what):
     assert done.returncode == 3 and not (tmp_path / "out.json").exists()
     assert f"got scores of {what} alone (method.level: {level})" in done.stderr
     assert "hint: method.level: edge" in done.stderr
-    assert ("method.circuit.fractions" in done.stderr) == (level == "node")
+    assert ("method.circuit.fractions" in done.stderr) == (level != "hidden")
 
 
 def test_columns_that_heads_share_are_told(causa, tmp_path):

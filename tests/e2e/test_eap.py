@@ -480,6 +480,7 @@ def test_all_bad_rows_are_listed(causa, tmp_path, text_model):
     ({"variant": "clean-corrupted", "ablation": "zero"}, {}, ["method.ablation", "patching"]),
     ({"variant": "information-flow", "ablation": "mean"}, {}, ["method.ablation", "patching"]),
     ({"variant": "information-flow", "level": "neuron"}, {}, ["method.level", "no scores of neurons"]),
+    ({"level": "hidden", "circuit": {"sizes": [3]}}, {}, ["method.level", "edge, node or neuron"]),
     ({"compare": ["ig-inputs"]}, {}, ["method.compare", "other than method.variant"]),
     ({"kv_columns": "head"}, {}, ["method.kv_columns", "native"]),
     ({"compat": "acdc"}, {}, ["method.compat", "eap-ig"]),

@@ -9,7 +9,7 @@ import files
 import h5py
 import numpy as np
 import pytest
-from test_eap import HEADS, LAYERS, demo, near, pairs  # noqa: F401 (fixtures)
+from test_eap import DEMO, HEADS, LAYERS, demo, near, pairs  # noqa: F401 (fixtures)
 from test_patch import id_pairs
 
 
@@ -64,6 +64,36 @@ def test_intervals_of_nodes(demo, tmp_path):
     width = bounds[1] - bounds[0]
     some = width > 1e-3 * width.max()
     assert some.sum() > 20 and 0.7 < np.median((high - low)[some] / width[some]) < 1.3
+
+
+# ---- circuits of neurons
+
+
+def test_circuits_of_neurons(demo, causa, tmp_path):
+    """The largest scores; every edge out of a node that keeps one; all of them are the model."""
+    method = {"steps": 3, "level": "neuron", "evaluate": {"faithfulness": True}}
+    fractions = [0.003, 0.1, 0.5, 1]
+    result = demo({**method, "circuit": {"fractions": fractions}})
+    score = np.abs(result["neurons/score"].astype(np.float64))
+    masks, inside = result["circuits/neurons"].astype(bool), result["circuits/in_circuit"].astype(bool)
+    assert (result["circuits/requested"] == [int(q * score.size) for q in fractions]).all()
+    assert (result["circuits/kept_neurons"] == masks.sum(axis=(1, 2))).all()
+    assert result["circuits/kept_neurons"][-1] == score.size
+    for mask, edges, count in zip(masks, inside, result["circuits/requested"]):
+        least = np.sort(score, axis=None)[-count]
+        assert (mask <= (score >= least * (1 - 1e-6))).all()  # pruning takes whole nodes only
+        kept = mask.any(axis=1)
+        assert (mask[kept] >= (score > least * (1 + 1e-6))[kept]).all()
+        assert (edges.any(axis=1) == kept).all() and edges[kept, -1].all()
+    share = result["faithfulness/normalized"]
+    assert share[-1] == pytest.approx(1, abs=1e-6) and abs(share[-2] - 1) > 1e-4
+    for ablation in ("zero", "mean"):
+        share = demo({**method, "variant": "eap", "ablation": ablation,
+                      "circuit": {"sizes": [0, score.size]}})["faithfulness/normalized"]
+        assert share == pytest.approx([0, 1], abs=1e-5)
+    said = causa("run", tmp_path / "r.yaml", f"output={tmp_path / 'said.h5'}", "data.limit=2",
+                 f"data.file={DEMO / 'ioi'}.csv").stdout
+    assert "circuits: neurons asked for, neurons and edges kept, faithfulness" in said
 
 
 # ---- paths and ablations

@@ -50,6 +50,25 @@ def test_the_baseline_is_that_of_an_attribution(causa, attributed, given, more):
     assert {"clean_mean", "corrupted_mean", "accuracy"} <= set(headlines)
 
 
+def test_circuits_of_neurons(causa, tmp_path):
+    """Of a result, and as JSON: the same neurons keep as much of the model."""
+    config = files.write_config(tmp_path / "n.yaml", {**EAP, "steps": 2}, files.id_pairs(4), backend="ref",
+                                model=files.MODELS / "smollm2")
+    run = lambda name, *more: causa("run", config, f"output={tmp_path / name}.h5", *more)
+    run("own", "method.level=neuron", "method.circuit.fractions=[0.2,0.6]", "method.evaluate.faithfulness=true")
+    causa("convert", tmp_path / "own.h5", tmp_path / "one.json", "--circuit", "1")
+    own = files.datasets(tmp_path / "own.h5")
+    share = own["faithfulness/normalized"][1]
+    assert abs(share - 1) > 1e-6
+    for name, given in (("h5", f"{{file: {tmp_path / 'own.h5'}, number: 1}}"),
+                        ("json", f"{{file: {tmp_path / 'one.json'}}}")):
+        run(name, f"method.circuit={given}")
+        result = files.datasets(tmp_path / f"{name}.h5")
+        assert (result["circuits/neurons"][0] == own["circuits/neurons"][1]).all()
+        assert result["circuits/kept_neurons"] == own["circuits/kept_neurons"][1]
+        assert result["faithfulness/normalized"] == pytest.approx([share], rel=1e-12)
+
+
 def test_stop_and_resume(causa, tmp_path):
     """The baseline of the pairs that were done is kept."""
     config = files.write_config(tmp_path / "long.yaml", {**EAP, "variant": "eap", "circuit": {"sizes": [9]}},

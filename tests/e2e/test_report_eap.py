@@ -205,6 +205,21 @@ def test_large_drawings_are_cut(tmp_path, sizes, count, words):
     assert sorted(chosen) == sorted(best)
 
 
+def test_circuits_of_neurons(tmp_path):
+    """The table counts what was asked for and what is kept; what is ablated is said."""
+    score = write_edges(tmp_path / "x.h5")
+    write_circuits(tmp_path / "x.h5", score, (20, 40))
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["edges/score"]
+        file["neurons/name"] = file["nodes/name"][()]
+        file["neurons/score"] = np.ones((score.shape[0], WIDTH), np.float32)
+        file["circuits/neurons"] = np.ones((2, score.shape[0], WIDTH), bool)
+        file["circuits/kept_neurons"] = np.array([1017, 2034])
+    text = page_of(tmp_path)
+    for expected in ("neurons asked for", "neurons kept", "1,017", "2,034", "all but the neurons kept"):
+        assert expected in text, expected
+
+
 def test_circuit_without_scores(tmp_path):
     """A circuit that was given is drawn in grey; nodes that were asked for are called nodes."""
     import circuits

@@ -49,7 +49,8 @@ def test_every_dataset_is_documented(demo_result, capture_result, matrix_result,
     for level in ("neuron", "hidden"):
         units.append(tmp_path / f"{level}.h5")
         causa("run", "configs/demo.yaml", "data.file=experiments/eap/ioi.csv", "data.limit=2",
-              f"output={units[-1]}", f"method={{kind: eap, level: {level}}}")
+              f"output={units[-1]}", f"method={{kind: eap, level: {level}}}",
+              *(["method.circuit.sizes=[9]"] if level == "neuron" else []))
     for path in (demo_result, capture_result, matrix_result, evaluation_result, *patch_results,
                  *eap_results, more, *units):
         for dataset in datasets(path):

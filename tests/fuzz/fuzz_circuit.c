@@ -35,6 +35,11 @@ static void check_same(const ca_circuit_file *a, const ca_circuit_file *b) {
     require(!a->node_score == !b->node_score);
     for (int64_t u = 0; a->node_score && u < a->graph.sources; u++)
         require(same(a->node_score[u], b->node_score[u]));
+    const int64_t neurons = a->graph.sources * a->graph.width;
+    require(!a->neurons == !b->neurons && !a->neuron_score == !b->neuron_score);
+    require(!a->neurons || memcmp(a->neurons, b->neurons, (size_t)neurons) == 0);
+    for (int64_t i = 0; a->neuron_score && i < neurons; i++)
+        require(same(a->neuron_score[i], b->neuron_score[i]));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {

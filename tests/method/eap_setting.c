@@ -99,6 +99,7 @@ void eap_setting_open(eap_setting *s, fixture *f, const ca_dataset *data, int64_
         .group = {s->group.count, rows, s->group.prefix_rows, s->group.count},
         .lanes = lanes,
         .sources = sources ? sources : lanes * s->graph.sources,
+        .neurons = true,
     };
     ok(ca_eap_runs_create(f->model, &s->graph, sizes, &s->runs));
     ok(ca_eap_runs_group(s->runs, &s->group, s->prefix, &s->ablated));
@@ -136,6 +137,16 @@ ca_circuit random_circuit(const ca_circuit_graph *g, double chance, uint64_t see
             int64_t edge = u * g->destinations + v;
             c.edges[edge] = ca_philox_uniform(key, (uint64_t)edge) < chance;
         }
+    ca_circuit_prune(g, &c);
+    return c;
+}
+
+ca_circuit random_neurons(const ca_circuit_graph *g, double edges, double neurons, uint64_t seed) {
+    ca_circuit c = random_circuit(g, edges, seed);
+    ca_philox_key key = {.seed = seed, .stream = ca_stream("neurons")};
+    ok(ca_circuit_add_neurons(g, &c));
+    for (int64_t i = 0; i < g->sources * g->width; i++)
+        c.neurons[i] = ca_philox_uniform(key, (uint64_t)i) < neurons;
     ca_circuit_prune(g, &c);
     return c;
 }

@@ -40,6 +40,8 @@ double *eap_setting_run(eap_setting *s, const ca_circuit *circuits, int64_t coun
 
 /* Every edge with the given chance, pruned. */
 ca_circuit random_circuit(const ca_circuit_graph *g, double chance, uint64_t seed);
+/* The same with a mask that keeps every neuron with a chance of its own. */
+ca_circuit random_neurons(const ca_circuit_graph *g, double edges, double neurons, uint64_t seed);
 ca_circuit full_circuit(const ca_circuit_graph *g);
 
 /* Logits [V] of a circuit at the last token of pair n of the data, on whole prompts: the input of

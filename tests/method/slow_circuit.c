@@ -4,6 +4,7 @@
  *
  *   x_v = background + sum over kept u -> v of out_u + sum over the others of ablated_u
  *
+ * where of out_u the neurons that a mask leaves out are those of ablated_u.
  * Each head and MLP is run by a pass over its one block that starts from its own input; the sums
  * are made here, in float64. Knows neither lanes, nor deltas, nor prefixes.
  */
@@ -65,6 +66,14 @@ static double *positions_of(slow *w) {
 
 /* ---- one destination, one node */
 
+/* The output of a source whose edge is kept: neuron by neuron its own, or the ablated one. */
+static void add_kept(const slow *w, int64_t u, double *x) {
+    const bool *neurons = w->circuit->neurons;
+    int64_t d = w->s->f->width, size = size_of(w);
+    for (int64_t i = 0; i < size; i++)
+        x[i] += (!neurons || neurons[u * d + i % d] ? w->now : w->ablated)[u * size + i];
+}
+
 /* biases: output biases of attention before the destination. */
 static ca_tensor input_of(const slow *w, int64_t destination, int64_t biases) {
     fixture *f = w->s->f;
@@ -79,7 +88,10 @@ static ca_tensor input_of(const slow *w, int64_t destination, int64_t biases) {
     }
     for (int64_t u = 0; u < ca_circuit_parents(g, destination); u++) {
         bool kept = w->circuit->edges[u * g->destinations + destination];
-        add_to(x, (kept ? w->now : w->ablated) + u * size, size);
+        if (kept)
+            add_kept(w, u, x);
+        else
+            add_to(x, w->ablated + u * size, size);
     }
     return tensor_of(f, 2, (int64_t[]){w->rows, f->width}, x);
 }

@@ -6,6 +6,7 @@
 #include "eap_golden.h"
 #include "eap_setting.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -183,6 +184,69 @@ static void test_slow_evaluation(void **state) {
     on_goldens("ref", on_golden);
 }
 
+/* ---- masks of neurons */
+
+/* All neurons are no mask, none the empty circuit, and those of some nodes the circuit of these. */
+static void whole_nodes(fixture *f, const ca_dataset *data, int64_t kv_columns) {
+    eap_setting s;
+    eap_setting_open(&s, f, data, 0, data->count, kv_columns, ABLATE_PATCHING, 5, 0);
+    const ca_circuit_graph *g = &s.graph;
+    ca_circuit circuits[] = {random_circuit(g, 0.6, 4), random_neurons(g, 0.6, 2, 4),
+                             random_neurons(g, 2, 0, 0), random_neurons(g, 2, 2, 0),
+                             full_circuit(g)};
+    int64_t each = s.group.count * f->vocab;
+    for (int64_t u = 1; u < g->sources; u += 3) { /* of the last two: without every third source */
+        for (int64_t d = 0; d < g->width; d++) circuits[3].neurons[u * g->width + d] = false;
+        for (int64_t v = 0; v < g->destinations; v++)
+            circuits[4].edges[u * g->destinations + v] = false;
+    }
+    for (int i = 3; i < 5; i++) ca_circuit_prune(g, &circuits[i]);
+    assert_int_equal(circuits[3].neuron_count, circuits[4].node_count * g->width);
+    const double *logits = eap_setting_run(&s, circuits, 5);
+    same(f, "all neurons", logits + each, logits, each, rounding);
+    same(f, "no neuron", logits + 2 * each, s.corrupted, each, rounding);
+    same(f, "neurons of nodes", logits + 3 * each, logits + 4 * each, each, rounding);
+    eap_setting_close(&s);
+    free_circuits(circuits, 5);
+}
+
+static void test_whole_nodes(void **state) {
+    (void)state;
+    on_all_models(whole_nodes);
+}
+
+/* Masks of all edges and of some, beside a circuit without, against the slow evaluation, which
+ * chooses between own and ablated values one by one; and they do make a difference. */
+static void masked_like_slow(fixture *f, const ca_dataset *data, int64_t kv_columns) {
+    enum { CIRCUITS = 4 };
+    eap_setting s;
+    eap_setting_open(&s, f, data, 0, data->count, kv_columns, ABLATE_PATCHING, CIRCUITS, 0);
+    const ca_circuit_graph *g = &s.graph;
+    ca_circuit circuits[CIRCUITS] = {random_neurons(g, 2, 0.3, 5), random_circuit(g, 0.7, 6),
+                                     random_neurons(g, 0.7, 0.7, 6), random_neurons(g, 2, 0.9, 7)};
+    const double *logits = eap_setting_run(&s, circuits, CIRCUITS);
+    int64_t each = s.group.count * f->vocab;
+    for (int i = 0; i < CIRCUITS; i++)
+        for (int64_t n = 0; n < data->count; n += 2)
+            near(f, "neurons", logits + i * each + n * f->vocab,
+                 slow_circuit(&s, &circuits[i], n, ABLATE_PATCHING), f->vocab,
+                 f->exact ? 1e-11 : 1e-5);
+    double most = 0;
+    for (int64_t i = 0; i < each; i++)
+        most = fmax(most, fabs(logits[2 * each + i] - logits[each + i]));
+    assert_true(most > 1e-3);
+    eap_setting_close(&s);
+    free_circuits(circuits, CIRCUITS);
+}
+
+static void test_masks_of_neurons(void **state) {
+    (void)state;
+    running_law = masked_like_slow;
+    on_fixtures(some_fixtures, "ref", on_fixture);
+    on_fixtures(some_fixtures, "cpu", on_fixture);
+    on_goldens("ref", on_golden);
+}
+
 /* Edges that pruning drops change nothing: what they lead to, or come from, is not in the circuit.
  */
 static void dead_ends(fixture *f, const ca_dataset *data, int64_t kv_columns) {
@@ -255,6 +319,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_models), cmocka_unit_test(test_golden_circuits),
         cmocka_unit_test(test_ends),          cmocka_unit_test(test_slow_evaluation),
+        cmocka_unit_test(test_whole_nodes),   cmocka_unit_test(test_masks_of_neurons),
         cmocka_unit_test(test_dead_ends),     cmocka_unit_test(test_company),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

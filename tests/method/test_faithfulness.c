@@ -54,7 +54,7 @@ typedef struct work {
     char path[64];
 } work;
 
-static ca_status prepare(work *w, eap_golden *g, const char *yaml, bool nodes) {
+static ca_status prepare(work *w, eap_golden *g, const char *yaml, eap_level level) {
     const ca_option *const tables[] = {options, NULL};
     *w = (work){.g = g, .metric = {.kind = ca_metric_find("logit_diff"), .sequences = &g->data}};
     ok(ca_document_parse(yaml, strlen(yaml), "test.yaml", NULL, 0, &w->document));
@@ -69,7 +69,7 @@ static ca_status prepare(work *w, eap_golden *g, const char *yaml, bool nodes) {
                       .batch = 8, /* rows: the pairs make several groups */
                       .model = g->f.model};
     snprintf(w->path, sizeof w->path, "/tmp/causa-faithfulness-%d.h5", (int)getpid());
-    return ca_eap_faithfulness_prepare(&w->job, &g->graph, &w->metric, false, nodes, &w->plan,
+    return ca_eap_faithfulness_prepare(&w->job, &g->graph, &w->metric, false, level, &w->plan,
                                        &w->faithfulness);
 }
 
@@ -109,7 +109,7 @@ static void check_curve(eap_golden *g, const char *yaml, int first, int count) {
     fixture *f = &g->f;
     int64_t pairs = g->data.count;
     double clean = 0, corrupted = 0, value, limit = f->exact ? 1e-10 : 1e-5;
-    ok(prepare(&w, g, yaml, false));
+    ok(prepare(&w, g, yaml, EAP_EDGES));
     run(&w, eap_golden_scores(g, "EAP-IG-inputs_m5_k0to4"));
     ok(ca_result_finish(w.job.result));
     ok(ca_result_reader_open_any(w.path, &reader));
@@ -165,7 +165,7 @@ static void shares_and_thresholds(eap_golden *g) {
     const ca_circuit_graph *graph = &g->graph;
     double *score = eap_golden_scores(g, "EAP"), value[10];
     int64_t requested[10], kept[10];
-    ok(prepare(&w, g, "method: {evaluate: {faithfulness: true}}", false));
+    ok(prepare(&w, g, "method: {evaluate: {faithfulness: true}}", EAP_EDGES));
     run(&w, score);
     ok(ca_result_read_back(w.job.result, "/circuits/requested", requested));
     ok(ca_result_read_back(w.job.result, "/circuits/kept_edges", kept));
@@ -179,7 +179,7 @@ static void shares_and_thresholds(eap_golden *g) {
 
     int64_t reach = 0, edges = graph->sources * graph->destinations;
     for (int64_t i = 0; i < edges; i++) reach += fabs(score[i]) >= 0.01;
-    ok(prepare(&w, g, "method: {circuit: {select: threshold, thresholds: [0.01]}}", false));
+    ok(prepare(&w, g, "method: {circuit: {select: threshold, thresholds: [0.01]}}", EAP_EDGES));
     assert_false(w.faithfulness->evaluate);
     run(&w, score);
     assert_false(ca_result_has(w.job.result, "/faithfulness"));
@@ -196,7 +196,7 @@ static void whole_nodes(eap_golden *g) {
     int64_t kept[2];
     for (int64_t u = 0; u < g->graph.sources; u++) score[u] = (double)(u + 1);
     ok(prepare(&w, g, "method: {circuit: {fractions: [0.5, 1]}, evaluate: {faithfulness: true}}",
-               true));
+               EAP_NODES));
     run(&w, score);
     ok(ca_result_read_back(w.job.result, "/circuits/kept_edges", kept));
     ok(ca_result_read_back(w.job.result, "/faithfulness/normalized", value));
@@ -209,8 +209,47 @@ static void whole_nodes(eap_golden *g) {
     release(&w);
 }
 
+/* Neurons by their scores: none and all are the ends, those of whole nodes the nodes' circuit, and
+ * a threshold counts those that reach it. */
+static void parts_of_nodes(eap_golden *g) {
+    int64_t sources = g->graph.sources, width = g->graph.width, all = sources * width;
+    double *node = numbers(&g->f, sources), *score = numbers(&g->f, all), of_nodes, value[4];
+    int64_t kept[4], requested[4];
+    char yaml[160];
+    work w;
+    for (int64_t u = 0; u < sources; u++) node[u] = (double)(sources - u);
+    for (int64_t i = 0; i < all; i++) score[i] = node[i / width];
+    ok(prepare(&w, g, "method: {circuit: {sizes: [5]}, evaluate: {faithfulness: true}}",
+               EAP_NODES));
+    run(&w, node);
+    ok(ca_result_read_back(w.job.result, "/faithfulness/normalized", &of_nodes));
+    ca_result_abandon(w.job.result);
+    release(&w);
+    snprintf(yaml, sizeof yaml,
+             "method: {circuit: {sizes: [0, %lld, %lld, %lld]}, evaluate: {faithfulness: true}}",
+             (long long)(5 * width), (long long)(5 * width + 3), (long long)all);
+    ok(prepare(&w, g, yaml, EAP_NEURONS));
+    run(&w, score);
+    ok(ca_result_read_back(w.job.result, "/circuits/kept_neurons", kept));
+    ok(ca_result_read_back(w.job.result, "/faithfulness/normalized", value));
+    assert_true(kept[0] == 0 && kept[2] == 5 * width + 3 && kept[3] == all);
+    assert_true(fabs(value[0]) < 1e-12 && fabs(value[3] - 1) < 1e-12);
+    assert_true(fabs(value[1] - of_nodes) < 1e-12 && fabs(value[2] - of_nodes) > 1e-6);
+    ca_result_abandon(w.job.result);
+    release(&w);
+    ok(prepare(&w, g, "method: {circuit: {select: threshold, thresholds: [3, 2, 1, 1e9]}}",
+               EAP_NEURONS));
+    run(&w, score);
+    ok(ca_result_read_back(w.job.result, "/circuits/requested", requested));
+    for (int i = 0; i < 3; i++) assert_int_equal(requested[i], all - (2 - i) * width);
+    assert_int_equal(requested[3], 0);
+    ca_result_abandon(w.job.result);
+    release(&w);
+}
+
 static void test_choices(void **state) {
     (void)state;
+    on_goldens("ref", parts_of_nodes);
     on_goldens("ref", shares_and_thresholds);
     on_goldens("ref", whole_nodes);
 }
@@ -237,7 +276,7 @@ static void stopped(eap_golden *g) {
     kind.value = stopping;
     assert_int_equal(2 * g->data.count, 14);
     ok(prepare(&w, g, "method: {circuit: {sizes: [20, 60]}, evaluate: {faithfulness: true}}",
-               false));
+               EAP_EDGES));
     assert_true(w.faithfulness->packing.batches > 2);
     run(&w, score);
     ok(ca_result_read_back(w.job.result, "/faithfulness/per_example", whole));
@@ -266,9 +305,9 @@ static void test_stopped_run(void **state) {
 
 /* ---- options that cannot be */
 
-static void refused(eap_golden *g, const char *yaml, bool nodes, const char *message) {
+static void refused(eap_golden *g, const char *yaml, eap_level level, const char *message) {
     work w;
-    ca_status st = prepare(&w, g, yaml, nodes);
+    ca_status st = prepare(&w, g, yaml, level);
     assert_int_not_equal(st, CA_OK);
     if (!strstr(ca_error_text(), message))
         fail_msg("expected '%s' in '%s'", message, ca_error_text());
@@ -277,21 +316,26 @@ static void refused(eap_golden *g, const char *yaml, bool nodes, const char *mes
 }
 
 static void bad_options(eap_golden *g) {
-    refused(g, "method: {circuit: {sizes: [10, 100000]}}", false,
+    refused(g, "method: {circuit: {sizes: [10, 100000]}}", EAP_EDGES,
             "test.yaml:1:27: method.circuit.sizes: expected at most");
-    refused(g, "method: {circuit: {fractions: [0.5, 1.5]}}", false,
+    refused(g, "method: {circuit: {fractions: [0.5, 1.5]}}", EAP_EDGES,
             "method.circuit.fractions[1]: expected a number in (0..1]");
-    refused(g, "method: {circuit: {fractions: [0]}}", false,
+    refused(g, "method: {circuit: {fractions: [0]}}", EAP_EDGES,
             "method.circuit.fractions[0]: expected a number in (0..1]");
-    refused(g, "method: {circuit: {fractions: [0.5], sizes: [3]}}", false,
+    refused(g, "method: {circuit: {fractions: [0.5], sizes: [3]}}", EAP_EDGES,
             "method.circuit.fractions: expected sizes or fractions, got both");
-    refused(g, "method: {circuit: {select: threshold}, evaluate: {faithfulness: true}}", false,
+    refused(g, "method: {circuit: {select: threshold}, evaluate: {faithfulness: true}}", EAP_EDGES,
             "method.circuit.select: expected method.circuit.thresholds");
-    refused(g, "method: {circuit: {thresholds: [1]}}", false,
+    refused(g, "method: {circuit: {thresholds: [1]}}", EAP_EDGES,
             "method.circuit.thresholds: expected select: threshold");
-    refused(g, "method: {circuit: {select: greedy, sizes: [3]}}", true,
+    refused(g, "method: {circuit: {select: greedy, sizes: [3]}}", EAP_NODES,
             "method.circuit.select: expected top or threshold where nodes are scored, got greedy");
-    refused(g, "method: {circuit: {file: /nowhere/circuit.json}}", false,
+    refused(
+        g, "method: {circuit: {select: greedy, sizes: [3]}}", EAP_NEURONS,
+        "method.circuit.select: expected top or threshold where neurons are scored, got greedy");
+    refused(g, "method: {circuit: {sizes: [1000000]}}", EAP_NEURONS,
+            "the neurons of the model, got");
+    refused(g, "method: {circuit: {file: /nowhere/circuit.json}}", EAP_EDGES,
             "test.yaml:1:26: method.circuit.file: /nowhere/circuit.json");
 }
 
@@ -315,7 +359,7 @@ static void circuit_files(eap_golden *g) {
     snprintf(path, sizeof path, "/tmp/causa-circuit-%d.json", (int)getpid());
     ok(ca_circuit_file_write(path, &file, NULL));
     snprintf(yaml, sizeof yaml, "method: {circuit: {file: %s}}", path);
-    ok(prepare(&w, g, yaml, false));
+    ok(prepare(&w, g, yaml, EAP_EDGES));
     assert_false(ca_eap_faithfulness_needs_score(w.faithfulness));
     run(&w, NULL);
     ok(ca_result_read_back(w.job.result, "/faithfulness/per_example", value));
@@ -326,7 +370,7 @@ static void circuit_files(eap_golden *g) {
     release(&w);
 
     snprintf(yaml, sizeof yaml, "method: {circuit: {file: %s, sizes: [20, 120]}}", path);
-    ok(prepare(&w, g, yaml, false));
+    ok(prepare(&w, g, yaml, EAP_EDGES));
     run(&w, NULL);
     ok(ca_result_read_back(w.job.result, "/circuits/kept_edges", kept));
     assert_int_equal(kept[0], g->circuits[1].kept);
@@ -349,7 +393,7 @@ static void test_circuit_files(void **state) {
     eap_golden_close(&g);
     eap_golden_open(&g, "tiny_seq", "ref");
     snprintf(yaml, sizeof yaml, "method: {circuit: {file: %s}}", path);
-    refused(&g, yaml, false, "test.yaml:1:26: method.circuit.file: ");
+    refused(&g, yaml, EAP_EDGES, "test.yaml:1:26: method.circuit.file: ");
     eap_golden_close(&g);
     unlink(path);
 }

@@ -94,6 +94,37 @@ static void test_by_hand(void **state) {
     ca_circuit_file_free(&file);
 }
 
+/* Neurons of a node in the peers' keys; through a result file, where scores are float32. A node
+ * without a list keeps all of its neurons. */
+static void test_neurons(void **state) {
+    (void)state;
+    static const char text[] =
+        CFG "\"nodes\": {\"input\": {\"in_graph\": true, "
+            "\"neurons\": [true, false, true, false, false, false, false, true], "
+            "\"neurons_scores\": [1.5, -2.0, 0.25, NaN, 0.0, 8.0, Infinity, 3.0]}, "
+            "\"a0.h0\": {\"in_graph\": true}, \"m0\": {\"in_graph\": false}, "
+            "\"logits\": {\"in_graph\": true}}, " EDGES;
+    const bool kept[8] = {true, false, true, false, false, false, false, true};
+    ca_circuit_file file, other;
+    write_text(json, text);
+    ok(ca_circuit_file_read(json, &file));
+    assert_memory_equal(file.neurons, kept, sizeof kept);
+    for (int i = 8; i < 3 * 8; i++) assert_true(file.neurons[i] && isnan(file.neuron_score[i]));
+    assert_true(file.neuron_score[1] == -2 && isnan(file.neuron_score[3]));
+    ok(ca_circuit_file_write(again, &file, NULL));
+    ok(ca_circuit_file_write(h5, &file, NULL));
+    for (int i = 0; i < 2; i++) {
+        ok(ca_circuit_file_read(i ? h5 : again, &other));
+        assert_memory_equal(other.neurons, file.neurons, 3 * 8 * sizeof(bool));
+        for (int n = 0; n < 3 * 8; n++)
+            assert_true(isnan(file.neuron_score[n])
+                            ? isnan(other.neuron_score[n])
+                            : other.neuron_score[n] == file.neuron_score[n]);
+        ca_circuit_file_free(&other);
+    }
+    ca_circuit_file_free(&file);
+}
+
 /* Lines, spaces, the order of keys, whole numbers and literals inside of texts. */
 static void test_other_spelling(void **state) {
     (void)state;
@@ -419,16 +450,10 @@ int main(void) {
     ca_log_set_level(CA_LOG_ERROR);
     const struct CMUnitTest all[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
-        TEST(test_by_hand),
-        TEST(test_other_spelling),
-        TEST(test_round_trips),
-        TEST(test_order_of_names),
-        TEST(test_one_of_several_circuits),
-        TEST(test_broken_json),
-        TEST(test_broken_results),
-        TEST(test_other_models),
-        TEST(test_unwritable),
-        TEST(test_full_disk),
+        TEST(test_by_hand),     TEST(test_neurons),        TEST(test_other_spelling),
+        TEST(test_round_trips), TEST(test_order_of_names), TEST(test_one_of_several_circuits),
+        TEST(test_broken_json), TEST(test_broken_results), TEST(test_other_models),
+        TEST(test_unwritable),  TEST(test_full_disk),
 #undef TEST
     };
     return cmocka_run_group_tests(all, NULL, NULL);

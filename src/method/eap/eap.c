@@ -70,6 +70,8 @@ static const char *const conventions[] = {
     "precision bf16: the difference of outputs and the gradient that make an edge's score are "
     "rounded to bf16, their products summed in float32",
     "a node's score is the sum of those of the edges that leave it",
+    "a circuit of neurons has every edge out of a node that keeps one; who reads such a node has "
+    "its own output in the coordinates kept, the ablated one in the others",
     "hidden units are ablated before the MLP's output projection, whose bias stays",
     "circuits: the edges asked for, pruned; faithfulness: (mean metric of the circuit - ablated) / "
     "(clean - ablated), a ratio of means; cpr, cmd: areas under it and under |1 - it| over the "
@@ -141,16 +143,9 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     eap *e = NULL;
     CA_TRY(ca_calloc(1, sizeof *e, &e));
     CA_TRY(ca_eap_read_options(job, NULL, e));
-    bool nodes = e->level == EAP_NODES;
     CA_TRY(ca_eap_plan(job, e, plan));
     CA_TRY(ca_eap_faithfulness_prepare(job, &e->sums.graph, &e->metric, evaluates_whole(job, e),
-                                       nodes, plan, &e->faithfulness));
-    if (e->faithfulness && !nodes && e->level != EAP_EDGES) {
-        st = ca_config_fail(job->config, "method.level",
-                            "expected edge or node, of which circuits are made, got %s",
-                            ca_config_text(job->config, "method.level"));
-        goto out;
-    }
+                                       e->level, plan, &e->faithfulness));
     if (e->faithfulness && e->faithfulness->whole && e->ablation.kind == EAP_ONE_MEAN) {
         st = ca_config_fail(job->config, "method.evaluate.faithfulness",
                             "expected compat none or mib with ablation mean: circuits are run with "
@@ -169,17 +164,18 @@ out:
 
 /* ---- run ---- */
 
-/* The mean scores that circuits are made of: [F, R] with NaN where there is no edge, or [F]. */
+/* The mean scores that circuits are made of: [F, R] with NaN where there is no edge, [F] or [F, D].
+ */
 static ca_status mean_scores(const eap *e, double **out) {
     ca_status st = CA_OK;
     const eap_sums *s = &e->sums;
-    bool nodes = e->level == EAP_NODES;
-    int64_t count = s->graph.sources * (nodes ? 1 : s->graph.destinations);
+    const double *sum = e->level == EAP_EDGES   ? s->edge
+                        : e->level == EAP_NODES ? s->node
+                                                : s->neuron;
+    int64_t count = ca_eap_sums_scores(s);
     CA_TRY(ca_calloc((size_t)count, sizeof **out, out));
     for (int64_t i = 0; i < count; i++)
-        (*out)[i] = (nodes ? s->node : s->edge)[i] / (double)e->job->data->count;
-    for (int64_t i = 0; i < count && !nodes; i++)
-        if (!s->valid[i]) (*out)[i] = NAN;
+        (*out)[i] = ca_eap_sums_has(s, i) ? sum[i] / (double)e->job->data->count : NAN;
 out:
     return st;
 }

@@ -60,10 +60,6 @@ const eap_variant *ca_eap_variant_find(const char *name);
     "eap|ig-inputs=EAP-IG-inputs=EAP-IG|ig-activations=EAP-IG-activations|clean-corrupted|"        \
     "exact=EActP|information-flow=information-flow-routes=IFR"
 
-/* Neurons are coordinates of sources' outputs, hidden units those that the MLPs' output projections
- * read. */
-typedef enum eap_level { EAP_EDGES, EAP_NODES, EAP_NEURONS, EAP_HIDDEN } eap_level;
-
 struct eap {
     const eap_variant *variant;
     eap_level level;

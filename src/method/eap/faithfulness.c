@@ -87,22 +87,35 @@ static bool asks_for_circuits(const ca_config *config) {
     return false;
 }
 
+/* Circuits, and what picks neurons: their scores and an order of them. */
+static int64_t circuits_bytes(const eap_faithfulness *f) {
+    const ca_circuit_graph *g = &f->graph;
+    int64_t neurons = f->sizes.neurons ? g->sources * g->width : 0;
+    int64_t each = g->sources * g->destinations + g->sources + neurons;
+    int64_t picking = f->selection.level == EAP_NEURONS ? 3 * neurons : 0;
+    return f->selection.count * each * (int64_t)sizeof(bool) + picking * (int64_t)sizeof(double);
+}
+
 ca_status ca_eap_faithfulness_prepare(const ca_job *job, const ca_circuit_graph *graph,
-                                      const ca_metric *metric, bool whole, bool nodes,
+                                      const ca_metric *metric, bool whole, eap_level level,
                                       ca_plan *plan, eap_faithfulness **out) {
     ca_status st = CA_OK;
     eap_faithfulness *f = NULL;
     bool evaluate = ca_config_bool(job->config, "method.evaluate.faithfulness");
     *out = NULL;
     if (!evaluate && !asks_for_circuits(job->config)) return CA_OK;
+    if (level == EAP_HIDDEN)
+        return ca_config_fail(job->config, "method.level",
+                              "expected edge, node or neuron, of which circuits are made, got "
+                              "hidden");
     CA_TRY(ca_calloc(1, sizeof *f, &f));
     f->graph = *graph;
     f->metric = metric;
     f->whole = whole;
-    CA_TRY(ca_eap_selection_read(job, graph, nodes, &f->selection));
+    CA_TRY(ca_eap_selection_read(job, graph, level, &f->selection));
+    f->sizes.neurons = ca_eap_selection_masks(&f->selection);
     f->evaluate = evaluate || f->selection.from_file;
-    int64_t edges = graph->sources * graph->destinations;
-    plan->host_bytes += f->selection.count * (edges + graph->sources) * (int64_t)sizeof(bool);
+    plan->host_bytes += circuits_bytes(f);
     if (f->evaluate) CA_TRY(plan_runs(f, job, plan));
     *out = f;
     return CA_OK;
@@ -152,14 +165,35 @@ static ca_status put_numbers(eap_faithfulness *f) {
     CA_TRY(ca_result_put(r, "/circuits/kept_edges", CA_RESULT_I64, shape, kept));
     for (int64_t i = 0; i < s->count; i++) kept[i] = f->circuits[i].node_count;
     CA_TRY(ca_result_put(r, "/circuits/kept_nodes", CA_RESULT_I64, shape, kept));
-    static const char *const names[] = {"requested", "kept_edges", "kept_nodes"};
-    for (int i = 0; i < 3; i++) {
+    for (int64_t i = 0; i < s->count; i++) kept[i] = f->circuits[i].neuron_count;
+    if (f->sizes.neurons)
+        CA_TRY(ca_result_put(r, "/circuits/kept_neurons", CA_RESULT_I64, shape, kept));
+    static const char *const names[] = {"requested", "kept_edges", "kept_nodes", "kept_neurons"};
+    for (int i = 0; i < (f->sizes.neurons ? 4 : 3); i++) {
         char path[48];
         snprintf(path, sizeof path, "/circuits/%s", names[i]);
         CA_TRY(ca_result_scale(r, path, 0, "/circuits/fraction"));
     }
 out:
     free(kept);
+    return st;
+}
+
+/* Beside the edges of each circuit the neurons that its sources keep. */
+static ca_status put_masks(eap_faithfulness *f) {
+    ca_status st = CA_OK;
+    ca_result *r = f->job->result;
+    const ca_circuit_graph *g = &f->graph;
+    const char *const neurons = "/circuits/neurons";
+    const ca_result_shape shape = {
+        3, {f->selection.count, g->sources, g->width}, {"size", "source", "coordinate"}};
+    if (!f->sizes.neurons) return CA_OK;
+    CA_TRY(ca_result_reserve(r, neurons, CA_RESULT_BOOL, shape));
+    for (int64_t i = 0; i < f->selection.count; i++)
+        CA_TRY(ca_result_write(r, neurons, i, 1, f->circuits[i].neurons));
+    CA_TRY(ca_result_scale(r, neurons, 0, "/circuits/fraction"));
+    CA_TRY(ca_result_scale(r, neurons, 1, "/edges/source"));
+out:
     return st;
 }
 
@@ -179,6 +213,7 @@ static ca_status put_circuits(eap_faithfulness *f) {
     CA_TRY(ca_result_scale(r, in, 0, "/circuits/fraction"));
     CA_TRY(ca_result_scale(r, in, 1, "/edges/source"));
     CA_TRY(ca_result_scale(r, in, 2, "/edges/destination"));
+    CA_TRY(put_masks(f));
     CA_TRY(ca_result_attribute_text(
         r, "/circuits", "select",
         f->selection.given ? "file" : ca_config_text(f->job->config, "method.circuit.select")));
@@ -409,18 +444,22 @@ ca_status ca_eap_faithfulness_answer(const eap_faithfulness *f, ca_job *job, ca_
     ca_status st = CA_OK;
     const eap_selection *s = &f->selection;
     double *normalized = NULL;
-    int64_t *kept = NULL;
+    int64_t *kept = NULL, *neurons = NULL;
     CA_TRY(ca_calloc((size_t)s->count, sizeof *normalized, &normalized));
     CA_TRY(ca_calloc((size_t)s->count, sizeof *kept, &kept));
+    CA_TRY(ca_calloc((size_t)s->count, sizeof *neurons, &neurons));
     CA_TRY(ca_result_read_back(job->result, "/circuits/kept_edges", kept));
+    if (f->sizes.neurons)
+        CA_TRY(ca_result_read_back(job->result, "/circuits/kept_neurons", neurons));
     if (f->evaluate)
         CA_TRY(ca_result_read_back(job->result, "/faithfulness/normalized", normalized));
-    CA_TRY(ca_string_printf(text, "circuits: %s asked for, edges kept%s\n",
-                            s->nodes ? "sources" : "edges",
+    CA_TRY(ca_string_printf(text, "circuits: %s asked for, %sedges kept%s\n",
+                            ca_eap_selection_unit(s), f->sizes.neurons ? "neurons and " : "",
                             f->evaluate ? ", faithfulness (0 = ablated, 1 = clean)" : ""));
     for (int64_t i = 0; i < s->count; i++) {
-        CA_TRY(ca_string_printf(text, "  %9lld %9lld", (long long)s->requested[i],
-                                (long long)kept[i]));
+        CA_TRY(ca_string_printf(text, "  %9lld", (long long)s->requested[i]));
+        if (f->sizes.neurons) CA_TRY(ca_string_printf(text, " %9lld", (long long)neurons[i]));
+        CA_TRY(ca_string_printf(text, " %9lld", (long long)kept[i]));
         if (f->evaluate) CA_TRY(ca_string_printf(text, "  %7.3f", normalized[i]));
         CA_TRY(ca_string_printf(text, "\n"));
     }
@@ -428,5 +467,6 @@ ca_status ca_eap_faithfulness_answer(const eap_faithfulness *f, ca_job *job, ca_
 out:
     free(normalized);
     free(kept);
+    free(neurons);
     return st;
 }

@@ -27,14 +27,20 @@
      "top",                                                                                        \
      NULL,                                                                                         \
      "top|greedy|threshold",                                                                       \
-     "how edges are picked: the largest scores, from the logits down, or all above a threshold"},  \
-        {"method.circuit.sizes", CA_OPTION_INTS, "", "0..", NULL, "how many edges are picked"},    \
+     "how edges are picked: the largest scores, from the logits down, or all above a threshold; "  \
+     "where nodes or neurons are scored, how these are, without greedy"},                          \
+        {"method.circuit.sizes",                                                                   \
+         CA_OPTION_INTS,                                                                           \
+         "",                                                                                       \
+         "0..",                                                                                    \
+         NULL,                                                                                     \
+         "how many edges (at other levels nodes, neurons) are picked"},                            \
         {"method.circuit.fractions",                                                               \
          CA_OPTION_FLOATS,                                                                         \
          "",                                                                                       \
          "(0..1]",                                                                                 \
          NULL,                                                                                     \
-         "the same as shares of all edges; without either 0.001 to 1 in ten steps"},               \
+         "the same as shares of all; without either 0.001 to 1 in ten steps"},                     \
         {"method.circuit.thresholds",                                                              \
          CA_OPTION_FLOATS,                                                                         \
          "",                                                                                       \
@@ -65,15 +71,19 @@
             "run the circuits, and compare them with the clean and the ablated run"                \
     }
 
+/* What is scored. Neurons are coordinates of sources' outputs, hidden units those that the MLPs'
+ * output projections read; of these no circuits are made. */
+typedef enum eap_level { EAP_EDGES, EAP_NODES, EAP_NEURONS, EAP_HIDDEN } eap_level;
+
 /* The circuits that the options ask for. */
 typedef struct eap_selection {
     ca_circuit_rule rule;
     bool absolute;
-    bool nodes; /* scores and sizes are of sources, whose outgoing edges are kept together */
+    eap_level level; /* of scores and sizes; edges out of a source are kept together but by edges */
     int64_t count;
-    int64_t *requested; /* [count] edges or sources; of thresholds known once they are selected */
+    int64_t *requested; /* [count] of the level; of thresholds known once they are selected */
     double *threshold;  /* [count] or NULL */
-    double *fraction;   /* [count] of all edges (or sources) */
+    double *fraction;   /* [count] of all edges, sources or neurons */
     ca_circuit_file file;
     bool from_file; /* `file` has been read */
     bool given;     /* its circuit is the only one; else its scores stand for those of the caller */
@@ -97,12 +107,12 @@ typedef struct eap_faithfulness {
     double *values; /* [pairs, count + 2] metrics of the circuits, clean and ablated */
 } eap_faithfulness;
 
-/* Reads and checks the options; *out is NULL when they ask for no circuits. `whole`, `nodes` as
+/* Reads and checks the options; *out is NULL when they ask for no circuits. `whole`, `level` as
  * above; graph and metric must outlive the object. Memory is taken after an attribution has given
  * its own back, so plan->work_bytes becomes the larger of both.
  * Errors: CA_E_CONFIG with the option's place, of a circuit file also CA_E_DATA or CA_E_IO. */
 ca_status ca_eap_faithfulness_prepare(const ca_job *job, const ca_circuit_graph *graph,
-                                      const ca_metric *metric, bool whole, bool nodes,
+                                      const ca_metric *metric, bool whole, eap_level level,
                                       ca_plan *plan, eap_faithfulness **out) CA_MUST_USE;
 void ca_eap_faithfulness_free(eap_faithfulness *faithfulness);
 /* Circuits come from the scores of an attribution; else it need not be made. */
@@ -111,9 +121,9 @@ bool ca_eap_faithfulness_needs_score(const eap_faithfulness *faithfulness);
 /* Selects the circuits and runs them.
  *
  * ablation  NULL: patching
- * score     [F, R], or [F] of sources; NULL when none is needed. The same again after a resume
- * first     first example to do; 0 also begins the groups /circuits and /faithfulness
- * done      how many examples are done, also when a signal stops the run */
+ * score     [F, R], [F] of sources or [F, D] of neurons; NULL when none is needed. The same again
+ * after a resume first     first example to do; 0 also begins the groups /circuits and
+ * /faithfulness done      how many examples are done, also when a signal stops the run */
 ca_status ca_eap_faithfulness_run(eap_faithfulness *faithfulness, ca_job *job,
                                   const eap_ablation *ablation, const double *score, int64_t first,
                                   int64_t *done) CA_MUST_USE;
@@ -126,8 +136,12 @@ void ca_eap_curve_areas(const double *fraction, const double *normalized, int64_
                         double *cpr, double *cmd);
 
 /* selection.c. Frees with ca_eap_selection_free. */
-ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *graph, bool nodes,
+ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *graph, eap_level level,
                                 eap_selection *out) CA_MUST_USE;
+/* Circuits will have masks of neurons. */
+bool ca_eap_selection_masks(const eap_selection *selection);
+/* "edges", "sources", "neurons": what sizes count. */
+const char *ca_eap_selection_unit(const eap_selection *selection);
 void ca_eap_selection_free(eap_selection *selection);
 /* Creates the circuits [count], pruned, and sets what thresholds had left open. */
 ca_status ca_eap_selection_make(eap_selection *selection, const ca_circuit_graph *graph,

@@ -6,7 +6,9 @@
  * Every source u of a lane's circuit has a slot, which takes delta_u = out_u - ablated_u. The input
  * of a destination is the lane's own stream minus the deltas of the sources that are not kept, or
  * the ablated stream plus those of the kept ones: whichever side has fewer terms. Slots lie in the
- * order of the sources, so those of all earlier sources are one matrix.
+ * order of the sources, so those of all earlier sources are one matrix. A mask of neurons takes the
+ * coordinates that are not kept out of the delta, and with it out of the stream: everybody who
+ * reads the source has the same mixture.
  */
 #ifndef CAUSA_METHOD_EAP_LANES_H
 #define CAUSA_METHOD_EAP_LANES_H
@@ -25,6 +27,7 @@ typedef struct eap_lane {
     const ca_circuit *circuit;
     int64_t slot;         /* its first one */
     int64_t *rank;        /* [F + 1] sources of the circuit below u */
+    bool *masked;         /* [F] of the circuit, but without some of their neurons */
     eap_mixture *mixture; /* [R] */
     int64_t *mask;        /* [L] where the layer's mask matrix begins; -1: terms are added singly */
 } eap_lane;
@@ -56,6 +59,9 @@ struct eap_runs {
     int64_t masks_used;
     double *mask_host; /* of one lane */
     void *mask_staging;
+    ca_tensor neurons;    /* [sources, D] 1 where the slot's source keeps the neuron */
+    double *neurons_host; /* [F, D] of one lane */
+    void *neurons_staging;
 
     /* a layer. Its lanes with heads are numbered j < n, those with an MLP m < n. */
     int64_t *columns;             /* [C + 1] read ones of a lane, counted from the layer's first */
@@ -105,6 +111,10 @@ ca_status ca_eap_lanes_set(eap_runs *runs, const ca_circuit *circuits, int64_t c
 /* 1, -1 or 0: the factor of source u's delta in the input of a destination. */
 int ca_eap_lane_factor(const eap_runs *runs, const eap_lane *lane, int64_t source,
                        int64_t destination);
+/* Clears what a delta [T, D] of a source has in coordinates that the lane does not keep; nothing is
+ * done where all are kept. */
+ca_status ca_eap_lane_mask(const eap_runs *runs, const eap_lane *lane, int64_t source,
+                           ca_tensor delta) CA_MUST_USE;
 /* Inputs of a layer's destinations that a lane reads: those of heads normed into `normed` as j of
  * n, that of the MLP into mlp_input as m, complete in parallel blocks, else what the sources of
  * earlier layers add to the stream. j, m: -1 when the lane has no such node. */

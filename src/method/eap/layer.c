@@ -166,6 +166,23 @@ out:
     return st;
 }
 
+/* Takes the neurons that heads do not keep out of their deltas and of the lane's branch. */
+static ca_status mask_heads(eap_runs *r, int64_t layer, int64_t j, int64_t head, int64_t count) {
+    ca_status st = CA_OK;
+    ca_backend *be = r->model->backend;
+    const eap_lane *lane = &r->lanes[r->attn_lanes[j]];
+    for (int64_t h = head; h < head + count; h++) {
+        int64_t u = ca_circuit_head(&r->graph, layer, h);
+        if (!lane->masked[u]) continue;
+        ca_tensor delta = eap_rows(r, r->slots, eap_slot(lane, u));
+        CA_TRY(ca_add(be, eap_rows(r, r->branch, j), delta, -1));
+        CA_TRY(ca_eap_lane_mask(r, lane, u, delta));
+        CA_TRY(ca_add(be, eap_rows(r, r->branch, j), delta, 1));
+    }
+out:
+    return st;
+}
+
 /* The lanes' streams move on by their branch, or by the ablated one. `lanes`: those with a branch
  * of their own, in rising order. */
 static ca_status add_branches(eap_runs *r, const int64_t *lanes, int64_t n, ca_tensor ablated) {
@@ -190,6 +207,7 @@ static ca_status run_attention(eap_runs *r, int64_t layer, int64_t n) {
         CA_TRY(ca_linear_fwd(r->model->backend, lane_rows(r, r->branch, 0, n),
                              lane_rows(r, r->z, 0, n), w->out_weight, w->out_bias));
         CA_TRY(put_all_head_deltas(r, layer, n));
+        CA_TRY(each_run(r, layer, n, true, mask_heads));
     }
     CA_TRY(add_branches(r, r->attn_lanes, n, eap_layer_of(r->ablated_attn, layer)));
 out:
@@ -222,6 +240,24 @@ out:
     return st;
 }
 
+/* Of a source that keeps some of its neurons alone, the branch takes the mixture. */
+static ca_status put_mlp_delta(eap_runs *r, int64_t layer, int64_t m) {
+    ca_status st = CA_OK;
+    ca_backend *be = r->model->backend;
+    const eap_lane *lane = &r->lanes[r->mlp_lanes[m]];
+    int64_t mlp = ca_circuit_mlp(&r->graph, layer);
+    ca_tensor branch = eap_rows(r, r->branch, m), ablated = eap_layer_of(r->ablated.mlp, layer);
+    ca_tensor delta = eap_rows(r, r->slots, eap_slot(lane, mlp));
+    CA_TRY(ca_copy(be, delta, branch));
+    CA_TRY(ca_add(be, delta, ablated, -1));
+    if (!lane->masked[mlp]) goto out;
+    CA_TRY(ca_eap_lane_mask(r, lane, mlp, delta));
+    CA_TRY(ca_copy(be, branch, ablated));
+    CA_TRY(ca_add(be, branch, delta, 1));
+out:
+    return st;
+}
+
 static ca_status run_mlp(eap_runs *r, int64_t layer, int64_t n) {
     ca_status st = CA_OK;
     ca_backend *be = r->model->backend;
@@ -236,12 +272,7 @@ static ca_status run_mlp(eap_runs *r, int64_t layer, int64_t n) {
         CA_TRY(
             ca_linear_fwd(be, lane_rows(r, r->branch, 0, n), hidden, w->down_weight, w->down_bias));
     }
-    for (int64_t m = 0; m < n; m++) {
-        const eap_lane *lane = &r->lanes[r->mlp_lanes[m]];
-        ca_tensor delta = eap_rows(r, r->slots, eap_slot(lane, ca_circuit_mlp(&r->graph, layer)));
-        CA_TRY(ca_copy(be, delta, eap_rows(r, r->branch, m)));
-        CA_TRY(ca_add(be, delta, ablated, -1));
-    }
+    for (int64_t m = 0; m < n; m++) CA_TRY(put_mlp_delta(r, layer, m));
     CA_TRY(add_branches(r, r->mlp_lanes, n, ablated));
 out:
     return st;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * See lanes.h: which deltas make the input of each destination, and their sums.
+ * See lanes.h: which deltas make the input of each destination, their masks, and their sums.
  */
 #include "lanes.h"
 
@@ -75,12 +75,42 @@ static void set_mask(eap_runs *r, eap_lane *lane, int64_t layer, int64_t *used) 
     *used += rows * slots;
 }
 
+/* Whole sources take no mask, so that keeping all neurons changes no bit. */
+static ca_status set_neurons(eap_runs *r, eap_lane *lane) {
+    ca_status st = CA_OK;
+    const ca_circuit *c = lane->circuit;
+    int64_t sources = r->graph.sources, width = r->graph.width, slots = lane->rank[sources];
+    assert(!c->neurons || r->sizes.neurons);
+    for (int64_t u = 0; u < sources; u++) {
+        lane->masked[u] = false;
+        if (!c->neurons || !c->nodes[u]) continue;
+        double *to = r->neurons_host + lane->rank[u] * width;
+        for (int64_t d = 0; d < width; d++) {
+            to[d] = c->neurons[u * width + d];
+            lane->masked[u] |= !c->neurons[u * width + d];
+        }
+    }
+    if (c->neurons && slots)
+        CA_TRY(ca_upload_f64(r->model->backend, ca_tensor_slice(r->neurons, 0, lane->slot, slots),
+                             r->neurons_staging, r->neurons_host));
+out:
+    return st;
+}
+
+ca_status ca_eap_lane_mask(const eap_runs *r, const eap_lane *lane, int64_t source,
+                           ca_tensor delta) {
+    if (!lane->masked[source]) return CA_OK;
+    ca_tensor kept = ca_tensor_at(r->neurons, 0, eap_slot(lane, source));
+    return ca_multiply(r->model->backend, delta, delta, ca_tensor_repeat(kept, delta.shape[0]));
+}
+
 static ca_status set_lane(eap_runs *r, eap_lane *lane) {
     ca_status st = CA_OK;
     const ca_circuit_graph *g = &r->graph;
     int64_t used = 0;
     for (int64_t u = 0; u < g->sources; u++)
         lane->rank[u + 1] = lane->rank[u] + lane->circuit->nodes[u];
+    CA_TRY(set_neurons(r, lane));
     for (int64_t v = 0; v < g->destinations; v++) set_mixture(g, lane, v);
     for (int64_t l = 0; l < g->layers; l++) set_mask(r, lane, l, &used);
     if (used) {

@@ -19,6 +19,11 @@ static int64_t mask_count(const ca_circuit_graph *g, int64_t sources) {
     return sources * g->layers * (eap_columns(g) + 1);
 }
 
+/* Neurons of a lane, where they have masks. */
+static int64_t neuron_count(const ca_circuit_graph *g, eap_runs_sizes s) {
+    return s.neurons ? g->sources * g->width : 0;
+}
+
 /* Takes the tensors; buffers == NULL: only measures. */
 static int64_t take_tensors(eap_runs *r, const ca_arch *a, ca_dtype dtype, method_buffers *to) {
     eap_runs_sizes s = r->sizes;
@@ -36,6 +41,7 @@ static int64_t take_tensors(eap_runs *r, const ca_arch *a, ca_dtype dtype, metho
         {&r->resid, dtype, 3, {s.lanes, s.group.rows, d}},
         {&r->slots, dtype, 3, {s.sources, s.group.rows, d}},
         {&r->masks, dtype, 1, {mask_count(g, s.sources)}},
+        {&r->neurons, dtype, 2, {s.neurons ? s.sources : 0, d}},
         {&r->input, dtype, 3, {columns + 1, s.group.rows, d}},
         {&r->normed, dtype, 3, {columns * s.lanes, s.group.rows, d}},
         {&r->mlp_input, dtype, 3, {s.lanes, s.group.rows, d}},
@@ -63,18 +69,22 @@ int64_t ca_eap_runs_bytes(const ca_arch *arch, ca_dtype dtype, const ca_circuit_
 
 int64_t ca_eap_runs_host_bytes(const ca_circuit_graph *g, eap_runs_sizes s) {
     int64_t lane = g->destinations * (int64_t)sizeof(eap_mixture) +
-                   (g->sources + 1 + g->layers) * (int64_t)sizeof(int64_t);
-    return s.lanes * lane + 2 * mask_count(g, g->sources) * (int64_t)sizeof(double);
+                   (g->sources + 1 + g->layers) * (int64_t)sizeof(int64_t) +
+                   g->sources * (int64_t)sizeof(bool);
+    int64_t values = mask_count(g, g->sources) + neuron_count(g, s);
+    return s.lanes * lane + 2 * values * (int64_t)sizeof(double);
 }
 
 static ca_status create_lanes(eap_runs *r) {
     ca_status st = CA_OK;
     const ca_circuit_graph *g = &r->graph;
     size_t lanes = (size_t)r->sizes.lanes, masks = (size_t)mask_count(g, g->sources);
+    size_t neurons = (size_t)neuron_count(g, r->sizes);
     CA_TRY(ca_calloc(lanes, sizeof *r->lanes, &r->lanes));
     for (size_t s = 0; s < lanes; s++) {
         eap_lane *lane = &r->lanes[s];
         CA_TRY(ca_calloc((size_t)g->sources + 1, sizeof *lane->rank, &lane->rank));
+        CA_TRY(ca_calloc((size_t)g->sources, sizeof *lane->masked, &lane->masked));
         CA_TRY(ca_calloc((size_t)g->destinations, sizeof *lane->mixture, &lane->mixture));
         CA_TRY(ca_calloc((size_t)g->layers, sizeof *lane->mask, &lane->mask));
     }
@@ -83,6 +93,9 @@ static ca_status create_lanes(eap_runs *r) {
     CA_TRY(ca_calloc(lanes, sizeof *r->mlp_lanes, &r->mlp_lanes));
     CA_TRY(ca_calloc(masks, sizeof *r->mask_host, &r->mask_host));
     CA_TRY(ca_calloc(masks, sizeof(double), &r->mask_staging));
+    if (neurons == 0) goto out;
+    CA_TRY(ca_calloc(neurons, sizeof *r->neurons_host, &r->neurons_host));
+    CA_TRY(ca_calloc(neurons, sizeof(double), &r->neurons_staging));
 out:
     return st;
 }
@@ -116,6 +129,7 @@ void ca_eap_runs_free(eap_runs *r) {
     if (!r) return;
     for (int64_t s = 0; r->lanes && s < r->sizes.lanes; s++) {
         free(r->lanes[s].rank);
+        free(r->lanes[s].masked);
         free(r->lanes[s].mixture);
         free(r->lanes[s].mask);
     }
@@ -125,6 +139,8 @@ void ca_eap_runs_free(eap_runs *r) {
     free(r->mlp_lanes);
     free(r->mask_host);
     free(r->mask_staging);
+    free(r->neurons_host);
+    free(r->neurons_staging);
     ca_batch_free(r->batch);
     ca_method_buffers_free(&r->buffers);
     free(r);
@@ -235,12 +251,17 @@ static ca_status start_lanes(eap_runs *r) {
     ca_backend *be = r->model->backend;
     for (int64_t s = 0; s < r->count; s++) {
         const eap_lane *lane = &r->lanes[s];
-        bool in = lane->circuit->nodes[0];
-        CA_TRY(ca_copy(be, eap_rows(r, r->resid, s),
-                       in ? eap_rows(r, r->start, 0) : eap_layer_of(r->ablated_pre, 0)));
+        bool in = lane->circuit->nodes[0], whole = in && !lane->masked[0];
+        ca_tensor resid = eap_rows(r, r->resid, s);
+        CA_TRY(
+            ca_copy(be, resid, whole ? eap_rows(r, r->start, 0) : eap_layer_of(r->ablated_pre, 0)));
         if (!in) continue;
-        CA_TRY(ca_copy(be, eap_rows(r, r->slots, lane->slot), eap_rows(r, r->clean, 0)));
-        CA_TRY(ca_add(be, eap_rows(r, r->slots, lane->slot), r->ablated.embed, -1));
+        ca_tensor delta = eap_rows(r, r->slots, lane->slot);
+        CA_TRY(ca_copy(be, delta, eap_rows(r, r->clean, 0)));
+        CA_TRY(ca_add(be, delta, r->ablated.embed, -1));
+        if (whole) continue;
+        CA_TRY(ca_eap_lane_mask(r, lane, 0, delta));
+        CA_TRY(ca_add(be, resid, delta, 1));
     }
 out:
     return st;

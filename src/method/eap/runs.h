@@ -6,6 +6,8 @@
  *
  *   x_v = background + sum over kept u -> v of out_u + sum over the others of ablated_u
  *
+ * where out_u is what u computes, or with a mask of neurons n_u * it + (1 - n_u) * ablated_u.
+ *
  * A source outside the circuit puts out its ablated output and is not run. So the circuit of all
  * edges is the clean run and the empty one the ablated run (the corrupted one under patching), on
  * `ref` bit for bit.
@@ -22,6 +24,7 @@ typedef struct eap_runs_sizes {
     eap_group_sizes group;
     int64_t lanes;   /* circuits that run together */
     int64_t sources; /* of all circuits that run together, at least F */
+    bool neurons;    /* circuits may have masks of neurons */
 } eap_runs_sizes;
 
 typedef struct eap_runs eap_runs;

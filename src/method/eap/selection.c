@@ -18,9 +18,20 @@
 static const double default_fractions[] = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1};
 enum { DEFAULT_FRACTIONS = sizeof default_fractions / sizeof *default_fractions };
 
-/* Edges, or sources, of which shares are taken. */
+/* Edges, sources or neurons, of which shares are taken. */
 static int64_t whole_of(const eap_selection *s, const ca_circuit_graph *g) {
-    return s->nodes ? g->sources : g->edges;
+    if (s->level == EAP_EDGES) return g->edges;
+    return g->sources * (s->level == EAP_NEURONS ? g->width : 1);
+}
+
+const char *ca_eap_selection_unit(const eap_selection *s) {
+    static const char *const units[] = {
+        [EAP_EDGES] = "edges", [EAP_NODES] = "sources", [EAP_NEURONS] = "neurons"};
+    return units[s->level];
+}
+
+bool ca_eap_selection_masks(const eap_selection *s) {
+    return s->level == EAP_NEURONS || (s->given && s->file.neurons);
 }
 
 /* ---- options ---- */
@@ -32,9 +43,10 @@ static ca_status read_rule(const ca_config *config, eap_selection *s) {
               : strcmp(select, "greedy") == 0 ? CA_CIRCUIT_GREEDY
                                               : CA_CIRCUIT_TOP;
     s->absolute = ca_config_bool(config, "method.circuit.absolute");
-    if (s->nodes && s->rule == CA_CIRCUIT_GREEDY)
+    if (s->level != EAP_EDGES && s->rule == CA_CIRCUIT_GREEDY)
         return ca_config_fail(config, SELECT,
-                              "expected top or threshold where nodes are scored, got greedy");
+                              "expected top or threshold where %s are scored, got greedy",
+                              s->level == EAP_NODES ? "nodes" : "neurons");
     if (ca_config_has(config, SIZES) && ca_config_has(config, FRACTIONS))
         return ca_config_fail(config, FRACTIONS, "expected sizes or fractions, got both");
     if (by_threshold && !ca_config_has(config, THRESHOLDS))
@@ -78,7 +90,7 @@ static ca_status read_sizes(const ca_config *config, const ca_circuit_graph *g, 
             if (s->requested[i] > whole)
                 return ca_config_fail(
                     config, SIZES, "expected at most %lld, the %s of the model, got %lld",
-                    (long long)whole, s->nodes ? "sources" : "edges", (long long)s->requested[i]);
+                    (long long)whole, ca_eap_selection_unit(s), (long long)s->requested[i]);
         } else {
             s->threshold[i] = ca_config_float_at(config, list, i);
         }
@@ -90,7 +102,7 @@ static ca_status read_file(const ca_job *job, const ca_circuit_graph *g, const c
                            eap_selection *s) {
     ca_status st = CA_OK;
     const char *path = ca_config_path(job->config, FILE_OPTION);
-    if (s->nodes)
+    if (s->level != EAP_EDGES)
         return ca_config_fail(job->config, FILE_OPTION, "expected method.level edge beside it");
     const char *number = ca_config_text(job->config, NUMBER);
     CA_TRY(strcmp(number, "auto") == 0
@@ -112,11 +124,11 @@ out:
     return st == CA_OK ? st : ca_context(st, "%s", ca_config_where(job->config, FILE_OPTION));
 }
 
-ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *g, bool nodes,
+ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *g, eap_level level,
                                 eap_selection *s) {
     ca_status st = CA_OK;
     const char *list = list_of(job->config);
-    *s = (eap_selection){.nodes = nodes};
+    *s = (eap_selection){.level = level};
     CA_TRY(read_rule(job->config, s));
     if (ca_config_has(job->config, FILE_OPTION)) CA_TRY(read_file(job, g, list, s));
     s->count = s->given ? 1 : list ? ca_config_count(job->config, list) : DEFAULT_FRACTIONS;
@@ -142,9 +154,10 @@ void ca_eap_selection_free(eap_selection *s) {
 /* How many scores reach a threshold. */
 static int64_t reaching(const eap_selection *s, const ca_circuit_graph *g, const double *score,
                         double threshold) {
-    int64_t count = 0, columns = s->nodes ? 1 : g->destinations;
+    bool edges = s->level == EAP_EDGES;
+    int64_t count = 0, columns = edges ? g->destinations : whole_of(s, g) / g->sources;
     for (int64_t v = 0; v < columns; v++) {
-        int64_t parents = s->nodes ? g->sources : ca_circuit_parents(g, v);
+        int64_t parents = edges ? ca_circuit_parents(g, v) : g->sources;
         for (int64_t u = 0; u < parents; u++) {
             double key = score[u * columns + v];
             count += (s->absolute ? fabs(key) : key) >= threshold;
@@ -157,6 +170,10 @@ static ca_status take_given(eap_selection *s, const ca_circuit_graph *g, ca_circ
     ca_status st = CA_OK;
     CA_TRY(ca_circuit_create(g, circuit));
     memcpy(circuit->edges, s->file.in, (size_t)(g->sources * g->destinations) * sizeof(bool));
+    if (s->file.neurons) {
+        CA_TRY(ca_circuit_add_neurons(g, circuit));
+        memcpy(circuit->neurons, s->file.neurons, (size_t)(g->sources * g->width) * sizeof(bool));
+    }
     ca_circuit_count(g, circuit);
     s->requested[0] = circuit->edge_count;
     s->fraction[0] = (double)circuit->edge_count / (double)g->edges;
@@ -165,9 +182,16 @@ out:
     return st;
 }
 
+typedef ca_status (*rule_of)(const ca_circuit_graph *g, const double *score, bool absolute,
+                             ca_circuit_rule rule, int64_t count, double threshold,
+                             ca_circuit *out);
+
 ca_status ca_eap_selection_make(eap_selection *s, const ca_circuit_graph *g, const double *score,
                                 ca_circuit *circuits) {
     ca_status st = CA_OK;
+    static const rule_of rules[] = {[EAP_EDGES] = ca_circuit_select,
+                                    [EAP_NODES] = ca_circuit_select_nodes,
+                                    [EAP_NEURONS] = ca_circuit_select_neurons};
     if (s->given) return take_given(s, g, &circuits[0]);
     if (s->from_file) score = s->file.score;
     for (int64_t i = 0; i < s->count; i++) {
@@ -175,8 +199,8 @@ ca_status ca_eap_selection_make(eap_selection *s, const ca_circuit_graph *g, con
             s->requested[i] = reaching(s, g, score, s->threshold[i]);
             s->fraction[i] = (double)s->requested[i] / (double)whole_of(s, g);
         }
-        CA_TRY((s->nodes ? ca_circuit_select_nodes : ca_circuit_select)(
-            g, score, s->absolute, s->rule, s->requested[i], s->threshold[i], &circuits[i]));
+        CA_TRY(rules[s->level](g, score, s->absolute, s->rule, s->requested[i], s->threshold[i],
+                               &circuits[i]));
     }
 out:
     return st;
