@@ -17,8 +17,8 @@ static const ca_option options[] = {
      "or without gradients: exact patching of one edge a time, information flow routes"},
     {"method.steps", CA_OPTION_INT, "5", "1..1000", NULL, "points of a path"},
     {"method.rule", CA_OPTION_CHOICE, "auto", NULL, "auto|left|right|midpoint|gauss-legendre",
-     "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs, "
-     "right for ig-activations"},
+     "quadrature of a path from the corrupted (0) to the clean run (1); auto: left for ig-inputs "
+     "(with ablation zero right), right for ig-activations"},
     {"method.ablation", CA_OPTION_CHOICE, "patching", NULL,
      "patching=counterfactual=CF|zero|mean|mean-positional",
      "what an ablated edge carries: the source's output on the corrupted prompt, nothing, its mean "
@@ -69,7 +69,8 @@ static const char *const conventions[] = {
     "continuations the scores are sums over both",
     "precision bf16: the difference of outputs and the gradient that make an edge's score are "
     "rounded to bf16, their products summed in float32",
-    "a node's score is the sum of those of the edges that leave it",
+    "a node's score is the sum of those of the edges that leave it; with exact at level node it is "
+    "what ablating all of them at once changes",
     "a circuit of neurons has every edge out of a node that keeps one; who reads such a node has "
     "its own output in the coordinates kept, the ablated one in the others",
     "hidden units are ablated before the MLP's output projection, whose bias stays",
