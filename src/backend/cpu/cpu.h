@@ -14,6 +14,9 @@
 #include <float.h>
 #include <math.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "causa/backend.h"
 
@@ -60,6 +63,14 @@ typedef struct ca_cpu_context {
     int64_t *tile_start;   /* [tile_capacity] see ca_cpu_tiles */
     int64_t tile_capacity; /* grows to the largest number of sequences seen, plus 1 */
 } ca_cpu_context;
+
+/* The C library keeps what is freed, up to 32 MB a block, once a block of that size was. The arenas
+ * of one method would stay beside those of the next, which no plan counts. */
+static inline void cpu_give_back_arenas(void) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 8 << 20);
+#endif
+}
 
 /* Threads for an operation that touches rows * width values. */
 static inline int cpu_threads(const ca_backend *be, int64_t rows, int64_t width) {

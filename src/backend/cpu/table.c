@@ -73,6 +73,7 @@ static ca_status cpu_open(int device, int threads, ca_backend **out) {
     ca_cpu_context *context = NULL;
     void *tiles = NULL, *gemm_tiles = NULL;
 
+    cpu_give_back_arenas();
     CA_TRY(ca_calloc(1, sizeof *be, &be));
     *be = (ca_backend){.name = "cpu",
                        .ops = &cpu_ops,
