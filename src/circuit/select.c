@@ -177,13 +177,15 @@ static void keep_row(const ca_circuit_graph *g, int64_t source, bool *edges) {
         if (source < ca_circuit_parents(g, v)) edges[source * g->destinations + v] = true;
 }
 
-/* Sources, or where the circuit has a mask of them their neurons, `each` a source. */
-static ca_status pick_sources(selection *s, int64_t each, ca_circuit_rule rule, int64_t count,
-                              double threshold, ca_circuit *out) {
+/* Creates a circuit of whole sources, or with a mask of neurons. */
+static ca_status select_sources(selection *s, bool neurons, ca_circuit_rule rule, int64_t count,
+                                double threshold, ca_circuit *out) {
     ca_status st = CA_OK;
-    const int64_t whole = s->g->sources * each;
+    const int64_t each = neurons ? s->g->width : 1, whole = s->g->sources * each;
     assert(rule != CA_CIRCUIT_GREEDY);
     assert(rule == CA_CIRCUIT_THRESHOLD || (count >= 0 && count <= whole));
+    CA_TRY(ca_circuit_create(s->g, out));
+    if (neurons) CA_TRY(ca_circuit_add_neurons(s->g, out));
     CA_TRY(ca_calloc((size_t)whole, sizeof *s->heap.items, &s->heap.items));
     for (int64_t i = 0; i < whole; i++) append(s, i);
     order(&s->heap);
@@ -198,34 +200,22 @@ static ca_status pick_sources(selection *s, int64_t each, ca_circuit_rule rule, 
     ca_circuit_prune(s->g, out);
 out:
     free(s->heap.items);
+    if (st != CA_OK) ca_circuit_free(out);
     return st;
 }
 
 ca_status ca_circuit_select_nodes(const ca_circuit_graph *g, const double *score, bool absolute,
                                   ca_circuit_rule rule, int64_t count, double threshold,
                                   ca_circuit *out) {
-    ca_status st = CA_OK;
     selection s = {.g = g, .score = score, .absolute = absolute};
-    CA_TRY(ca_circuit_create(g, out));
-    CA_TRY(pick_sources(&s, 1, rule, count, threshold, out));
-    return CA_OK;
-out:
-    ca_circuit_free(out);
-    return st;
+    return select_sources(&s, false, rule, count, threshold, out);
 }
 
 ca_status ca_circuit_select_neurons(const ca_circuit_graph *g, const double *score, bool absolute,
                                     ca_circuit_rule rule, int64_t count, double threshold,
                                     ca_circuit *out) {
-    ca_status st = CA_OK;
     selection s = {.g = g, .score = score, .absolute = absolute};
-    CA_TRY(ca_circuit_create(g, out));
-    CA_TRY(ca_circuit_add_neurons(g, out));
-    CA_TRY(pick_sources(&s, g->width, rule, count, threshold, out));
-    return CA_OK;
-out:
-    ca_circuit_free(out);
-    return st;
+    return select_sources(&s, true, rule, count, threshold, out);
 }
 
 /* ---- what is kept of a circuit */

@@ -158,23 +158,11 @@ out:
 }
 
 static ca_status put_overlaps(ca_job *job, const char *group, const overlaps *o) {
-    ca_status st = CA_OK;
-    const struct {
-        const char *name;
-        ca_result_type type;
-        const void *values;
-    } sets[] = {
+    const eap_list lists[] = {
         {"size", CA_RESULT_I64, o->size},     {"common_edges", CA_RESULT_I64, o->edges},
         {"iou", CA_RESULT_F64, o->iou},       {"directed_overlap", CA_RESULT_F64, o->directed},
         {"chance", CA_RESULT_F64, o->chance}, {"node_iou", CA_RESULT_F64, o->node_iou}};
-    char path[96];
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        snprintf(path, sizeof path, "%s/%s", group, sets[i].name);
-        CA_TRY(ca_result_put(job->result, path, sets[i].type,
-                             (ca_result_shape){1, {SIZES}, {"size"}}, sets[i].values));
-    }
-out:
-    return st;
+    return ca_eap_put_lists(job, group, lists, sizeof lists / sizeof *lists, SIZES, NULL);
 }
 
 /* ---- run ---- */

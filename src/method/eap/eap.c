@@ -154,6 +154,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
         goto out;
     }
     CA_TRY(ca_eap_truth_read(job, e));
+    if (e->faithfulness) e->faithfulness->truth = e->truth.in;
     CA_TRY(check_examples(job, e));
     CA_TRY(ca_eap_compare_prepare(job, e, plan));
     *state = e;
@@ -222,7 +223,6 @@ static ca_status run_given(ca_job *job, eap *e, int64_t *done) {
     CA_TRY(ca_eap_faithfulness_run(e->faithfulness, job,
                                    e->faithfulness->whole ? &e->ablation : NULL, NULL,
                                    job->resume_at, done));
-    CA_TRY(ca_eap_write_truth(job, e));
 out:
     return st;
 }

@@ -122,8 +122,7 @@ ca_status ca_eap_compare(ca_job *job, eap *e) CA_MUST_USE;
 ca_status ca_eap_write_comparison(ca_job *job, const eap *e) CA_MUST_USE;
 ca_status ca_eap_compare_answer(const eap *e, ca_string *text) CA_MUST_USE;
 
-/* truth.c: a circuit that is known to be the true one, and how well the scores find it and the
- * circuits of the result agree with it. */
+/* truth.c: a circuit that is known to be the true one, and how well the scores find it. */
 ca_status ca_eap_truth_read(const ca_job *job, eap *e) CA_MUST_USE;
 ca_status ca_eap_write_truth(ca_job *job, eap *e) CA_MUST_USE;
 

@@ -197,6 +197,20 @@ out:
     return st;
 }
 
+ca_status ca_eap_put_lists(ca_job *job, const char *group, const eap_list *lists,
+                           size_t lists_count, int64_t count, const char *scale) {
+    ca_status st = CA_OK;
+    char path[96];
+    for (size_t i = 0; i < lists_count; i++) {
+        snprintf(path, sizeof path, "%s/%s", group, lists[i].name);
+        CA_TRY(ca_result_put(job->result, path, lists[i].type,
+                             (ca_result_shape){1, {count}, {"size"}}, lists[i].values));
+        if (scale) CA_TRY(ca_result_scale(job->result, path, 0, scale));
+    }
+out:
+    return st;
+}
+
 static ca_status put_circuits(eap_faithfulness *f) {
     ca_status st = CA_OK;
     ca_result *r = f->job->result;
@@ -214,6 +228,7 @@ static ca_status put_circuits(eap_faithfulness *f) {
     CA_TRY(ca_result_scale(r, in, 1, "/edges/source"));
     CA_TRY(ca_result_scale(r, in, 2, "/edges/destination"));
     CA_TRY(put_masks(f));
+    if (f->truth) CA_TRY(ca_eap_truth_circuits(f->job, f->truth, g, f->circuits, count));
     CA_TRY(ca_result_attribute_text(
         r, "/circuits", "select",
         f->selection.given ? "file" : ca_config_text(f->job->config, "method.circuit.select")));

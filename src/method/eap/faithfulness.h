@@ -95,6 +95,7 @@ typedef struct eap_faithfulness {
     bool evaluate;
     bool whole; /* whole prompts are run: the ablation changes all tokens */
     eap_selection selection;
+    const bool *truth;  /* [F, R] the true circuit, or another's: set beside each; NULL without */
     ca_packing packing; /* examples in groups */
     eap_runs_sizes sizes;
     /* while running */
@@ -134,6 +135,18 @@ ca_status ca_eap_faithfulness_answer(const eap_faithfulness *faithfulness, ca_jo
 /* Areas under a curve of `count` points in any order; NaN for fewer than two. */
 void ca_eap_curve_areas(const double *fraction, const double *normalized, int64_t count,
                         double *cpr, double *cmd);
+
+/* Datasets [count] of a group, along the circuits' sizes; scale: theirs, or NULL. */
+typedef struct eap_list {
+    const char *name;
+    ca_result_type type;
+    const void *values;
+} eap_list;
+ca_status ca_eap_put_lists(ca_job *job, const char *group, const eap_list *lists,
+                           size_t lists_count, int64_t count, const char *scale) CA_MUST_USE;
+/* truth.c: what edges and nodes of the circuits share with those of `in` [F, R]. */
+ca_status ca_eap_truth_circuits(ca_job *job, const bool *in, const ca_circuit_graph *graph,
+                                const ca_circuit *circuits, int64_t count) CA_MUST_USE;
 
 /* selection.c. Frees with ca_eap_selection_free. */
 ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *graph, eap_level level,

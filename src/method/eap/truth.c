@@ -6,7 +6,6 @@
 #include "eap.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,105 +57,86 @@ out:
     return st;
 }
 
+ca_status ca_eap_write_truth(ca_job *job, eap *e) {
+    return e->truth.in ? write_areas(job, e) : CA_OK;
+}
+
 /* ---- circuits ---- */
 
-enum { EDGES_AND_NODES = 2 };
+enum { COLUMNS = 4 };
 
+/* What a circuit's edges or nodes share with those of the true one. */
 typedef struct agreement {
-    int64_t count;
-    int64_t *common;
-    double *precision, *recall, *iou, *chance; /* [count] each */
+    int64_t *common;         /* [count] */
+    double *column[COLUMNS]; /* [count] precision, recall, iou, chance */
 } agreement;
 
-/* Circuit by circuit; in [count, F, R]. */
-static ca_status compare(const ca_circuit_graph *g, const bool *truth, const bool *in,
-                         agreement out[EDGES_AND_NODES]) {
+static ca_status agreement_create(int64_t count, agreement *a) {
     ca_status st = CA_OK;
-    ca_circuit of_truth = {0}, own = {0}, valid = {0}; /* valid: all edges */
-    size_t all = (size_t)(g->sources * g->destinations);
-    CA_TRY(ca_circuit_create(g, &of_truth));
-    CA_TRY(ca_circuit_create(g, &own));
-    CA_TRY(ca_circuit_create(g, &valid));
+    CA_TRY(ca_calloc((size_t)count, sizeof *a->common, &a->common));
+    for (int i = 0; i < COLUMNS; i++)
+        CA_TRY(ca_calloc((size_t)count, sizeof *a->column[i], &a->column[i]));
+out:
+    return st;
+}
+
+static void agreement_free(agreement *a) {
+    free(a->common);
+    for (int i = 0; i < COLUMNS; i++) free(a->column[i]);
+}
+
+static void set_agreement(agreement *a, int64_t i, ca_overlap o) {
+    const double values[COLUMNS] = {o.a_in_b, o.b_in_a, o.iou, o.probability};
+    a->common[i] = o.both;
+    for (int c = 0; c < COLUMNS; c++) a->column[c][i] = values[c];
+}
+
+static ca_status put_agreement(ca_job *job, const char *group, int64_t count, const agreement *a) {
+    const eap_list lists[] = {{"common", CA_RESULT_I64, a->common},
+                              {"precision", CA_RESULT_F64, a->column[0]},
+                              {"recall", CA_RESULT_F64, a->column[1]},
+                              {"iou", CA_RESULT_F64, a->column[2]},
+                              {"chance", CA_RESULT_F64, a->column[3]}};
+    return ca_eap_put_lists(job, group, lists, sizeof lists / sizeof *lists, count,
+                            "/circuits/fraction");
+}
+
+/* Of all edges, and of the file's circuit the nodes that follow from its edges. */
+static ca_status find_truth(const ca_circuit_graph *g, const bool *in, ca_circuit *all,
+                            ca_circuit *truth) {
+    ca_status st = CA_OK;
+    CA_TRY(ca_circuit_create(g, all));
+    CA_TRY(ca_circuit_create(g, truth));
     for (int64_t v = 0; v < g->destinations; v++)
         for (int64_t u = 0; u < ca_circuit_parents(g, v); u++)
-            valid.edges[u * g->destinations + v] = true;
-    memcpy(of_truth.edges, truth, all * sizeof *truth);
-    ca_circuit_count(g, &of_truth);
-    for (int64_t i = 0; i < out[0].count; i++) {
-        memcpy(own.edges, in + (size_t)i * all, all * sizeof *in);
-        ca_circuit_count(g, &own);
-        for (int nodes = 0; nodes < EDGES_AND_NODES; nodes++) {
-            ca_overlap o =
-                nodes ? ca_overlap_of(own.nodes, of_truth.nodes, NULL, g->sources)
-                      : ca_overlap_of(own.edges, of_truth.edges, valid.edges, (int64_t)all);
-            out[nodes].common[i] = o.both;
-            out[nodes].precision[i] = o.a_in_b;
-            out[nodes].recall[i] = o.b_in_a;
-            out[nodes].iou[i] = o.iou;
-            out[nodes].chance[i] = o.probability;
-        }
-    }
-out:
-    ca_circuit_free(&of_truth);
-    ca_circuit_free(&own);
-    ca_circuit_free(&valid);
-    return st;
-}
-
-static ca_status put_agreement(ca_job *job, const char *kind, const agreement *a) {
-    ca_status st = CA_OK;
-    const struct {
-        const char *name;
-        ca_result_type type;
-        const void *values;
-    } sets[] = {{"common", CA_RESULT_I64, a->common},
-                {"precision", CA_RESULT_F64, a->precision},
-                {"recall", CA_RESULT_F64, a->recall},
-                {"iou", CA_RESULT_F64, a->iou},
-                {"chance", CA_RESULT_F64, a->chance}};
-    char path[64];
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        snprintf(path, sizeof path, "/circuits/truth/%s/%s", kind, sets[i].name);
-        CA_TRY(ca_result_put(job->result, path, sets[i].type,
-                             (ca_result_shape){1, {a->count}, {"size"}}, sets[i].values));
-        CA_TRY(ca_result_scale(job->result, path, 0, "/circuits/fraction"));
-    }
+            all->edges[u * g->destinations + v] = true;
+    memcpy(truth->edges, in, (size_t)(g->sources * g->destinations) * sizeof *in);
+    ca_circuit_count(g, truth);
 out:
     return st;
 }
 
-static ca_status write_agreement(ca_job *job, const eap *e) {
+ca_status ca_eap_truth_circuits(ca_job *job, const bool *in, const ca_circuit_graph *g,
+                                const ca_circuit *circuits, int64_t count) {
     ca_status st = CA_OK;
-    const ca_circuit_graph *g = &e->sums.graph;
-    int64_t count = e->faithfulness->selection.count, all = g->sources * g->destinations;
-    bool *in = NULL;
-    double *values = NULL;
-    int64_t *common = NULL;
-    agreement of[EDGES_AND_NODES];
-    CA_TRY(ca_calloc((size_t)(count * all), sizeof *in, &in));
-    CA_TRY(ca_calloc((size_t)(EDGES_AND_NODES * 4 * count), sizeof *values, &values));
-    CA_TRY(ca_calloc((size_t)(EDGES_AND_NODES * count), sizeof *common, &common));
-    for (int64_t i = 0; i < EDGES_AND_NODES; i++) {
-        double *own = values + i * 4 * count;
-        of[i] = (agreement){count,       common + i * count, own,
-                            own + count, own + 2 * count,    own + 3 * count};
+    ca_circuit all = {0}, truth = {0};
+    agreement edges = {0}, nodes = {0};
+    CA_TRY(find_truth(g, in, &all, &truth));
+    CA_TRY(agreement_create(count, &edges));
+    CA_TRY(agreement_create(count, &nodes));
+    for (int64_t i = 0; i < count; i++) {
+        const ca_circuit *c = &circuits[i];
+        set_agreement(
+            &edges, i,
+            ca_overlap_of(c->edges, truth.edges, all.edges, g->sources * g->destinations));
+        set_agreement(&nodes, i, ca_overlap_of(c->nodes, truth.nodes, NULL, g->sources));
     }
-    CA_TRY(ca_result_read_back(job->result, "/circuits/in_circuit", in));
-    CA_TRY(compare(g, e->truth.in, in, of));
-    CA_TRY(put_agreement(job, "edges", &of[0]));
-    CA_TRY(put_agreement(job, "nodes", &of[1]));
+    CA_TRY(put_agreement(job, "/circuits/truth/edges", count, &edges));
+    CA_TRY(put_agreement(job, "/circuits/truth/nodes", count, &nodes));
 out:
-    free(in);
-    free(values);
-    free(common);
-    return st;
-}
-
-ca_status ca_eap_write_truth(ca_job *job, eap *e) {
-    ca_status st = CA_OK;
-    if (!e->truth.in) return CA_OK;
-    if (!e->given) CA_TRY(write_areas(job, e));
-    if (e->faithfulness) CA_TRY(write_agreement(job, e));
-out:
+    agreement_free(&edges);
+    agreement_free(&nodes);
+    ca_circuit_free(&truth);
+    ca_circuit_free(&all);
     return st;
 }
