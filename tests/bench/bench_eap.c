@@ -20,6 +20,8 @@
 #include "eap/score.h"
 #include "job.h"
 
+enum { MOST_TURNS = 9, MOST_PROMPTS = 16 };
+
 typedef struct eap_case {
     const char *name, *method; /* YAML of `method` beyond kind */
     int64_t points;
@@ -27,7 +29,9 @@ typedef struct eap_case {
     bool early; /* the first difference is token 1 */
     bool curve; /* with circuits, beyond the case before it */
     /* measured */
-    double best, spent, flops, forward;
+    double best, last, spent, flops, forward;
+    double beside[MOST_TURNS]; /* FLOP/s in each turn, in parts of those of sgemm before and after */
+    int turns;
     int64_t planned, taken; /* bytes */
 } eap_case;
 
@@ -50,7 +54,7 @@ static eap_case cases[] = {
     {PATH, .pairs = 64},
     {PATH, .pairs = 64, .early = true},
 };
-enum { CASES = sizeof cases / sizeof *cases, MOST_TURNS = 9, MOST_PROMPTS = 16 };
+enum { CASES = sizeof cases / sizeof *cases };
 
 static const char *const DATA = "build/bench_eap.json", *const RESULT = "build/bench_eap.h5";
 
@@ -148,6 +152,7 @@ static ca_status run_job(ca_job *job, eap_case *c) {
     double seconds = ca_seconds() - start;
     int64_t taken = memory_line("VmHWM:") - before;
     c->spent += seconds;
+    c->last = seconds;
     if (c->best == 0 || seconds < c->best) c->best = seconds;
     if (taken > c->taken) c->taken = taken;
     c->flops = job->plan.flops;
@@ -228,6 +233,18 @@ static void count(const bench *b, const eap_case *c, double *forwards, double *s
     }
 }
 
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(const double *values, int count) {
+    double sorted[MOST_TURNS];
+    memcpy(sorted, values, (size_t)count * sizeof *values);
+    qsort(sorted, (size_t)count, sizeof *sorted, ascending);
+    return 0.5 * (sorted[(count - 1) / 2] + sorted[count / 2]);
+}
+
 static void print(const bench *b, const eap_case *c) {
     double forwards, scores, seconds = c->best, flops = c->flops;
     count(b, c, &forwards, &scores);
@@ -238,23 +255,38 @@ static void print(const bench *b, const eap_case *c) {
     }
     double pair = seconds / (double)c->pairs;
     printf("%-19s %2" PRId64 " pairs, %-5s %8.1f ms a pair %5.2f plain forwards; operations %5.2f "
-           "+ %4.2f forwards, %3.0f %% of sgemm; memory %4.0f MB, planned %4.0f\n",
+           "+ %4.2f forwards, %3.0f %% of sgemm, %3.0f of that beside it; memory %4.0f MB, planned "
+           "%4.0f\n",
            c->name, c->pairs, c->early ? "early" : "late", 1e3 * pair, pair / c->forward,
            (flops - scores) / forwards, scores / forwards, 100 * flops / seconds / b->peak,
+           100 * median(c->beside, c->turns),
            1e-6 * (double)c->taken, 1e-6 * (double)c->planned);
 }
 
-/* Cases take turns, and the peak with them, so that a disturbance of the machine meets all; the
- * best turn counts. */
+/* One turn of a case between two measurements of sgemm. */
+static ca_status take_turn(bench *b, eap_case *c) {
+    ca_status st = CA_OK;
+    CA_TRY(run_forwards(b, c));
+    CA_TRY(bench_measure_peak(b));
+    double before = b->rate;
+    CA_TRY(run_once(b, c));
+    CA_TRY(bench_measure_peak(b));
+    double flops = c->flops - (c->curve ? c[-1].flops : 0);
+    double seconds = c->last - (c->curve ? c[-1].last : 0);
+    c->beside[c->turns++] = flops / seconds / (0.5 * (before + b->rate));
+out:
+    return st;
+}
+
+/* Cases take turns, and the peak with them, so that a disturbance of the machine meets all. The
+ * best turn counts beside the best product; and the middle one of the turns, each beside the
+ * products before and after it, which a disturbance that lasts slows as well. */
 static ca_status run(bench *b) {
     ca_status st = CA_OK;
     for (int turn = 0; turn < MOST_TURNS; turn++)
-        for (int i = 0; i < CASES; i++) {
-            if (turn && 3 * (cases[i].spent + cases[i].best) > b->most_seconds) continue;
-            CA_TRY(bench_measure_peak(b));
-            CA_TRY(run_forwards(b, &cases[i]));
-            CA_TRY(run_once(b, &cases[i]));
-        }
+        for (int i = 0; i < CASES; i++)
+            if (!turn || 3 * (cases[i].spent + cases[i].best) <= b->most_seconds)
+                CA_TRY(take_turn(b, &cases[i]));
     printf("%s, sgemm %.1f GFLOP/s, %d threads; goals: path 11 forwards of operations, "
            "55 %% of sgemm, 300 MB; circuits 12 plain forwards\n",
            b->path, 1e-9 * b->peak, b->be->threads);

@@ -14,10 +14,11 @@ typedef struct bench {
     ca_model *model;
     const char *path;
     double peak;         /* FLOP/s of the fastest matrix product so far */
+    double rate;         /* FLOP/s of the last few, on the average */
     double most_seconds; /* of one case */
 } bench;
 
-/* Multiplies 2048 x 2048 matrices a few times; raises b->peak. */
+/* Multiplies 2048 x 2048 matrices a few times; raises b->peak and sets b->rate. */
 ca_status bench_measure_peak(bench *b) CA_MUST_USE;
 
 /* Resolves a configuration with the options of the method. text: YAML. */

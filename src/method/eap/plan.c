@@ -9,10 +9,10 @@ enum {
     LEAST_ROWS = 64, /* as many run well, whatever they take */
     ROW_STEP = 32,
     MOST_READS = 64,     /* runs of a pass: bounds the logits */
-    GROUP_ROWS = 128,    /* of the ends of a group: more are no faster */
-    GROUP_PAIRS = 16,    /* bounds the prefixes */
-    ENOUGH = 240 << 20,  /* bytes that more rows are not worth */
-    EXPANDED = 16 << 20, /* bytes of sources in D values, about */
+    GROUP_ROWS = 256,    /* of the ends of a group: more are no faster */
+    GROUP_PAIRS = 32,    /* bounds the prefixes */
+    ENOUGH = 264 << 20,  /* bytes that more rows are not worth */
+    EXPANDED = 32 << 20, /* bytes of sources in D values, about */
     LEAST_EXPANDED_ROWS = 16,
     CELLS = 4, /* times the rows: of a pass that keeps no values */
 };
@@ -24,15 +24,33 @@ bool ca_eap_runs_whole(const eap *e) {
     return e->ablation.kind != EAP_PATCHING || e->variant->clean_only;
 }
 
-int64_t ca_eap_part_end(const eap *e, int64_t pair, int64_t last) {
-    int64_t rows = 0;
-    for (int64_t first = pair; pair < last; pair++) {
-        const ca_example *sequence = &e->metric.sequences->examples[pair];
-        int64_t least = e->pass_rows / MOST_READS * ca_example_reads(sequence);
-        rows += e->most_points * larger(ca_eap_tail_rows(sequence, ca_eap_runs_whole(e)), least);
-        if (rows > e->pass_rows && pair > first) break;
+/* Rows that a pair's points take in a pass; a pass has at most MOST_READS runs. */
+static int64_t pass_rows_of(const eap *e, int64_t pair) {
+    const ca_example *sequence = &e->metric.sequences->examples[pair];
+    int64_t least = e->pass_rows / MOST_READS * ca_example_reads(sequence);
+    return e->most_points * larger(ca_eap_tail_rows(sequence, ca_eap_runs_whole(e)), least);
+}
+
+/* The pair behind the last one that fits a pass that begins with `pair`, of at most `most` rows but
+ * for one pair. */
+static int64_t pass_end(const eap *e, int64_t pair, int64_t last, int64_t most) {
+    for (int64_t rows = 0, first = pair; pair < last; pair++) {
+        rows += pass_rows_of(e, pair);
+        if (rows > most && pair > first) break;
     }
     return pair;
+}
+
+/* As few parts as can be, and the last one not much smaller than the others: passes of few rows are
+ * slow. */
+int64_t ca_eap_part_end(const eap *e, int64_t pair, int64_t last) {
+    int64_t parts = 0, rows = 0, most = 0;
+    for (int64_t i = pair; i < last; i = pass_end(e, i, last, e->pass_rows)) parts++;
+    for (int64_t i = pair; i < last; i++) {
+        rows += pass_rows_of(e, i);
+        most = larger(most, pass_rows_of(e, i));
+    }
+    return pass_end(e, pair, last, smaller(e->pass_rows, rows / larger(1, parts) + most / 2));
 }
 
 int64_t ca_eap_ends_apart(const eap *e) {
