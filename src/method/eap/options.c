@@ -140,10 +140,16 @@ static ca_status check_level(const ca_job *job, const eap *e) {
     static const char *const names[] = {
         [EAP_NODES] = "nodes", [EAP_NEURONS] = "neurons", [EAP_HIDDEN] = "hidden units"};
     bool gradients = e->variant->path != EAP_NO_PATH;
-    if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients))
-        return ca_config_fail(job->config, "method.ablation",
-                              "with compat, expected mean only with edges that are scored by "
-                              "gradients");
+    if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients)) {
+        ca_hint("compat none takes a mean for each source, with every variant and level");
+        return ca_config_fail(
+            job->config, "method.ablation",
+            "expected patching, zero or mean-positional with compat %s and %s "
+            "%s, got mean: the peer's one mean of all sources stands in for "
+            "edges that gradients score, and for nothing else",
+            ca_config_text(job->config, "method.compat"), gradients ? "level" : "variant",
+            gradients ? ca_config_text(job->config, "method.level") : e->variant->name);
+    }
     if (e->level == EAP_EDGES || e->level == EAP_NODES) return CA_OK;
     if (!gradients)
         return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %s",
