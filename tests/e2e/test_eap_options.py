@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Options of edge attribution that do not go together are refused, each with a way out."""
+"""Options of edge attribution that have no effect or do not go together are refused, each with a way
+out."""
 
 import files
 import pytest
@@ -17,6 +18,43 @@ def refused(causa, tmp_path, text_model):
         return done.stderr
 
     return run
+
+
+@pytest.mark.parametrize("level", ["edge", "node", "neuron", "hidden"])
+@pytest.mark.parametrize("key, value", [("select", "greedy"), ("select", "threshold"), ("absolute", False)])
+def test_a_rule_without_circuits(refused, level, key, value):
+    said = refused({"variant": "eap", "level": level, "circuit": {key: value}})
+    cure = "level edge, node or neuron" if level == "hidden" else "method.circuit.sizes"
+    words = [f"method.circuit.{key}: expected", cure, f"got {str(value).lower()} "]
+    assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("level", ["edge", "node", "neuron", "hidden"])
+def test_a_number_without_a_file(refused, level):
+    said = refused({"variant": "eap", "level": level, "circuit": {"number": 1}})
+    assert "method.circuit.number: expected method.circuit.file beside it" in said
+
+
+@pytest.mark.parametrize("more, words", [
+    ({"circuit": {"select": "greedy"}}, ["method.circuit.select", "as it is"]),
+    ({"circuit": {"absolute": False}}, ["method.circuit.absolute", "as it is"]),
+    ({"circuit": {"number": 0, "fractions": [0.1]}}, ["method.circuit.number", "expected auto beside method.circuit.fractions"]),
+    ({"per_example": True}, ["method.per_example", "nothing is attributed"]),
+    ({"by_position": True}, ["method.by_position", "nothing is attributed"]),
+    ({"bootstrap": 3}, ["method.bootstrap", "nothing is attributed"]),
+    ({"compare": ["exact"]}, ["method.compare", "nothing is attributed"]),
+], ids=lambda value: value[0] if isinstance(value, list) else "")
+def test_beside_a_file(demo, tmp_path, more, words):  # noqa: F811
+    demo({"variant": "eap", "circuit": {"sizes": [9]}}, "data.limit=1", name="given")
+    given = {"file": str(tmp_path / "given.h5"), **more.get("circuit", {})}
+    done = demo({**more, "circuit": given}, "data.limit=1", check=False)
+    assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
+
+
+def test_defaults_may_stand_anywhere(demo):  # noqa: F811
+    """A resolved config has them all, and must repeat its run."""
+    for level in ("edge", "hidden"):
+        demo({"variant": "eap", "level": level, "circuit": {"select": "top", "absolute": True, "number": "auto"}})
 
 
 @pytest.mark.parametrize("method, what", [

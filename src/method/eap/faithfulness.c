@@ -102,8 +102,10 @@ ca_status ca_eap_faithfulness_prepare(const ca_job *job, const ca_circuit_graph 
     ca_status st = CA_OK;
     eap_faithfulness *f = NULL;
     bool evaluate = ca_config_bool(job->config, "method.evaluate.faithfulness");
+    bool circuits = evaluate || asks_for_circuits(job->config);
     *out = NULL;
-    if (!evaluate && !asks_for_circuits(job->config)) return CA_OK;
+    CA_TRY(ca_eap_selection_check(job->config, level, circuits));
+    if (!circuits) return CA_OK;
     if (level == EAP_HIDDEN)
         return ca_config_fail(job->config, "method.level",
                               "expected edge, node or neuron, of which circuits are made, got "

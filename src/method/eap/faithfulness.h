@@ -68,7 +68,8 @@
          "else the last"},                                                                         \
     {                                                                                              \
         "method.evaluate.faithfulness", CA_OPTION_BOOL, "false", NULL, NULL,                       \
-            "run the circuits, and compare them with the clean and the ablated run"                \
+            "run the circuits, and compare them with the clean and the ablated run; those of "     \
+            "circuit.file always are"                                                              \
     }
 
 /* What is scored. Neurons are coordinates of sources' outputs, hidden units those that the MLPs'
@@ -148,7 +149,11 @@ ca_status ca_eap_put_lists(ca_job *job, const char *group, const eap_list *lists
 ca_status ca_eap_truth_circuits(ca_job *job, const bool *in, const ca_circuit_graph *graph,
                                 const ca_circuit *circuits, int64_t count) CA_MUST_USE;
 
-/* selection.c. Frees with ca_eap_selection_free. */
+/* selection.c. CA_E_CONFIG naming an option of circuits that would have no effect; circuits: some
+ * are made. */
+ca_status ca_eap_selection_check(const ca_config *config, eap_level level,
+                                 bool circuits) CA_MUST_USE;
+/* Frees with ca_eap_selection_free. */
 ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *graph, eap_level level,
                                 eap_selection *out) CA_MUST_USE;
 /* Circuits will have masks of neurons. */

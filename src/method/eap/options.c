@@ -157,6 +157,23 @@ static ca_status check_level(const ca_job *job, const eap *e) {
     return CA_OK;
 }
 
+/* With circuits or scores of a file nothing is attributed, so nothing of it can be kept. */
+static ca_status check_given(const ca_job *job) {
+    const struct {
+        const char *path;
+        bool set;
+    } keys[] = {{"method.per_example", ca_config_bool(job->config, "method.per_example")},
+                {"method.by_position", ca_config_bool(job->config, "method.by_position")},
+                {"method.bootstrap", ca_config_int(job->config, "method.bootstrap") > 0},
+                {"method.compare", ca_config_count(job->config, "method.compare") > 0}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (keys[i].set)
+            return ca_config_fail(job->config, keys[i].path,
+                                  "expected no method.circuit.file beside it: with one nothing is "
+                                  "attributed");
+    return CA_OK;
+}
+
 /* What is kept beside the scores. */
 static ca_status read_sums(const ca_job *job, eap *e) {
     ca_status st = CA_OK;
@@ -232,6 +249,7 @@ ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
     e->variant = ca_eap_variant_find(variant);
     e->given = ca_config_has(job->config, "method.circuit.file");
     CA_TRY(check_family(job->arch));
+    if (e->given) CA_TRY(check_given(job));
     CA_TRY(read_metric(job, e));
     read_scaling(job, e);
     read_level(job, e);
