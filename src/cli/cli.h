@@ -97,6 +97,9 @@ typedef struct cli_session {
 ca_status ca_cli_session_open(const cli_arguments *arguments, cli_session *session) CA_MUST_USE;
 /* Resolves a point, opens what it needs and prepares its method: no weights are read. */
 ca_status ca_cli_session_point(cli_session *session, int64_t point) CA_MUST_USE;
+/* With data.keep: correct, loads the weights, leaves out the rows that the model does not answer
+ * correctly, and prepares the point again. To be called once, before the point runs. */
+ca_status ca_cli_session_keep(cli_session *session) CA_MUST_USE;
 /* Prepares the point again with half of the memory for micro-batches. CA_E_MEMORY when that is too
  * little for any; then the point cannot run. */
 ca_status ca_cli_session_halve(cli_session *session) CA_MUST_USE;
