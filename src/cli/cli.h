@@ -139,6 +139,9 @@ void ca_cli_run_log_stop(cli_run_log *log);
 /* index.c: index.h5 of a sweep of which every point has a file or is marked in `failed` [points];
  * while other calls are still at work on some points, nothing is written. */
 ca_status ca_cli_write_index(const cli_session *session, const bool *failed) CA_MUST_USE;
+/* Removes results and checkpoints in the sweep's folder whose point it does not have. Only those
+ * that are named as points and say themselves that they are of a sweep of this name. */
+ca_status ca_cli_remove_stale(const cli_session *session) CA_MUST_USE;
 
 /* format.c: "12.3 GFLOP" into `text`. */
 const char *ca_cli_flops(double flops, char text[32]);

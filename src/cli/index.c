@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
  * index.h5 of a sweep: the points and what became of them, the swept values, the headline numbers,
- * links to the files.
+ * links to the files. And the end of points of an earlier sweep that it does not have.
  */
 #include "cli.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Numbers when every value of the key is one, else texts. */
 static ca_status put_key(const cli_session *s, ca_result *r, int64_t key, int64_t points) {
@@ -118,6 +121,62 @@ out:
     ca_result_abandon(r);
     for (int64_t p = 0; files && p < points; p++) free(files[p]);
     free(files);
+    free(folder);
+    free(path);
+    return st;
+}
+
+/* ---- points of an earlier sweep ---- */
+
+/* The number of a point's result or checkpoint, by the whole of its name; else -1. */
+static int64_t point_of(const char *name) {
+    char expected[64];
+    if (strncmp(name, "point-", 6) != 0) return -1;
+    int64_t point = strtoll(name + 6, NULL, 10);
+    for (int i = 0; i < 2; i++) {
+        snprintf(expected, sizeof expected, "point-%05lld.h5%s", (long long)point,
+                 i ? ".checkpoint" : "");
+        if (strcmp(name, expected) == 0) return point;
+    }
+    return -1;
+}
+
+/* A result of this tool whose config has the name of this sweep, which is its first line. */
+static bool is_of_sweep(const cli_session *s, const char *path) {
+    ca_result_reader *reader = NULL;
+    const char *tool, *config, *own = ca_config_yaml(s->config);
+    if (ca_result_reader_open(path, &reader) != CA_OK) return false;
+    bool is = ca_result_reader_text(reader, "/", "tool", &tool) && strcmp(tool, "causa") == 0 &&
+              ca_result_reader_text(reader, "/", "config", &config) &&
+              strncmp(config, own, strcspn(own, "\n") + 1) == 0;
+    ca_result_reader_close(reader);
+    return is;
+}
+
+ca_status ca_cli_remove_stale(const cli_session *s) {
+    ca_status st = CA_OK;
+    int64_t points = ca_document_points(s->document), removed = 0;
+    char *folder = NULL, *path = NULL;
+    DIR *entries = NULL;
+    CA_TRY(ca_cli_session_folder(s, &folder));
+    entries = opendir(folder);
+    if (!entries) CA_TRY(ca_fail(CA_E_IO, "%s: %s", folder, strerror(errno)));
+    for (const struct dirent *e = readdir(entries); e; e = readdir(entries)) {
+        if (point_of(e->d_name) < points) continue;
+        free(path);
+        CA_TRY(ca_path_join(folder, e->d_name, &path));
+        if (!is_of_sweep(s, path)) continue;
+        if (unlink(path) != 0)
+            CA_TRY(ca_fail(CA_E_IO, "%s: a point of an earlier sweep cannot be removed: %s", path,
+                           strerror(errno)));
+        removed++;
+    }
+    if (removed)
+        ca_log(CA_LOG_INFO,
+               "%s: removed points of an earlier sweep, of which this one has fewer: %lld", folder,
+               (long long)removed);
+out:
+    if (entries) closedir(entries);
     free(folder);
     free(path);
     return st;

@@ -295,7 +295,9 @@ static ca_status run_points(cli_session *s, int64_t points, const point_range *r
         }
         CA_TRY(print_json(s, p, path, last));
     }
-    if (ca_document_sweep_keys(s->document)) CA_TRY(ca_cli_write_index(s, failed));
+    bool sweep = ca_document_sweep_keys(s->document) > 0;
+    if (sweep && s->arguments->overwrite) CA_TRY(ca_cli_remove_stale(s));
+    if (sweep) CA_TRY(ca_cli_write_index(s, failed));
     if (failures)
         st = ca_fail(CA_E_POINTS, "%lld of %lld sweep points failed", (long long)failures,
                      (long long)points);
