@@ -26,7 +26,8 @@ typedef struct ca_method {
     void (*release)(void *state);
     /* One line per convention, NULL-terminated: sign, direction, units. */
     const char *const *conventions;
-    /* Datasets or attributes that a sweep's index collects, "path@attribute", NULL-terminated. */
+    /* Attributes that a sweep's index collects, "path@attribute", NULL-terminated. Of several with
+     * the same attribute a result has one. */
     const char *const *headlines;
 } ca_method;
 

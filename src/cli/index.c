@@ -37,22 +37,37 @@ out:
     return st;
 }
 
-/* Headlines are "object@attribute"; NaN where a point failed or its method lacks it. */
-static ca_status put_headline(ca_result *r, char **files, int64_t points, const char *headline) {
+/* Of a result; NaN where its method lacks it. Objects of which a result has one give one name. */
+static ca_status read_headline(const char *const *headlines, const char *name, const char *file,
+                               double *value) {
     ca_status st = CA_OK;
-    const char *at = strchr(headline, '@');
-    char object[128], path[128];
+    ca_result_reader *reader = NULL;
+    char object[128];
+    *value = NAN;
+    CA_TRY(ca_result_reader_open(file, &reader));
+    for (const char *const *h = headlines; *h; h++) {
+        const char *at = strchr(*h, '@');
+        if (strcmp(at + 1, name) != 0) continue;
+        snprintf(object, sizeof object, "%.*s", (int)(at - *h), *h);
+        if (ca_result_reader_float(reader, object, name, value)) break;
+    }
+out:
+    ca_result_reader_close(reader);
+    return st;
+}
+
+/* One dataset for each name of the headlines, "object@name"; NaN where a point failed. */
+static ca_status put_headline(ca_result *r, char **files, int64_t points,
+                              const char *const *headlines, const char *name) {
+    ca_status st = CA_OK;
+    char path[128];
     double *values = NULL;
-    snprintf(object, sizeof object, "%.*s", (int)(at - headline), headline);
-    snprintf(path, sizeof path, "/%s", at + 1);
+    snprintf(path, sizeof path, "/%s", name);
+    if (ca_result_has(r, path)) return CA_OK;
     CA_TRY(ca_calloc((size_t)points, sizeof *values, &values));
     for (int64_t p = 0; p < points; p++) {
-        ca_result_reader *reader;
         values[p] = NAN;
-        if (!files[p]) continue;
-        CA_TRY(ca_result_reader_open(files[p], &reader));
-        (void)ca_result_reader_float(reader, object, at + 1, &values[p]);
-        ca_result_reader_close(reader);
+        if (files[p]) CA_TRY(read_headline(headlines, name, files[p], &values[p]));
     }
     CA_TRY(
         ca_result_put(r, path, CA_RESULT_F64, (ca_result_shape){1, {points}, {"point"}}, values));
@@ -112,7 +127,7 @@ ca_status ca_cli_write_index(const cli_session *s, const bool *failed) {
     for (int64_t k = 0; k < ca_document_sweep_keys(s->document); k++)
         CA_TRY(put_key(s, r, k, points));
     for (const char *const *h = s->method->headlines; *h; h++)
-        CA_TRY(put_headline(r, files, points, *h));
+        CA_TRY(put_headline(r, files, points, s->method->headlines, strchr(*h, '@') + 1));
     ca_result *whole = r;
     r = NULL;
     CA_TRY(ca_result_finish(whole));

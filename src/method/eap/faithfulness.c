@@ -230,7 +230,7 @@ static ca_status put_circuits(eap_faithfulness *f) {
     CA_TRY(ca_result_scale(r, in, 1, "/edges/source"));
     CA_TRY(ca_result_scale(r, in, 2, "/edges/destination"));
     CA_TRY(put_masks(f));
-    if (f->truth) CA_TRY(ca_eap_truth_circuits(f->job, f->truth, g, f->circuits, count));
+    if (f->truth) CA_TRY(ca_eap_truth_circuits(f->job, f->truth, f->circuits, count));
     CA_TRY(ca_result_attribute_text(
         r, "/circuits", "select",
         f->selection.given ? "file" : ca_config_text(f->job->config, "method.circuit.select")));

@@ -96,7 +96,7 @@ typedef struct eap_faithfulness {
     bool evaluate;
     bool whole; /* whole prompts are run: the ablation changes all tokens */
     eap_selection selection;
-    const bool *truth;  /* [F, R] the true circuit, or another's: set beside each; NULL without */
+    const ca_circuit_file *truth; /* the true circuit, or another's: set beside each; or NULL */
     ca_packing packing; /* examples in groups */
     eap_runs_sizes sizes;
     /* while running */
@@ -145,8 +145,9 @@ typedef struct eap_list {
 } eap_list;
 ca_status ca_eap_put_lists(ca_job *job, const char *group, const eap_list *lists,
                            size_t lists_count, int64_t count, const char *scale) CA_MUST_USE;
-/* truth.c: what edges and nodes of the circuits share with those of `in` [F, R]. */
-ca_status ca_eap_truth_circuits(ca_job *job, const bool *in, const ca_circuit_graph *graph,
+/* truth.c: what edges, nodes and, of circuits that have masks of them, neurons share with those of
+ * the file's circuit. */
+ca_status ca_eap_truth_circuits(ca_job *job, const ca_circuit_file *file,
                                 const ca_circuit *circuits, int64_t count) CA_MUST_USE;
 
 /* selection.c. CA_E_CONFIG naming an option of circuits that would have no effect; circuits: some
