@@ -85,6 +85,7 @@ static void close_point(cli_session *s) {
     s->data = NULL;
     ca_config_free(s->config);
     s->config = NULL;
+    ca_give_back_memory(); /* a point starts with what a run of it alone would */
 }
 
 static void close_model(cli_session *s) {
