@@ -98,6 +98,26 @@ def test_circuits_of_neurons(demo, causa, tmp_path):
     assert "circuits: neurons asked for, neurons and edges kept, faithfulness" in said
 
 
+def test_room_for_the_sources_of_circuits(causa, tmp_path, pairs):  # noqa: F811
+    """Circuits of few nodes or edges are planned with as many, not with all of the model's; they run
+    as before."""
+    rows, sizes = files.id_pairs(3), {}
+    for level in ("node", "edge"):
+        for asked in ([2, 3, 4], [21, 21, 21], [2, 21, 21]):
+            method = {"variant": "eap", "level": level, "circuit": {"sizes": asked}, "evaluate": {"faithfulness": True}}
+            config = files.write_config(tmp_path / "c.yaml", {**EAP, **method}, rows, backend="ref",
+                                        model=files.MODELS / "smollm2")
+            plan = json.loads(causa("plan", config, "--json", "batch=40").stdout)
+            sizes[level, len(set(asked))] = plan["work_bytes"]
+    assert sizes["node", 3] < sizes["node", 2] < sizes["node", 1]
+    assert sizes["edge", 3] < sizes["edge", 2] < sizes["edge", 1]
+    for level in ("node", "edge"):
+        method = {"variant": "eap", "level": level, "evaluate": {"faithfulness": True}}
+        few = pairs({**method, "circuit": {"sizes": [2, 3, 4]}}, rows)["faithfulness/per_example"]
+        more = pairs({**method, "circuit": {"sizes": [2, 3, 4, 21, 20, 21]}}, rows)["faithfulness/per_example"]
+        assert few == pytest.approx(more[:3], rel=1e-12)
+
+
 def stop_among_circuits(causa, config, path, seconds):
     """Stops a run of that many seconds while its circuits are run, and gives its checkpoint back."""
     for share in (0.6, 0.8, 0.7, 0.5, 0.9):

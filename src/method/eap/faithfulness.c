@@ -29,9 +29,10 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
     ca_status st = CA_OK;
     int64_t rows = job->batch ? job->batch : ROWS, lanes = smaller(LANES, f->selection.count);
+    int64_t kept = ca_eap_selection_sources(&f->selection, &f->graph), whole = f->graph.sources;
     for (;;) {
         f->sizes.lanes = lanes;
-        f->sizes.sources = smaller(lanes, SOURCES) * f->graph.sources;
+        f->sizes.sources = larger(whole, smaller(smaller(lanes, SOURCES) * whole, kept));
         CA_TRY(
             ca_eap_groups_cut(job, f->metric, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
         const eap_ends ends = {.sizes = f->sizes.group, .runs = 2};

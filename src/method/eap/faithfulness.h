@@ -161,6 +161,8 @@ ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *graph
 bool ca_eap_selection_masks(const eap_selection *selection);
 /* "edges", "sources", "neurons": what sizes count. */
 const char *ca_eap_selection_unit(const eap_selection *selection);
+/* At most so many sources do all circuits together keep: no more than what is asked for, each. */
+int64_t ca_eap_selection_sources(const eap_selection *selection, const ca_circuit_graph *graph);
 void ca_eap_selection_free(eap_selection *selection);
 /* Creates the circuits [count], pruned, and sets what thresholds had left open. */
 ca_status ca_eap_selection_make(eap_selection *selection, const ca_circuit_graph *graph,

@@ -182,6 +182,14 @@ out:
     return st;
 }
 
+int64_t ca_eap_selection_sources(const eap_selection *s, const ca_circuit_graph *g) {
+    int64_t sum = 0;
+    bool known = !s->given && s->rule != CA_CIRCUIT_THRESHOLD;
+    for (int64_t i = 0; i < s->count; i++)
+        sum += known && s->requested[i] < g->sources ? s->requested[i] : g->sources;
+    return sum;
+}
+
 void ca_eap_selection_free(eap_selection *s) {
     free(s->requested);
     free(s->threshold);
