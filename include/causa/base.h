@@ -160,6 +160,9 @@ void ca_progress_finish(ca_progress *p);
 double ca_seconds(void);          /* monotonic */
 int64_t ca_peak_host_bytes(void); /* peak resident set of this process */
 int64_t ca_host_bytes(void);      /* resident set now */
+/* Gives what was freed back to the system, where the C library would keep it in pieces that the next
+ * large block does not fit into. Takes milliseconds: for the end of a job, not for loops. */
+void ca_give_back_memory(void);
 
 /* From here on SIGTERM and SIGUSR1 (stop at the next step, write a checkpoint) and SIGINT only set
  * what ca_signal_received gives; a second SIGINT ends the process. Call before any other thread is

@@ -194,7 +194,8 @@ ca_status ca_circuit_file_write(const char *path, const ca_circuit_file *file,
 void ca_circuit_file_free(ca_circuit_file *file);
 /* Writes what a result file says of the graph: names, `valid` and the attributes of /edges. */
 ca_status ca_circuit_put_graph(ca_result *r, const ca_circuit_graph *g) CA_MUST_USE;
-/* CA_E_DATA naming the file and the first size that differs unless both graphs are the same. */
+/* CA_E_DATA naming the file and the first size that differs unless both graphs are the same; columns
+ * of keys and values that another method.kv_columns would give are told apart from another model's. */
 ca_status ca_circuit_file_check(const ca_circuit_file *file, const char *path,
                                 const ca_circuit_graph *g) CA_MUST_USE;
 

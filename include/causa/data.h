@@ -53,6 +53,9 @@ typedef struct ca_dataset {
     char **excluded; /* "row 7: clean has 12 tokens, corrupted 13" */
     int64_t unanswered; /* examples without `answer` */
     bool pairs;      /* every example has `corrupted`, as long as `clean` */
+    bool unjudged;   /* data.keep asks for rows that the model answers correctly: ca_dataset_keep is
+                        still to be called, and takes data.start and data.limit from here */
+    int64_t start, limit;
     int32_t bos;     /* id put first, -1 for none */
     char sha256[65]; /* of the file */
 } ca_dataset;
@@ -76,6 +79,14 @@ extern const ca_option ca_data_options[];
  * are listed at once (up to 20). */
 ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer, int64_t vocab,
                           int64_t positions, ca_data_needs needs, ca_dataset **out) CA_MUST_USE;
+/* Leaves out the rows that a model does not answer correctly, then data.start of the others, and
+ * those behind data.limit.
+ *
+ * right  [seen] of the first examples; those behind have not been judged and are not needed
+ * why    [seen] what is said of one that is not right, "row 7 (id x): ..."; taken from the list
+ * Errors: CA_E_DATA when none is left. */
+ca_status ca_dataset_keep(ca_dataset *dataset, const bool *right, char **why,
+                          int64_t seen) CA_MUST_USE;
 void ca_dataset_free(ca_dataset *dataset);
 
 /* The single token that `text` stands for: "#17" an id, else a string that encodes to exactly one

@@ -3,6 +3,7 @@
  * Monotonic time and the memory of this process, as the operating system counts it.
  */
 #include "causa/base.h"
+#include "trim.h"
 
 #include <time.h>
 #include <unistd.h>
@@ -33,3 +34,5 @@ int64_t ca_host_bytes(void) {
     fclose(file);
     return fields == 2 ? (int64_t)resident * sysconf(_SC_PAGESIZE) : 0;
 }
+
+void ca_give_back_memory(void) { trim_freed_memory(); }

@@ -76,6 +76,24 @@ void ca_circuit_file_free(ca_circuit_file *file) {
     *file = (ca_circuit_file){0};
 }
 
+/* Keys and values have a column for every query head, or for those of the model. */
+static ca_status other_columns(const ca_circuit_file *file, const char *path,
+                               const ca_circuit_graph *g) {
+    const long long got = file->graph.kv_columns, want = g->kv_columns, heads = g->heads;
+    if (got == heads || want == heads) {
+        const char *theirs = got == heads ? "query" : "native",
+                   *ours = got == heads ? "native" : "query";
+        ca_hint("method.kv_columns=%s reads it", theirs);
+        return ca_fail(CA_E_DATA,
+                       "%s: expected key and value columns of kv_columns %s, %lld a layer, got "
+                       "those of kv_columns %s, %lld a layer",
+                       path, ours, want, theirs, got);
+    }
+    return ca_fail(CA_E_DATA,
+                   "%s: of another model: expected %lld key and value columns a layer, got %lld",
+                   path, want, got);
+}
+
 ca_status ca_circuit_file_check(const ca_circuit_file *file, const char *path,
                                 const ca_circuit_graph *g) {
     const struct {
@@ -83,8 +101,7 @@ ca_status ca_circuit_file_check(const ca_circuit_file *file, const char *path,
         int64_t got, want;
     } sizes[] = {{"layers", file->graph.layers, g->layers},
                  {"heads", file->graph.heads, g->heads},
-                 {"width", file->graph.width, g->width},
-                 {"key and value columns a layer", file->graph.kv_columns, g->kv_columns}};
+                 {"width", file->graph.width, g->width}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i].got != sizes[i].want)
             return ca_fail(CA_E_DATA, "%s: of another model: expected %lld %s, got %lld", path,
@@ -93,7 +110,7 @@ ca_status ca_circuit_file_check(const ca_circuit_file *file, const char *path,
         return ca_fail(CA_E_DATA, "%s: of another model: expected %s blocks, got %s ones", path,
                        g->parallel ? "parallel" : "sequential",
                        file->graph.parallel ? "parallel" : "sequential");
-    return CA_OK;
+    return file->graph.kv_columns == g->kv_columns ? CA_OK : other_columns(file, path, g);
 }
 
 static bool ends_with(const char *text, const char *suffix) {

@@ -32,7 +32,7 @@ static const struct {
     {"resume", 0, FLAG, FIELD(resume), CLI_RUN, NULL,
      "skip finished points, go on inside an unfinished one"},
     {"overwrite", 0, FLAG, FIELD(overwrite), CLI_RUN | CLI_CONVERT, NULL,
-     "replace an existing file"},
+     "replace existing files; of a sweep, points go too that it does not have"},
     {"points", 0, TEXT, FIELD(points), CLI_RUN, "A:B", "only the sweep points A to B - 1"},
     {"shard", 0, TEXT, FIELD(shard), CLI_RUN, "I/N", "only every N-th sweep point from I on"},
     {"dry-run", 0, FLAG, FIELD(dry_run), CLI_RUN, NULL, "the same as causa plan"},

@@ -73,14 +73,19 @@ ca_status ca_cli_session_open(const cli_arguments *arguments, cli_session *sessi
     return st == CA_E_IO ? CA_E_USAGE : st; /* a config that is not there */
 }
 
-/* What depends on the point only. */
-static void close_point(cli_session *s) {
+static void release_method(cli_session *s) {
     if (s->state) s->method->release(s->state);
     s->state = NULL;
+}
+
+/* What depends on the point only. */
+static void close_point(cli_session *s) {
+    release_method(s);
     ca_dataset_free(s->data);
     s->data = NULL;
     ca_config_free(s->config);
     s->config = NULL;
+    ca_give_back_memory(); /* a point starts with what a run of it alone would */
 }
 
 static void close_model(cli_session *s) {
@@ -230,6 +235,14 @@ static ca_status check_memory(const cli_session *s, int64_t limit) {
                    (long long)p->batch_rows, ca_bytes_text(limit, most));
 }
 
+static ca_status open_data(cli_session *s) {
+    const ca_arch *arch = ca_model_file_arch(s->file);
+    ca_dataset_free(s->data);
+    s->data = NULL;
+    return ca_dataset_open(s->config, s->tokenizer, arch->vocab, arch->max_positions,
+                           s->method->needs, &s->data);
+}
+
 ca_status ca_cli_session_point(cli_session *s, int64_t point) {
     ca_status st = CA_OK;
     close_point(s);
@@ -237,8 +250,7 @@ ca_status ca_cli_session_point(cli_session *s, int64_t point) {
     CA_TRY(open_model(s));
     const ca_arch *arch = ca_model_file_arch(s->file);
     int64_t limit;
-    CA_TRY(ca_dataset_open(s->config, s->tokenizer, arch->vocab, arch->max_positions,
-                           s->method->needs, &s->data));
+    CA_TRY(open_data(s));
     s->job = (ca_job){
         .config = s->config,
         .file = s->file,
@@ -254,7 +266,26 @@ ca_status ca_cli_session_point(cli_session *s, int64_t point) {
     CA_TRY(memory_limit(s, &limit));
     s->job.memory = limit > s->job.plan.weight_bytes ? limit - s->job.plan.weight_bytes : 0;
     CA_TRY(s->method->prepare(&s->job, &s->job.plan, &s->state));
+    if (s->data->unjudged) CA_TRY(ca_keep_plan(&s->job, s->method, &s->job.plan));
     CA_TRY(check_memory(s, limit));
+out:
+    return st;
+}
+
+ca_status ca_cli_session_keep(cli_session *s) {
+    ca_status st = CA_OK;
+    ca_plan judged = {0}, plan = {.weight_bytes = s->job.plan.weight_bytes};
+    if (!s->data->unjudged) return CA_OK;
+    release_method(s); /* it holds on to the rows, and may have changed them */
+    CA_TRY(open_data(s));
+    s->job.data = s->data;
+    CA_TRY(ca_keep_plan(&s->job, s->method, &judged));
+    CA_TRY(ca_cli_session_load(s));
+    CA_TRY(ca_keep_run(&s->job, s->method));
+    CA_TRY(s->method->prepare(&s->job, &plan, &s->state));
+    plan.flops += judged.flops;
+    if (judged.work_bytes > plan.work_bytes) plan.work_bytes = judged.work_bytes;
+    s->job.plan = plan;
 out:
     return st;
 }
@@ -264,8 +295,7 @@ ca_status ca_cli_session_halve(cli_session *s) {
     ca_job *job = &s->job;
     int64_t weights = job->plan.weight_bytes;
     job->memory = job->plan.work_bytes / 2;
-    if (s->state) s->method->release(s->state);
-    s->state = NULL;
+    release_method(s);
     job->plan = (ca_plan){.weight_bytes = weights};
     CA_TRY(s->method->prepare(job, &job->plan, &s->state));
     CA_TRY(check_memory(s, weights + job->memory));

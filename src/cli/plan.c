@@ -17,8 +17,9 @@ static void print_text(const cli_session *s, int64_t points, const char *output)
            ca_model_file_format(s->file), (long long)ca_model_file_parameters(s->file));
     printf("backend       %s, %s, threads: %d\n", s->backend->name, ca_dtype_name(s->job.precision),
            s->backend->threads);
-    printf("examples      %lld (tokens: %lld, excluded rows: %lld)\n", (long long)p->examples,
-           (long long)p->tokens, (long long)s->data->excluded_count);
+    printf("examples      %lld (tokens: %lld, excluded rows: %lld%s)\n", (long long)p->examples,
+           (long long)p->tokens, (long long)s->data->excluded_count,
+           s->data->unjudged ? "; a run keeps those that the model answers correctly" : "");
     printf("micro-batches %lld (most rows: %lld)\n", (long long)p->batches,
            (long long)p->batch_rows);
     if (p->cells) printf("cells         %lld\n", (long long)p->cells);

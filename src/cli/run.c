@@ -82,10 +82,48 @@ static void announce_resume(int64_t at, int64_t count) {
         ca_log(CA_LOG_INFO, "going on after the first pass over %lld examples", (long long)count);
 }
 
+static bool same_rows(const cli_session *s, const char *const *id, int64_t count) {
+    bool same = count == s->data->count;
+    for (int64_t i = 0; same && i < count; i++) same = strcmp(id[i], s->data->examples[i].id) == 0;
+    return same;
+}
+
+/* Rows that were kept for the model's answers must be those of the checkpoint: on another machine
+ * the nearest of them may be answered otherwise. */
+static ca_status check_kept(const cli_session *s, const char *path) {
+    ca_status st = CA_OK;
+    ca_string file = {0};
+    ca_result_reader *reader = NULL;
+    const char *const *id, *sha256;
+    int64_t count;
+    if (!s->arguments->resume || strcmp(ca_config_text(s->config, "data.keep"), "all") == 0)
+        return CA_OK;
+    CA_TRY(ca_string_printf(&file, "%s.checkpoint", path));
+    if (!ca_file_exists(file.text)) goto out;
+    CA_TRY(ca_result_reader_open(file.text, &reader));
+    if (!ca_result_reader_text(reader, "/", "config_sha256", &sha256) ||
+        strcmp(sha256, ca_config_sha256(s->config)) != 0 ||
+        !ca_result_reader_has(reader, "/data/id"))
+        goto out;
+    CA_TRY(ca_result_reader_texts(reader, "/data/id", &id, &count));
+    if (!same_rows(s, id, count)) {
+        ca_hint("without --resume the run begins again");
+        st = ca_fail(CA_E_DATA,
+                     "%s: expected the %lld rows that the model answered correctly when it was "
+                     "written, got others, %lld of them",
+                     file.text, (long long)count, (long long)s->data->count);
+    }
+out:
+    ca_result_reader_close(reader);
+    ca_string_free(&file);
+    return st;
+}
+
 /* Opens the file, or the checkpoint of an earlier run. */
 static ca_status open_result(cli_session *s, const char *path, ca_result **result) {
     ca_status st = CA_OK;
     *result = NULL;
+    CA_TRY(check_kept(s, path));
     if (s->arguments->resume) {
         CA_TRY(ca_result_resume(path, ca_config_sha256(s->config), result, &s->job.resume_at));
         if (*result) announce_resume(s->job.resume_at, s->data->count);
@@ -153,12 +191,14 @@ out:
 }
 
 /* Runs the prepared point. A signal leaves a checkpoint when anything was finished. */
-static ca_status run_point(cli_session *s, const char *path) {
+static ca_status run_point(cli_session *s, int64_t point, int64_t points, const char *path) {
     ca_status st = CA_OK;
     ca_result *result = NULL;
     cli_run_log *log = NULL;
     int64_t done = 0;
     CA_TRY(ca_cli_run_log_start(&log));
+    CA_TRY(ca_cli_session_keep(s));
+    announce(s, point, points, path);
     CA_TRY(open_result(s, path, &result));
     st = run_method(s, path, &result, &done);
     bool stopped = st == CA_E_PREEMPTED || st == CA_E_INTERRUPT;
@@ -242,8 +282,7 @@ static ca_status run_points(cli_session *s, int64_t points, const point_range *r
         if (done) {
             ca_log(CA_LOG_INFO, "%s is complete already", path);
         } else {
-            announce(s, p, points, path);
-            last = run_point(s, path);
+            last = run_point(s, p, points, path);
         }
         if (last != CA_OK && (points == 1 || stops_sweep(last))) {
             st = last;
@@ -256,7 +295,9 @@ static ca_status run_points(cli_session *s, int64_t points, const point_range *r
         }
         CA_TRY(print_json(s, p, path, last));
     }
-    if (ca_document_sweep_keys(s->document)) CA_TRY(ca_cli_write_index(s, failed));
+    bool sweep = ca_document_sweep_keys(s->document) > 0;
+    if (sweep && s->arguments->overwrite) CA_TRY(ca_cli_remove_stale(s));
+    if (sweep) CA_TRY(ca_cli_write_index(s, failed));
     if (failures)
         st = ca_fail(CA_E_POINTS, "%lld of %lld sweep points failed", (long long)failures,
                      (long long)points);

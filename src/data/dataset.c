@@ -144,10 +144,7 @@ out:
 static ca_status read_rows(reader *r, ca_dataset *d) {
     ca_status st = CA_OK;
     int64_t capacity = 0, excluded_capacity = 0;
-    int64_t start = ca_config_int(r->config, "data.start");
-    int64_t limit = ca_config_is_word(r->config, "data.limit")
-                        ? INT64_MAX
-                        : ca_config_int(r->config, "data.limit");
+    int64_t start = d->unjudged ? 0 : d->start, limit = d->unjudged ? INT64_MAX : d->limit;
     ca_row_problems problems = {0};
     for (r->row = 0; r->row < r->table.rows && d->count < limit; r->row++) {
         ca_example e = {0};
@@ -178,6 +175,22 @@ out:
     return st;
 }
 
+static void count_columns(ca_dataset *d) {
+    d->pairs = true;
+    d->unanswered = 0;
+    for (int64_t i = 0; i < d->count; i++) {
+        d->pairs &= d->examples[i].corrupted.count == d->examples[i].clean.count;
+        d->unanswered += d->examples[i].answer.count == 0;
+    }
+}
+
+static void read_filters(const ca_config *config, ca_dataset *d) {
+    d->unjudged = strcmp(ca_config_text(config, "data.keep"), "correct") == 0;
+    d->start = ca_config_int(config, "data.start");
+    d->limit =
+        ca_config_is_word(config, "data.limit") ? INT64_MAX : ca_config_int(config, "data.limit");
+}
+
 ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer, int64_t vocab,
                           int64_t positions, ca_data_needs needs, ca_dataset **out) {
     ca_status st = CA_OK;
@@ -205,19 +218,57 @@ ca_status ca_dataset_open(const ca_config *config, const ca_tokenizer *tokenizer
     if (needs.pair) CA_TRY(check_prompt_column(&r, COLUMN_CORRUPTED, COLUMN_CORRUPTED_IDS));
     CA_TRY(choose_bos(&r));
     d->bos = r.bos;
+    read_filters(config, d);
     CA_TRY(read_rows(&r, d));
     if (d->count == 0) CA_TRY(ca_fail(CA_E_DATA, "%s: no row is left after filtering", r.path));
-    d->pairs = true;
-    for (int64_t i = 0; i < d->count; i++) {
-        d->pairs &= d->examples[i].corrupted.count == d->examples[i].clean.count;
-        d->unanswered += d->examples[i].answer.count == 0;
-    }
+    count_columns(d);
     *out = d;
     d = NULL;
 out:
     ca_dataset_free(d);
     ca_table_free(&r.table);
     free(text);
+    return st;
+}
+
+static ca_status none_left(const ca_dataset *d, int64_t right, int64_t seen, const char *first) {
+    if (right)
+        return ca_fail(CA_E_DATA,
+                       "%s: expected more rows that the model answers correctly than the %lld that "
+                       "data.start leaves out, got %lld",
+                       d->path, (long long)d->start, (long long)right);
+    return ca_fail(CA_E_DATA,
+                   "%s: expected rows that the model answers correctly, got none of %lld; the "
+                   "first: %s",
+                   d->path, (long long)seen, first);
+}
+
+ca_status ca_dataset_keep(ca_dataset *d, const bool *right, char **why, int64_t seen) {
+    ca_status st = CA_OK;
+    int64_t kept = 0, passed = 0, last = 0, capacity = d->excluded_count;
+    /* Behind the last row that is used none is looked at, whatever was judged beside it. */
+    while (last < seen && kept < d->limit) {
+        bool used = right[last] && passed++ >= d->start;
+        kept += used;
+        last++;
+    }
+    if (kept == 0) return none_left(d, passed, seen, why[0]);
+    CA_TRY(ca_grow(&d->excluded, &capacity, d->excluded_count + last, sizeof *d->excluded));
+    kept = passed = 0;
+    for (int64_t i = 0; i < d->count; i++) {
+        if (i < last && right[i] && passed++ >= d->start) {
+            d->examples[kept++] = d->examples[i];
+            continue;
+        }
+        ca_example_free(&d->examples[i]);
+        if (i >= last || right[i]) continue;
+        d->excluded[d->excluded_count++] = why[i];
+        why[i] = NULL;
+    }
+    d->count = kept;
+    d->unjudged = false;
+    count_columns(d);
+out:
     return st;
 }
 

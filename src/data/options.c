@@ -12,7 +12,10 @@ const ca_option ca_data_options[] = {
     {"data.bos", CA_OPTION_INT, "auto", "0..", "auto|true|false",
      "token put before every prompt given as text: what the tokenizer does by itself (auto), its "
      "BOS, none, or a token id"},
-    {"data.keep", CA_OPTION_CHOICE, "all", NULL, "all", "rows to keep"},
+    {"data.keep", CA_OPTION_CHOICE, "all", NULL, "all|correct",
+     "rows to keep: all, or those that the model answers correctly: its most probable token is in "
+     "answer (every one of answer_text where there is no answer or the metric reads it; "
+     "greater_than above 0); the others are listed"},
     {"data.mismatch", CA_OPTION_CHOICE, "error", NULL, "error|skip",
      "pairs whose prompts differ in token length: an error, or skipped and listed"},
     {0},

@@ -11,7 +11,8 @@ from page import Section
 
 # of each circuit against the one that the config calls true
 AGAINST_TRUTH = [("edges", "precision", "precision"), ("edges", "recall", "recall"),
-                 ("edges", "iou", "IoU of edges"), ("nodes", "iou", "IoU of nodes")]
+                 ("edges", "iou", "IoU of edges"), ("nodes", "iou", "IoU of nodes"),
+                 ("neurons", "iou", "IoU of neurons")]
 
 
 def sections(result, figures, edges):

@@ -4,12 +4,14 @@ columns, of nodes, neurons and hidden units as of edges.
 """
 
 import json
+import signal
+import time
 
 import files
 import h5py
 import numpy as np
 import pytest
-from test_eap import DEMO, HEADS, LAYERS, demo, near, pairs  # noqa: F401 (fixtures)
+from test_eap import DEMO, EAP, HEADS, LAYERS, demo, near, pairs  # noqa: F401 (fixtures)
 from test_patch import id_pairs
 
 
@@ -94,6 +96,66 @@ def test_circuits_of_neurons(demo, causa, tmp_path):
     said = causa("run", tmp_path / "r.yaml", f"output={tmp_path / 'said.h5'}", "data.limit=2",
                  f"data.file={DEMO / 'ioi'}.csv").stdout
     assert "circuits: neurons asked for, neurons and edges kept, faithfulness" in said
+
+
+def test_room_for_the_sources_of_circuits(causa, tmp_path, pairs):  # noqa: F811
+    """Circuits of few nodes or edges are planned with as many, not with all of the model's; they run
+    as before."""
+    rows, sizes = files.id_pairs(3), {}
+    for level in ("node", "edge"):
+        for asked in ([2, 3, 4], [21, 21, 21], [2, 21, 21]):
+            method = {"variant": "eap", "level": level, "circuit": {"sizes": asked}, "evaluate": {"faithfulness": True}}
+            config = files.write_config(tmp_path / "c.yaml", {**EAP, **method}, rows, backend="ref",
+                                        model=files.MODELS / "smollm2")
+            plan = json.loads(causa("plan", config, "--json", "batch=40").stdout)
+            sizes[level, len(set(asked))] = plan["work_bytes"]
+    assert sizes["node", 3] < sizes["node", 2] < sizes["node", 1]
+    assert sizes["edge", 3] < sizes["edge", 2] < sizes["edge", 1]
+    for level in ("node", "edge"):
+        method = {"variant": "eap", "level": level, "evaluate": {"faithfulness": True}}
+        few = pairs({**method, "circuit": {"sizes": [2, 3, 4]}}, rows)["faithfulness/per_example"]
+        more = pairs({**method, "circuit": {"sizes": [2, 3, 4, 21, 20, 21]}}, rows)["faithfulness/per_example"]
+        assert few == pytest.approx(more[:3], rel=1e-12)
+
+
+def stop_among_circuits(causa, config, path, seconds):
+    """Stops a run of that many seconds while its circuits are run, and gives its checkpoint back."""
+    for share in (0.6, 0.8, 0.7, 0.5, 0.9):
+        process = causa("run", config, f"output={path}", wait=False)
+        time.sleep(share * seconds)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        checkpoint = path.with_name(path.name + ".checkpoint")
+        if process.returncode == 75 and checkpoint.exists():
+            with h5py.File(checkpoint) as file:
+                done = file["unfinished/faithfulness"][()] if "unfinished/faithfulness" in file else np.ones(1)
+            if np.isnan(done).any() and not np.isnan(done).all():
+                return
+        for left in (path, checkpoint):
+            left.unlink(missing_ok=True)
+    raise AssertionError(f"no run was among its circuits when it was stopped: {errors}")
+
+
+@pytest.mark.parametrize("ablation", ["patching", "mean"])
+def test_stop_among_circuits_of_neurons(causa, tmp_path, ablation):
+    """The circuits are made again from the scores that the checkpoint keeps, and the pairs that they
+    were run on are not run again."""
+    config = files.write_config(
+        tmp_path / "long.yaml", {**EAP, "variant": "eap", "level": "neuron", "ablation": ablation,
+                                 "circuit": {"fractions": [i / 10 for i in range(1, 11)]},
+                                 "evaluate": {"faithfulness": True}},
+        files.id_pairs(200, least=12, most=20), backend="ref", batch=32, model=files.MODELS / "smollm2")
+    path, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
+    began = time.monotonic()
+    causa("run", config, f"output={whole}")
+    stop_among_circuits(causa, config, path, time.monotonic() - began)
+    done = causa("run", config, f"output={path}", "--resume")
+    assert "going on after the first pass over 200 examples" in done.stderr
+    files.same_bytes(path, whole)
+    same = [{key: value for key, value in files.attributes(p).items() if not key.startswith("@")}
+            for p in (path, whole)]
+    assert same[0] == same[1] and "faithfulness@cpr" in same[0]
+    assert len(np.unique(files.datasets(whole)["faithfulness/metric"])) == 10  # or any mask would do
 
 
 # ---- paths and ablations

@@ -218,3 +218,20 @@ def test_edge_attribution_costs_what_it_may(causa, tmp_path, difference):
                                "method.evaluate.faithfulness=true")
     taken, planned = peak - process - plan["weight_bytes"], plan["work_bytes"] + plan["host_bytes"]
     assert taken <= 300e6 and abs(taken - planned) <= 0.1 * planned, (taken, planned)
+
+
+@pytest.mark.parametrize("level, difference, least", [("neuron", 1, 0.9), ("node", 10, 0.9), ("neuron", 10, 0.7)])
+def test_circuits_of_neurons_cost_what_they_may(causa, tmp_path, level, difference, least):
+    """Beside the weights no more than planned and than 300 MB. Room for the sources of circuits is
+    planned as if every one of a thousand neurons were of another: the part that is not used stays
+    untouched, and shows where pairs are short. Circuits of nodes have as many as are asked for."""
+    peak, plan = peak_and_plan(causa, "configs/demo.yaml", tmp_path / "demo.h5")
+    process = peak - sum(plan[f"{part}_bytes"] for part in ("weight", "work", "host"))
+    data, config = tmp_path / "rows.json", tmp_path / "run.yaml"
+    data.write_text(json.dumps(ioi_rows(16, difference)))
+    config.write_text(f"name: run\nmodel: {MODEL}\ndata: {{file: {data}}}\n"
+                      "method: {kind: eap, variant: eap, level: %s, circuit: {fractions: [0.01, 0.1, 0.5]}, "
+                      "evaluate: {faithfulness: true}}\n" % level)
+    peak, plan = peak_and_plan(causa, config, tmp_path / "run.h5")
+    taken, planned = peak - process - plan["weight_bytes"], plan["work_bytes"] + plan["host_bytes"]
+    assert taken <= 300e6 and least * planned <= taken <= 1.1 * planned, (taken, planned)

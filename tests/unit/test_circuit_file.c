@@ -400,8 +400,10 @@ static void test_broken_results(void **state) {
 static void test_other_models(void **state) {
     (void)state;
     const ca_arch arch = {.layers = 3, .heads = 4, .width = 16};
-    static const char *const parts[] = {NULL, "expected sequential blocks, got parallel ones",
-                                        "expected 4 key and value columns a layer, got 2"};
+    static const char *const parts[] = {
+        NULL, "expected sequential blocks, got parallel ones",
+        "x.json: expected key and value columns of kv_columns "
+        "query, 4 a layer, got those of kv_columns native, 2 a layer"};
     const ca_circuit_graph g = ca_circuit_graph_of(&arch, 0);
     for (int kind = 1; kind < 3; kind++) {
         ca_circuit_file file = make_file(kind);
@@ -413,6 +415,13 @@ static void test_other_models(void **state) {
         assert_string_equal(ca_error_text(), "x.json: of another model: expected 4 heads, got 5");
         ca_circuit_file_free(&file);
     }
+    /* Neither file nor run has a column for every head: then they are of different models. */
+    ca_circuit_file file = {.graph = ca_circuit_graph_of(&arch, 2)};
+    const ca_circuit_graph one = ca_circuit_graph_of(&arch, 1);
+    assert_int_equal(ca_circuit_file_check(&file, "x.json", &one), CA_E_DATA);
+    assert_string_equal(
+        ca_error_text(),
+        "x.json: of another model: expected 1 key and value columns a layer, got 2");
 }
 
 /* A failed write leaves neither the file nor its beginnings. */

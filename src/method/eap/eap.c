@@ -40,8 +40,8 @@ static const ca_option options[] = {
      "other variants whose edge scores are set beside these"},
     EAP_CIRCUIT_OPTIONS,
     {"method.evaluate.truth", CA_OPTION_TEXT, "", NULL, NULL,
-     ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores, and "
-     "what the circuits share with it"},
+     ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores of "
+     "edges, nodes or, by its masks, neurons, and what the circuits share with it"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
      "with compat: pairs in a batch of the peer, by which it divides their scores"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
@@ -81,10 +81,12 @@ static const char *const conventions[] = {
     "residual: change of the loss between the ends minus what the input's node explains of it",
     NULL,
 };
-static const char *const headlines[] = {"/baseline@clean_mean",  "/baseline@corrupted_mean",
-                                        "/baseline@accuracy",    "/faithfulness@cpr",
-                                        "/faithfulness@cmd",     "/edges@auroc",
-                                        "/edges@auroc_absolute", NULL};
+static const char *const headlines[] = {"/baseline@clean_mean",    "/baseline@corrupted_mean",
+                                        "/baseline@accuracy",      "/faithfulness@cpr",
+                                        "/faithfulness@cmd",       "/edges@auroc",
+                                        "/edges@auroc_absolute",   "/nodes@auroc",
+                                        "/nodes@auroc_absolute",   "/neurons@auroc",
+                                        "/neurons@auroc_absolute", NULL};
 
 static void release(void *state) {
     eap *e = state;
@@ -154,7 +156,7 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
         goto out;
     }
     CA_TRY(ca_eap_truth_read(job, e));
-    if (e->faithfulness) e->faithfulness->truth = e->truth.in;
+    if (e->faithfulness && e->truth.in) e->faithfulness->truth = &e->truth;
     CA_TRY(check_examples(job, e));
     CA_TRY(ca_eap_compare_prepare(job, e, plan));
     *state = e;

@@ -29,9 +29,10 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
     ca_status st = CA_OK;
     int64_t rows = job->batch ? job->batch : ROWS, lanes = smaller(LANES, f->selection.count);
+    int64_t kept = ca_eap_selection_sources(&f->selection, &f->graph), whole = f->graph.sources;
     for (;;) {
         f->sizes.lanes = lanes;
-        f->sizes.sources = smaller(lanes, SOURCES) * f->graph.sources;
+        f->sizes.sources = larger(whole, smaller(smaller(lanes, SOURCES) * whole, kept));
         CA_TRY(
             ca_eap_groups_cut(job, f->metric, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
         const eap_ends ends = {.sizes = f->sizes.group, .runs = 2};
@@ -102,8 +103,10 @@ ca_status ca_eap_faithfulness_prepare(const ca_job *job, const ca_circuit_graph 
     ca_status st = CA_OK;
     eap_faithfulness *f = NULL;
     bool evaluate = ca_config_bool(job->config, "method.evaluate.faithfulness");
+    bool circuits = evaluate || asks_for_circuits(job->config);
     *out = NULL;
-    if (!evaluate && !asks_for_circuits(job->config)) return CA_OK;
+    CA_TRY(ca_eap_selection_check(job->config, level, circuits));
+    if (!circuits) return CA_OK;
     if (level == EAP_HIDDEN)
         return ca_config_fail(job->config, "method.level",
                               "expected edge, node or neuron, of which circuits are made, got "
@@ -228,7 +231,7 @@ static ca_status put_circuits(eap_faithfulness *f) {
     CA_TRY(ca_result_scale(r, in, 1, "/edges/source"));
     CA_TRY(ca_result_scale(r, in, 2, "/edges/destination"));
     CA_TRY(put_masks(f));
-    if (f->truth) CA_TRY(ca_eap_truth_circuits(f->job, f->truth, g, f->circuits, count));
+    if (f->truth) CA_TRY(ca_eap_truth_circuits(f->job, f->truth, f->circuits, count));
     CA_TRY(ca_result_attribute_text(
         r, "/circuits", "select",
         f->selection.given ? "file" : ca_config_text(f->job->config, "method.circuit.select")));

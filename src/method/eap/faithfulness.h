@@ -68,7 +68,8 @@
          "else the last"},                                                                         \
     {                                                                                              \
         "method.evaluate.faithfulness", CA_OPTION_BOOL, "false", NULL, NULL,                       \
-            "run the circuits, and compare them with the clean and the ablated run"                \
+            "run the circuits, and compare them with the clean and the ablated run; those of "     \
+            "circuit.file always are"                                                              \
     }
 
 /* What is scored. Neurons are coordinates of sources' outputs, hidden units those that the MLPs'
@@ -95,7 +96,7 @@ typedef struct eap_faithfulness {
     bool evaluate;
     bool whole; /* whole prompts are run: the ablation changes all tokens */
     eap_selection selection;
-    const bool *truth;  /* [F, R] the true circuit, or another's: set beside each; NULL without */
+    const ca_circuit_file *truth; /* the true circuit, or another's: set beside each; or NULL */
     ca_packing packing; /* examples in groups */
     eap_runs_sizes sizes;
     /* while running */
@@ -144,17 +145,24 @@ typedef struct eap_list {
 } eap_list;
 ca_status ca_eap_put_lists(ca_job *job, const char *group, const eap_list *lists,
                            size_t lists_count, int64_t count, const char *scale) CA_MUST_USE;
-/* truth.c: what edges and nodes of the circuits share with those of `in` [F, R]. */
-ca_status ca_eap_truth_circuits(ca_job *job, const bool *in, const ca_circuit_graph *graph,
+/* truth.c: what edges, nodes and, of circuits that have masks of them, neurons share with those of
+ * the file's circuit. */
+ca_status ca_eap_truth_circuits(ca_job *job, const ca_circuit_file *file,
                                 const ca_circuit *circuits, int64_t count) CA_MUST_USE;
 
-/* selection.c. Frees with ca_eap_selection_free. */
+/* selection.c. CA_E_CONFIG naming an option of circuits that would have no effect; circuits: some
+ * are made. */
+ca_status ca_eap_selection_check(const ca_config *config, eap_level level,
+                                 bool circuits) CA_MUST_USE;
+/* Frees with ca_eap_selection_free. */
 ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *graph, eap_level level,
                                 eap_selection *out) CA_MUST_USE;
 /* Circuits will have masks of neurons. */
 bool ca_eap_selection_masks(const eap_selection *selection);
 /* "edges", "sources", "neurons": what sizes count. */
 const char *ca_eap_selection_unit(const eap_selection *selection);
+/* At most so many sources do all circuits together keep: no more than what is asked for, each. */
+int64_t ca_eap_selection_sources(const eap_selection *selection, const ca_circuit_graph *graph);
 void ca_eap_selection_free(eap_selection *selection);
 /* Creates the circuits [count], pruned, and sets what thresholds had left open. */
 ca_status ca_eap_selection_make(eap_selection *selection, const ca_circuit_graph *graph,

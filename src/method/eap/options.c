@@ -140,14 +140,37 @@ static ca_status check_level(const ca_job *job, const eap *e) {
     static const char *const names[] = {
         [EAP_NODES] = "nodes", [EAP_NEURONS] = "neurons", [EAP_HIDDEN] = "hidden units"};
     bool gradients = e->variant->path != EAP_NO_PATH;
-    if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients))
-        return ca_config_fail(job->config, "method.ablation",
-                              "with compat, expected mean only with edges that are scored by "
-                              "gradients");
+    if (e->ablation.kind == EAP_ONE_MEAN && (e->level != EAP_EDGES || !gradients)) {
+        ca_hint("compat none takes a mean for each source, with every variant and level");
+        return ca_config_fail(
+            job->config, "method.ablation",
+            "expected patching, zero or mean-positional with compat %s and %s "
+            "%s, got mean: the peer's one mean of all sources stands in for "
+            "edges that gradients score, and for nothing else",
+            ca_config_text(job->config, "method.compat"), gradients ? "level" : "variant",
+            gradients ? ca_config_text(job->config, "method.level") : e->variant->name);
+    }
     if (e->level == EAP_EDGES || e->level == EAP_NODES) return CA_OK;
     if (!gradients)
         return ca_config_fail(job->config, "method.level", "the variant %s has no scores of %s",
                               e->variant->name, names[e->level]);
+    return CA_OK;
+}
+
+/* With circuits or scores of a file nothing is attributed, so nothing of it can be kept. */
+static ca_status check_given(const ca_job *job) {
+    const struct {
+        const char *path;
+        bool set;
+    } keys[] = {{"method.per_example", ca_config_bool(job->config, "method.per_example")},
+                {"method.by_position", ca_config_bool(job->config, "method.by_position")},
+                {"method.bootstrap", ca_config_int(job->config, "method.bootstrap") > 0},
+                {"method.compare", ca_config_count(job->config, "method.compare") > 0}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (keys[i].set)
+            return ca_config_fail(job->config, keys[i].path,
+                                  "expected no method.circuit.file beside it: with one nothing is "
+                                  "attributed");
     return CA_OK;
 }
 
@@ -226,6 +249,7 @@ ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {
     e->variant = ca_eap_variant_find(variant);
     e->given = ca_config_has(job->config, "method.circuit.file");
     CA_TRY(check_family(job->arch));
+    if (e->given) CA_TRY(check_given(job));
     CA_TRY(read_metric(job, e));
     read_scaling(job, e);
     read_level(job, e);

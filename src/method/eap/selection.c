@@ -14,6 +14,7 @@
 #define THRESHOLDS  "method.circuit.thresholds"
 #define FILE_OPTION "method.circuit.file"
 #define NUMBER      "method.circuit.number"
+#define ABSOLUTE    "method.circuit.absolute"
 
 static const double default_fractions[] = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1};
 enum { DEFAULT_FRACTIONS = sizeof default_fractions / sizeof *default_fractions };
@@ -36,13 +37,61 @@ bool ca_eap_selection_masks(const eap_selection *s) {
 
 /* ---- options ---- */
 
+/* Which of the lists says what is picked; NULL: the default fractions. */
+static const char *list_of(const ca_config *config) {
+    static const char *const lists[] = {SIZES, FRACTIONS, THRESHOLDS};
+    for (int i = 0; i < 3; i++)
+        if (ca_config_has(config, lists[i])) return lists[i];
+    return NULL;
+}
+
+/* An option that differs from its default, with its value; NULL when none does. Defaults may stand
+ * in any config: the resolved one has them all. */
+static const char *chosen_rule(const ca_config *config, const char **value) {
+    *value = ca_config_text(config, SELECT);
+    if (strcmp(*value, "top") != 0) return SELECT;
+    *value = "false";
+    return ca_config_bool(config, ABSOLUTE) ? NULL : ABSOLUTE;
+}
+
+ca_status ca_eap_selection_check(const ca_config *config, eap_level level, bool circuits) {
+    const char *value, *chosen = chosen_rule(config, &value);
+    const char *list = list_of(config), *number = ca_config_text(config, NUMBER);
+    bool file = ca_config_has(config, FILE_OPTION), numbered = strcmp(number, "auto") != 0;
+    if (chosen && !circuits && level == EAP_HIDDEN)
+        return ca_config_fail(config, chosen,
+                              "expected level edge, node or neuron, of which circuits are made, "
+                              "beside it, got %s with level hidden",
+                              value);
+    if (chosen && !circuits) {
+        ca_hint("method.evaluate.faithfulness=true takes ten shares of all");
+        return ca_config_fail(config, chosen,
+                              "expected method.circuit.sizes, fractions or thresholds beside it, "
+                              "got %s alone, which makes no circuit",
+                              value);
+    }
+    if (chosen && file && !list)
+        return ca_config_fail(config, chosen,
+                              "expected method.circuit.sizes, fractions or thresholds beside it, "
+                              "got %s with a file whose circuit is run as it is",
+                              value);
+    if (numbered && !file)
+        return ca_config_fail(config, NUMBER,
+                              "expected method.circuit.file beside it, got %s alone", number);
+    if (numbered && list)
+        return ca_config_fail(config, NUMBER,
+                              "expected auto beside %s, which picks by the file's scores, got %s",
+                              list, number);
+    return CA_OK;
+}
+
 static ca_status read_rule(const ca_config *config, eap_selection *s) {
     const char *select = ca_config_text(config, SELECT);
     bool by_threshold = strcmp(select, "threshold") == 0;
     s->rule = by_threshold                    ? CA_CIRCUIT_THRESHOLD
               : strcmp(select, "greedy") == 0 ? CA_CIRCUIT_GREEDY
                                               : CA_CIRCUIT_TOP;
-    s->absolute = ca_config_bool(config, "method.circuit.absolute");
+    s->absolute = ca_config_bool(config, ABSOLUTE);
     if (s->level != EAP_EDGES && s->rule == CA_CIRCUIT_GREEDY)
         return ca_config_fail(config, SELECT,
                               "expected top or threshold where %s are scored, got greedy",
@@ -60,14 +109,6 @@ static ca_status read_rule(const ca_config *config, eap_selection *s) {
         return ca_config_fail(config, THRESHOLDS, "expected select: threshold beside it, got %s",
                               select);
     return CA_OK;
-}
-
-/* Which of the lists says what is picked; NULL: the default fractions. */
-static const char *list_of(const ca_config *config) {
-    static const char *const lists[] = {SIZES, FRACTIONS, THRESHOLDS};
-    for (int i = 0; i < 3; i++)
-        if (ca_config_has(config, lists[i])) return lists[i];
-    return NULL;
 }
 
 /* The number of edges in a share of them. A share such as 0.3 of 10 may lie a rounding below the
@@ -139,6 +180,14 @@ ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *g, ea
 out:
     if (st != CA_OK) ca_eap_selection_free(s);
     return st;
+}
+
+int64_t ca_eap_selection_sources(const eap_selection *s, const ca_circuit_graph *g) {
+    int64_t sum = 0;
+    bool known = !s->given && s->rule != CA_CIRCUIT_THRESHOLD;
+    for (int64_t i = 0; i < s->count; i++)
+        sum += known && s->requested[i] < g->sources ? s->requested[i] : g->sources;
+    return sum;
 }
 
 void ca_eap_selection_free(eap_selection *s) {
