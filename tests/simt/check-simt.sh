@@ -19,7 +19,7 @@ export TSAN_OPTIONS=halt_on_error=1:atexit_sleep_ms=0
 tests=() # arguments for run-tests.sh
 parity() { # VARIANT PROGRAMS SETTING…
     local variant=$1 program
-    local programs=${2:-rows attention laws checks}
+    local programs=${2:-products rows attention laws checks}
     shift 2
     tests+=(--under "env $*")
     for program in $programs; do tests+=(build/"$variant"/tests/parity/test_"$program"); done
