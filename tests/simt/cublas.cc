@@ -28,40 +28,56 @@ cublasStatus_t simt::blas_status(cudaError_t error) {
 
 /* ---- products */
 
-/* Element (i, j) of op(x) of matrix number `number`. */
-static float element(const matrix &x, int64_t number, int64_t i, int64_t j) {
-    int64_t at = number * x.step + (x.transposed ? j + i * x.ld : i + j * x.ld);
-    if (!x.bf16) return static_cast<const float *>(x.data)[at];
-    uint32_t bits = (uint32_t) static_cast<const uint16_t *>(x.data)[at] << 16;
+static float widened(float x) { return x; }
+static float widened(uint16_t bf16) {
+    uint32_t bits = (uint32_t)bf16 << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-/* A tile of c is summed in f32 over DEPTH products, then in f64. */
-constexpr int64_t ROWS = 16, COLUMNS = 4, DEPTH = 64;
+/* A tile of c is summed in f32 over DEPTH products, then in f64. Columns of it are vectors: left to
+ * itself the compiler shuffles more than it multiplies. */
+constexpr int64_t ROWS = 16, COLUMNS = 6, DEPTH = 64;
+typedef float column __attribute__((vector_size(ROWS * sizeof(float))));
 
 static void multiply_tile(const float *a, const float *b, int64_t depth, double *sum) {
     for (int64_t from = 0; from < depth; from += DEPTH) {
-        float part[COLUMNS][ROWS] = {};
-        for (int64_t p = from; p < std::min(depth, from + DEPTH); p++)
-            for (int64_t j = 0; j < COLUMNS; j++)
-                for (int64_t i = 0; i < ROWS; i++)
-                    part[j][i] += a[p * ROWS + i] * b[p * COLUMNS + j];
+        column part[COLUMNS] = {};
+        for (int64_t p = from; p < std::min(depth, from + DEPTH); p++) {
+            column x;
+            memcpy(&x, a + p * ROWS, sizeof x);
+            for (int64_t j = 0; j < COLUMNS; j++) part[j] += x * b[p * COLUMNS + j];
+        }
         for (int64_t j = 0; j < COLUMNS; j++)
             for (int64_t i = 0; i < ROWS; i++) sum[j * ROWS + i] += (double)part[j][i];
     }
 }
 
 /* Panels of `width` rows or columns, zero beyond `count`: [panel, k, width]. */
-template <typename F>
-static std::vector<float> pack(int64_t count, int64_t k, int64_t width, F element_at) {
-    int64_t panels = (count + width - 1) / width;
-    std::vector<float> packed((size_t)(panels * k * width));
-    for (int64_t i = 0; i < count; i++)
+template <typename T>
+static void pack_panels(const T *from, int64_t step, int64_t step_k, int64_t count, int64_t k,
+                        int64_t width, float *to) {
+    for (int64_t first = 0; first < count; first += width, to += k * width) {
+        const int64_t here = std::min(width, count - first);
         for (int64_t p = 0; p < k; p++)
-            packed[(size_t)((i / width * k + p) * width + i % width)] = element_at(i, p);
-    return packed;
+            for (int64_t i = 0; i < here; i++)
+                to[p * width + i] = widened(from[(first + i) * step + p * step_k]);
+    }
+}
+
+/* Of matrix number `number`: `count` rows of op(x) with `along` false, else columns. */
+static void pack(std::vector<float> &to, const matrix &x, int64_t number, bool along, int64_t count,
+                 int64_t k, int64_t width) {
+    const bool apart = along != x.transposed; /* neighbours of a panel are ld apart */
+    const int64_t step = apart ? x.ld : 1, step_k = apart ? 1 : x.ld;
+    to.assign((size_t)((count + width - 1) / width * k * width), 0.0f);
+    if (x.bf16)
+        pack_panels(static_cast<const uint16_t *>(x.data) + number * x.step, step, step_k, count, k,
+                    width, to.data());
+    else
+        pack_panels(static_cast<const float *>(x.data) + number * x.step, step, step_k, count, k,
+                    width, to.data());
 }
 
 static void store_tile(const product &g, float *c, const float *bias, int64_t rows, int64_t columns,
@@ -80,12 +96,8 @@ static void multiply(const product &g) {
     int64_t k = g.alpha == 0.0f ? 0 : g.k; /* then a and b are not read */
     std::vector<float> a, b;
     for (int64_t number = 0; number < g.batch; number++) {
-        if (number == 0 || g.a.step != 0)
-            a = pack(g.m, k, ROWS,
-                     [&](int64_t i, int64_t p) { return element(g.a, number, i, p); });
-        if (number == 0 || g.b.step != 0)
-            b = pack(g.n, k, COLUMNS,
-                     [&](int64_t j, int64_t p) { return element(g.b, number, p, j); });
+        if (number == 0 || g.a.step != 0) pack(a, g.a, number, false, g.m, k, ROWS);
+        if (number == 0 || g.b.step != 0) pack(b, g.b, number, true, g.n, k, COLUMNS);
         for (int64_t j = 0; j < g.n; j += COLUMNS)
             for (int64_t i = 0; i < g.m; i += ROWS) {
                 double sum[COLUMNS * ROWS] = {};
