@@ -104,6 +104,54 @@ static void matmul_both_bf16_case(parity *p, const void *parameters) {
     multiply_as(p, parameters, BOTH_NARROW, false);
 }
 
+/* A view [G, B, ...] of which `axis` repeats what it has one of. */
+static ca_tensor repeat_along(ca_tensor t, int axis, int64_t count) {
+    t.shape[axis] = count;
+    t.stride[axis] = 0;
+    return t;
+}
+
+/* Products along two axes. bits 0, 1: transposes; 2: bias, beta and strided rows; 3, 4: both axes
+ * of b go on in one stride, b is repeated along the second axis, or the first, or a and c lie in
+ * memory with their axes exchanged; 5: no groups. For single rows more products than are listed at
+ * a time. */
+static void multiply_groups(parity *p, const row_case *c, bool narrow, bool wide) {
+    const int64_t m = c->rows, k = c->width, n = 1 + k % 29, pad = bit(c, 2) ? 5 : 0, batch = 2;
+    const int64_t groups = bit(c, 5) ? 0 : m == 1 ? 150 : 3;
+    const int layout = c->variant >> 3 & 3;
+    const int64_t b_groups = layout == 2 ? 1 : groups, b_batch = layout == 1 ? 1 : batch;
+    const int64_t first = layout == 3 ? batch : groups, second = layout == 3 ? groups : batch;
+    ca_matmul_options o = {
+        .transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1, .wide = wide};
+    ca_tensor a = o.transpose_a ? parity_input(p, "a", c->f, SHAPE(first, second, k, m + pad))
+                                : parity_input(p, "a", c->f, SHAPE(first, second, m, k + pad));
+    const int64_t lines = o.transpose_b ? n : k, columns = o.transpose_b ? k : n;
+    ca_tensor b =
+        narrow ? parity_input_bf16(p, "b", c->f, SHAPE(b_groups, b_batch, lines, columns + pad))
+               : parity_input(p, "b", c->f, SHAPE(b_groups, b_batch, lines, columns + pad));
+    ca_tensor y =
+        parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(first, second, m, n + pad));
+    ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(n)) : absent;
+    a = ca_tensor_slice(a, 3, pad > 0, a.shape[3] - pad);
+    b = ca_tensor_slice(b, 3, pad > 0, columns);
+    y = ca_tensor_slice(y, 3, pad > 0, n);
+    if (layout == 1) b = repeat_along(b, 1, batch);
+    if (layout == 2) b = repeat_along(b, 0, groups);
+    if (layout == 3) a = ca_tensor_swap_axes(a, 0, 1), y = ca_tensor_swap_axes(y, 0, 1);
+    if (bit(c, 2)) o.alpha = -0.5, o.beta = 2;
+    parity_ok(ca_matmul(p->be, y, a, b, bias, o));
+}
+
+static void groups_case(parity *p, const void *parameters) {
+    multiply_groups(p, parameters, false, false);
+}
+
+/* bit 6: a is not rounded */
+static void groups_bf16_case(parity *p, const void *parameters) {
+    const row_case *c = parameters;
+    multiply_groups(p, c, true, bit(c, 6));
+}
+
 /* bit 0: a is not rounded; 1: transposed; 2: strided rows, at no multiple of 16 bytes; 3: a batch.
  * A product with the unit matrix shows how an f32 factor enters one in bf16: rounded once, or cut
  * into terms whose sum, in f32, is the number itself, so that nothing may differ. */
@@ -182,6 +230,13 @@ static const operation operations[] = {
      {0, 1, 130, END},
      ONE(NORMAL) | ONE(MIXED)},
     {"matmul bf16 by bf16", matmul_both_bf16_case, 4, {70, END}, {2000, 4500, END}, ONE(NORMAL)},
+    {"matmul in groups",
+     groups_case,
+     64,
+     {0, 1, 34, END},
+     {0, 1, 17, 130, END},
+     ONE(NORMAL) | ONE(MIXED)},
+    {"matmul in groups bf16", groups_bf16_case, 128, {1, 34, END}, {1, 130, END}, ONE(NORMAL)},
     {"split_bf16",
      split_case,
      16,

@@ -135,23 +135,77 @@ static void check_extent(const char *name, const void *data, size_t element_byte
             needed, there);
 }
 
-cublasStatus_t simt::blas_enqueue(cudaStream_t stream, const product &g) {
-    if (g.m < 0 || g.n < 0 || g.k < 0 || g.batch < 0) return CUBLAS_STATUS_INVALID_VALUE;
-    if (g.a.ld < std::max<int64_t>(1, g.a.rows) || g.b.ld < std::max<int64_t>(1, g.b.rows) ||
-        g.ldc < std::max<int64_t>(1, g.m))
-        return CUBLAS_STATUS_INVALID_VALUE;
-    if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
-    if (!stream_exists(stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
+static bool sizes_fit(const product &g) {
+    return g.m >= 0 && g.n >= 0 && g.k >= 0 && g.batch >= 0 &&
+           g.a.ld >= std::max<int64_t>(1, g.a.rows) && g.b.ld >= std::max<int64_t>(1, g.b.rows) &&
+           g.ldc >= std::max<int64_t>(1, g.m);
+}
+
+static void check_matrices(const product &g) {
     for (const matrix *x : {&g.a, &g.b})
         check_extent(x == &g.a ? "A" : "B", x->data, x->bf16 ? 2 : 4, x->ld, x->step, x->rows,
                      x->columns, g.batch);
     check_extent("C", g.c, sizeof *g.c, g.ldc, g.step_c, g.m, g.n, g.batch);
     if (g.bias) check_extent("bias", g.bias, sizeof *g.bias, g.m, 0, g.m, 1, 1);
+}
+
+cublasStatus_t simt::blas_enqueue(cudaStream_t stream, const product &g) {
+    if (!sizes_fit(g)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
+    if (!stream_exists(stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
+    check_matrices(g);
     stream_enqueue(stream, [=] { multiply(g); });
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* ---- lists of matrices: device memory, which is read when the products are computed */
+
+struct matrix_lists {
+    const void *const *a, *const *b;
+    void *const *c;
+};
+
+static void multiply_listed(product g, const matrix_lists &lists) {
+    const size_t count = (size_t)g.batch;
+    std::vector<const void *> a(count), b(count);
+    std::vector<void *> c(count);
+    {
+        opened memory({lists.a, lists.b, lists.c});
+        std::copy_n(lists.a, count, a.begin());
+        std::copy_n(lists.b, count, b.begin());
+        std::copy_n(lists.c, count, c.begin());
+    }
+    g.batch = 1;
+    for (size_t i = 0; i < count; i++) {
+        g.a.data = a[i], g.b.data = b[i], g.c = static_cast<float *>(c[i]);
+        check_matrices(g);
+        multiply(g);
+    }
+}
+
 /* ---- the API */
+
+/* What products of all kinds are refused for; the matrices themselves are missing in g. */
+static cublasStatus_t describe(cublasHandle_t handle, cublasOperation_t transa,
+                               cublasOperation_t transb, int m, int n, int k, const void *alpha,
+                               cudaDataType Atype, int lda, long long strideA, cudaDataType Btype,
+                               int ldb, long long strideB, const void *beta, cudaDataType Ctype,
+                               int ldc, int batch, cublasComputeType_t computeType, product &g) {
+    cudaError_t injected = begin_call();
+    if (injected != cudaSuccess) return blas_status(injected);
+    if (!alpha || !beta || !is_operation(transa) || !is_operation(transb))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    bool computes = computeType == CUBLAS_COMPUTE_32F || computeType == CUBLAS_COMPUTE_32F_PEDANTIC;
+    if (!computes || Ctype != CUDA_R_32F || Atype != Btype ||
+        (Atype != CUDA_R_32F && Atype != CUDA_R_16BF))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    g.m = m, g.n = n, g.k = k, g.batch = batch, g.ldc = ldc;
+    g.alpha = *static_cast<const float *>(alpha);
+    g.beta = *static_cast<const float *>(beta);
+    g.a = blas_matrix(nullptr, Atype, transa, lda, strideA, m, k);
+    g.b = blas_matrix(nullptr, Btype, transb, ldb, strideB, k, n);
+    return blas_handle_exists(handle) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
+}
 
 cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t transa,
                                           cublasOperation_t transb, int m, int n, int k,
@@ -161,23 +215,34 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
                                           const void *beta, void *C, cudaDataType Ctype, int ldc,
                                           long long int strideC, int batchCount,
                                           cublasComputeType_t computeType, cublasGemmAlgo_t) {
-    cudaError_t injected = begin_call();
-    if (injected != cudaSuccess) return blas_status(injected);
-    if (!alpha || !beta || !is_operation(transa) || !is_operation(transb))
-        return CUBLAS_STATUS_INVALID_VALUE;
-    bool computes = computeType == CUBLAS_COMPUTE_32F || computeType == CUBLAS_COMPUTE_32F_PEDANTIC;
-    if (!computes || Ctype != CUDA_R_32F || Atype != Btype ||
-        (Atype != CUDA_R_32F && Atype != CUDA_R_16BF))
-        return CUBLAS_STATUS_NOT_SUPPORTED;
     product g = {};
-    g.m = m, g.n = n, g.k = k, g.batch = batchCount;
-    g.alpha = *static_cast<const float *>(alpha);
-    g.beta = *static_cast<const float *>(beta);
-    g.a = blas_matrix(A, Atype, transa, lda, strideA, m, k);
-    g.b = blas_matrix(B, Btype, transb, ldb, strideB, k, n);
-    g.c = static_cast<float *>(C), g.ldc = ldc, g.step_c = strideC;
-    if (!blas_handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    cublasStatus_t status =
+        describe(handle, transa, transb, m, n, k, alpha, Atype, lda, strideA, Btype, ldb, strideB,
+                 beta, Ctype, ldc, batchCount, computeType, g);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    g.a.data = A, g.b.data = B;
+    g.c = static_cast<float *>(C), g.step_c = strideC;
     return blas_enqueue(handle->stream, g);
+}
+
+cublasStatus_t cublasGemmBatchedEx(cublasHandle_t handle, cublasOperation_t transa,
+                                   cublasOperation_t transb, int m, int n, int k, const void *alpha,
+                                   const void *const Aarray[], cudaDataType Atype, int lda,
+                                   const void *const Barray[], cudaDataType Btype, int ldb,
+                                   const void *beta, void *const Carray[], cudaDataType Ctype,
+                                   int ldc, int batchCount, cublasComputeType_t computeType,
+                                   cublasGemmAlgo_t) {
+    product g = {};
+    cublasStatus_t status = describe(handle, transa, transb, m, n, k, alpha, Atype, lda, 0, Btype,
+                                     ldb, 0, beta, Ctype, ldc, batchCount, computeType, g);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (!sizes_fit(g)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
+    for (const void *list : {(const void *)Aarray, (const void *)Barray, (const void *)Carray})
+        check_extent("list", list, sizeof list, g.batch, 0, g.batch, 1, 1);
+    const matrix_lists lists = {Aarray, Barray, Carray};
+    stream_enqueue(handle->stream, [=] { multiply_listed(g, lists); });
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transa,
