@@ -39,8 +39,10 @@ ca_status ca_memory_info(ca_backend *be, size_t *available, size_t *total) CA_MU
 /* c = alpha op(a) op(b) + beta c + bias
  *
  * c [M, N], a [M, K] ([K, M] when transpose_a), b [K, N] ([N, K] when transpose_b); or all three
- * with one leading batch axis. bias [N] or absent. beta == 0 never reads c. A batch stride of 0
- * repeats an input.
+ * with one or two leading axes, [B, M, N] or [G, B, M, N]: a product for each place in them. Each
+ * axis has a stride of its own, 0 repeats an input: heads in groups that share a factor are
+ * [groups, heads of a group, ...] with stride 0 along the second axis of that factor. bias [N] or
+ * absent. beta == 0 never reads c.
  *
  * b may be bf16 where the backend offers it. Then a is rounded to bf16, to nearest even, and the
  * products, which are exact in f32, are summed in f32 (`ref`: float64). With options.wide a enters

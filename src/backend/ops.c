@@ -113,9 +113,9 @@ ca_status ca_memory_info(ca_backend *be, size_t *available, size_t *total) {
 ca_status ca_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                     ca_matmul_options options) {
     const ca_argument arguments[] = {
-        {"c", &c, "?MN", OUT, NULL},
-        {"a", &a, options.transpose_a ? "?KM" : "?MK", CA_MATRIX, NULL},
-        {"b", &b, options.transpose_b ? "?NK" : "?KN", CA_MATRIX, NULL},
+        {"c", &c, "*MN", OUT, NULL},
+        {"a", &a, options.transpose_a ? "*KM" : "*MK", CA_MATRIX, NULL},
+        {"b", &b, options.transpose_b ? "*NK" : "*KN", CA_MATRIX, NULL},
         {"bias", &bias, "N", OPTIONAL, NULL}};
     ca_dims dims = {0};
     if (a.dtype == CA_BF16 && b.dtype != CA_BF16)

@@ -338,6 +338,42 @@ out:
     return st;
 }
 
+static ca_status run_groups(bench *b) {
+    return ca_matmul(b->be, b->y, b->x, b->w, absent, (ca_matmul_options){.alpha = 1});
+}
+
+/* What heads send to the residual stream, each group through the rows of its key/value head: one
+ * call, whose products share factors along its second axis. */
+static ca_status bench_groups(bench *b) {
+    ca_status st = CA_OK;
+    const int64_t rows = b->rows / H;
+    CA_TRY(make(b, &b->y, CA_F32, SHAPE(K, H / K, rows, D)));
+    CA_TRY(make(b, &b->x, CA_F32, SHAPE(K, H / K, rows, DH)));
+    CA_TRY(make(b, &b->w, CA_F32, SHAPE(K, 1, DH, D)));
+    b->w.shape[1] = H / K, b->w.stride[1] = 0;
+    CA_TRY(report(b, "matmul in 8 groups of 4", run_groups,
+                  bytes_of(b->y) + bytes_of(b->x) + bytes_of(b->w),
+                  2.0 * (double)rows * H * DH * D));
+    drop(b);
+out:
+    return st;
+}
+
+/* The cut of an f32 factor into three terms, which only a product asks for: here one so thin that
+ * the cut and reading the terms, 16 bytes an element, are what it does. */
+static ca_status bench_split(bench *b) {
+    ca_status st = CA_OK;
+    enum { THIN = 8 };
+    if (!b->be->bfloat16) return CA_OK;
+    CA_TRY(make(b, &b->y, CA_F32, SHAPE(b->rows, THIN)));
+    CA_TRY(make(b, &b->x, CA_F32, SHAPE(b->rows, D)));
+    CA_TRY(make(b, &b->w, CA_BF16, SHAPE(THIN, D)));
+    CA_TRY(report(b, "split_bf16, thin product", run_matmul_wide, 4 * bytes_of(b->x), 0));
+    drop(b);
+out:
+    return st;
+}
+
 /* ---- attention: sequences of one length; a causal product counts half */
 
 static ca_status run_attention_fwd(bench *b) {
@@ -472,7 +508,7 @@ static ca_status bench_attention(bench *b) {
     const attention_cost c = cost_of(b, SEQUENCE);
     CA_TRY(report(b, "attention_fwd", run_attention_fwd, 2 * c.q + c.kv + c.lse, 2 * c.product));
     if (b->be->bfloat16)
-        CA_TRY(report(b, "attention_fwd bf16", run_attention_fwd_bf16, 2 * c.q + c.kv + c.lse,
+        CA_TRY(report(b, "attention_fwd_bf16", run_attention_fwd_bf16, 2 * c.q + c.kv + c.lse,
                       2 * c.product));
     CA_TRY(report(b, "attention_bwd, 4 lanes", run_attention_bwd,
                   2 * c.q + c.kv + c.lse + LANES * (2 * c.q + c.kv), LANES * 4 * c.product));
@@ -493,7 +529,7 @@ static ca_status bench_long_attention(bench *b) {
     CA_TRY(report(b, "attention_fwd, 4096 rows", run_attention_fwd, 2 * c.q + c.kv + c.lse,
                   2 * c.product));
     if (b->be->bfloat16)
-        CA_TRY(report(b, "attention_fwd bf16, 4096 rows", run_attention_fwd_bf16,
+        CA_TRY(report(b, "attention_fwd_bf16, 4096 rows", run_attention_fwd_bf16,
                       2 * c.q + c.kv + c.lse, 2 * c.product));
     CA_TRY(report(b, "attention_bwd, 4096 rows", run_attention_bwd,
                   2 * c.q + c.kv + c.lse + LANES * (2 * c.q + c.kv), LANES * 4 * c.product));
@@ -519,6 +555,8 @@ int main(int count, char **words) {
     CA_TRY(bench_products(&b, CA_F32, CA_BF16, "bf16", run_matmul));
     CA_TRY(bench_products(&b, CA_F32, CA_BF16, "bf16, wide", run_matmul_wide));
     CA_TRY(bench_products(&b, CA_BF16, CA_BF16, "bf16 by bf16", run_matmul));
+    CA_TRY(bench_groups(&b));
+    CA_TRY(bench_split(&b));
     CA_TRY(bench_attention(&b));
     CA_TRY(bench_long_attention(&b));
 out:

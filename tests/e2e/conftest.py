@@ -13,10 +13,31 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+# Why a test is left out on a device: markers, since tests run on `ref` in float64 otherwise.
+MARKERS = {"float64": "its limits are those of float64, which only ref has",
+           "reference": "equal bits are promised by ref alone, whatever runs beside",
+           "long": "minutes on a simulated device"}
+
+
+def pytest_configure(config):
+    for name, reason in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {reason}")
+
+
+def pytest_collection_modifyitems(items):
+    simulated = "simt" in pathlib.Path(os.environ.get("CAUSA", "")).parts
+    left_out = {"float64": files.PRECISION != "f64", "reference": files.BACKEND != "ref",
+                "long": files.BACKEND == "cuda" and simulated}
+    for item in items:
+        for name, reason in MARKERS.items():
+            if left_out[name] and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(scope="session")
 def causa():
     """Runs the binary in the repository root: causa("run", "x.yaml") -> CompletedProcess."""
-    binary = os.environ.get("CAUSA", str(ROOT / "build" / "causa"))
+    binary = str(ROOT / os.environ.get("CAUSA", "build/causa"))  # wherever a test runs it
 
     def call(*arguments, check=True, wait=True, **options):
         command, pipe = [binary, *map(str, arguments)], subprocess.PIPE

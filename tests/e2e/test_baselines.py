@@ -27,6 +27,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama3-gqa-new"])
+@pytest.mark.float64
 def test_path_runs_from_the_token_to_the_prompt(run_ids, model):
     """f(x) - f(b) is what two plain runs say, b the prompt of that token alone; a token that is the
     baseline's has nothing to explain; the residual falls as 1 / steps^2: a quarter, within 10 %."""
@@ -50,6 +51,7 @@ def test_path_runs_from_the_token_to_the_prompt(run_ids, model):
     assert explained == pytest.approx(change, abs=1e-5)  # float32 scores
 
 
+@pytest.mark.float64
 def test_mean_is_a_token_with_the_mean_embedding(run_ids, tmp_path):
     model = write_blank_model(tmp_path / "mean", "gpt2", mean=True)
     mean, blank, zero = (read(run_ids(PROMPTS, method(baseline, 5), *files.EXACT, model=model,

@@ -75,6 +75,7 @@ def test_patch(run, model, direction):
     assert two["data/wrong_text_offsets"].tolist() == [0, 2, 5, 6]
 
 
+@pytest.mark.long
 def test_patch_does_not_depend_on_the_batch(run):
     method, rows = {**PATCH, "sites": SITES}, rows_with_texts()
     expected = run(method, rows, "continuation_diff")
@@ -193,6 +194,7 @@ def test_bad_input(causa, tmp_path, method, row, metric, code, words):
     assert not list(tmp_path.glob("x.h5*"))
 
 
+@pytest.mark.long
 def test_stop_inside_an_example(causa, tmp_path):
     """What is done of the two sequences of a pair is kept, and the run goes on behind it."""
     method = {**PATCH, "sites": ["blocks.*.attn.q[*]", "blocks.*.attn.z[*]"]}

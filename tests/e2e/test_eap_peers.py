@@ -10,6 +10,7 @@ from test_eap import EAP, PAIR, demo, edges, near  # noqa: F401 (demo is a fixtu
 
 
 @pytest.mark.parametrize("compat", ["eap-ig", "mib"])
+@pytest.mark.long
 def test_one_mean_for_all_sources(demo, compat):  # noqa: F811
     """Beside nothing, the one vector adds the same to every edge into an input: m . g_v. The path
     of activations that ends at the clean run has its gradients at the logits."""

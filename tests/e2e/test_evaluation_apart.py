@@ -67,6 +67,7 @@ def prompts(count):
     return [rng.integers(0, 390, 24).tolist() for _ in range(count)]
 
 
+@pytest.mark.long
 def test_leave_one_out_of_random_scores(run_ids):
     """Chance: of 60 prompts the mean rank correlation of 24 tokens has a standard deviation of
     1 / sqrt(23 x 60) = 0.027, the mean percentile one of 29 / sqrt(60) = 3.7; four of them. Scores

@@ -85,6 +85,7 @@ def test_both_ways(run_ids, tmp_path, rank, way):
             assert value.sum() == pytest.approx(trace, rel=1e-5 if files.PRECISION == "f32" else 1e-9)
 
 
+@pytest.mark.float64
 def test_the_scores_of_both_ways_agree(run_ids, tmp_path):
     """Rank 4 comes from F itself, rank 3 does not: their first pairs are the same, and every pair
     adds to the score of every token, up to the full trace."""

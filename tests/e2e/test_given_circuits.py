@@ -69,6 +69,7 @@ def test_circuits_of_neurons(causa, tmp_path):
         assert result["faithfulness/normalized"] == pytest.approx([share], rel=1e-12)
 
 
+@pytest.mark.long
 def test_stop_and_resume(causa, tmp_path):
     """The baseline of the pairs that were done is kept."""
     config = files.write_config(tmp_path / "long.yaml", {**EAP, "variant": "eap", "circuit": {"sizes": [9]}},

@@ -66,6 +66,7 @@ def test_everything_is_patched(patch, method, direction):
 
 @pytest.mark.parametrize("method", [SWAP, RESTORE], ids=["swap", "restore"])
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.reference
 def test_laws_of_stored_float32(patch, method, direction):
     """Beside patterns, whose probabilities are stored and rounded where other cells' are not: nothing
     patched is the target, the whole stream the source, and no cell knows the others, bit for bit."""
@@ -130,6 +131,7 @@ def rows_with_subjects():
     (SWAP, id_pairs(6), files.MODELS / "smollm2"),
     (RESTORE, rows_with_subjects(), None),
 ], ids=["swap", "restore"])
+@pytest.mark.long
 def test_batch_and_order_do_not_matter(patch, text_model, method, rows, model):
     """Noise belongs to the prompt, not to its row; cells do not know what they are packed with."""
     method, model = {**method, "sites": EVERY_SITE}, model or text_model
@@ -520,6 +522,7 @@ def test_mismatching_pairs_can_be_left_out(patch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.long
 def test_stop_and_resume(causa, tmp_path, number):
     rows = id_pairs(300, least=12, most=20)
     method = {**SWAP, "sites": ["blocks.*.resid_pre", "blocks.1.attn.z[*]"]}
@@ -555,6 +558,7 @@ def stop_inside_an_example(causa, config, path, sequences):
         assert np.isnan(file["patch/value"][()]).all()
 
 
+@pytest.mark.long
 def test_stop_inside_an_example(causa, tmp_path):
     """One prompt with many cells: what was done of it is kept, and the run goes on behind it."""
     method = {**SWAP, "sites": ["blocks.*.attn.q[*]", "blocks.*.attn.z[*]"]}

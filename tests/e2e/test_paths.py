@@ -92,6 +92,7 @@ def test_zero_is_a_uniform_guess(run_ids, layer):
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama3-gqa-new"])
+@pytest.mark.long
 def test_later_leaf_adds_up_from_the_run_of_the_baseline(run_ids, model):
     """At every leaf the two ends are the same two runs; the residual falls as 1 / steps^2: a quarter,
     within 10 %."""

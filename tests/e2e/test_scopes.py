@@ -97,6 +97,7 @@ def test_layer_and_positions_are_checked(run_ids):
     assert done.returncode == 3 and "target gold needs a token after position 2" in done.stderr
 
 
+@pytest.mark.long
 def test_paths_are_complete(run_ids):
     """The midpoint rule's residual falls as 1 / steps^2 (doubling the steps: a quarter, within 10 %: the next order is 6 % here).
 
@@ -206,6 +207,7 @@ def test_residuals_are_told(causa, tmp_path):
 
 
 @pytest.mark.parametrize("position", ["last", "all"])
+@pytest.mark.float64
 def test_entropy_and_inverse_temperature(run_ids, position):
     """More reads than the entropy takes at once; captured values are float32."""
     prompts = [ids for ids, *_ in reference("llama3-gqa-new")] * 3
@@ -242,6 +244,7 @@ def dense_fisher(logits, w):
 
 @pytest.mark.parametrize("model", ["gpt2", "llama3-gqa-new"])
 @pytest.mark.parametrize("rank", [1, 4, "full"])
+@pytest.mark.float64
 def test_fisher_eigenvalues(run_ids, model, rank):
     """Against a dense decomposition in float64; pairs converge to 1e-5 of the largest, and an
     eigenvalue's error is the square of its vector's."""
@@ -271,6 +274,7 @@ def scores_of(path, *names):
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama3-gqa-new"])
+@pytest.mark.long
 def test_hutchinson_is_unbiased(run_ids, model):
     """Deviations from the exact trace in standard errors, over about a hundred tokens: with 512
     probes their mean square is near 1 (the tokens of a prompt share probes, so far from tightly)

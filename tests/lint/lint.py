@@ -3,8 +3,8 @@
 """Checks the rules of the source tree that a compiler does not know.
 
 Layers (a folder includes only from itself and from lower layers), who may include which library,
-file length, licence line, conditional compilation, exported names, and headers that compile
-alone. Prints `file:line: rule` and exits with 1 when a rule is broken.
+file length, licence line, conditional compilation, exported names, headers that compile alone, and
+launchers of kernels that are tested and measured. Prints `file:line: rule` and exits with 1 when a rule is broken.
 
 Run from the root of the repository: tests/lint/lint.py [--archive build/release/libcausa.a]
 """
@@ -64,6 +64,7 @@ CLIMBING = re.compile(r'^\s*#\s*include\s*"\.\./')
 # What only nvcc understands is written once, behind the macros of this file.
 CUDA_DIALECT = pathlib.Path("kernels/ca_cuda.cuh")
 DIALECT = re.compile(r"<<<|\b__shared__\b|\bcuda_runtime\.h\b")
+LAUNCHER = re.compile(r"^int ca_k_(\w+)\(")
 CONDITIONAL = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else)\b")
 
 problems = []
@@ -156,6 +157,22 @@ def check_header_alone(compiler, header):
         complain(header, 1, "does not compile alone: " + done.stderr.strip().splitlines()[0])
 
 
+def check_launchers():
+    """A launcher has a row of its own name, or its operation's, in the parity tests and in bench_gpu.
+    (Which kernels exist, and their budget, ptxas says: budget.py.)"""
+    header = pathlib.Path("kernels/ca_kernels.h")
+    places = [sorted(pathlib.Path("tests/parity").glob("test_*.c")),
+              [pathlib.Path("tests/bench/bench_gpu.c")]]
+    for number, text in enumerate(header.read_text(encoding="utf-8").splitlines(), 1):
+        if not (match := LAUNCHER.match(text)):
+            continue
+        name = match[1]
+        for files in places:
+            found = re.compile(rf'\bca_{name}\(|"{name}\b')
+            if not any(found.search(file.read_text(encoding="utf-8")) for file in files):
+                complain(header, number, f"{name} has no row in {files[0].parent}")
+
+
 def source_files():
     roots = ["src", "include", "kernels", "tests", "experiments", ".make"]
     for root in roots:
@@ -174,6 +191,7 @@ def main():
         check_file(path)
     if options.archive:
         check_exports(options.archive)
+    check_launchers()
     headers = sorted(pathlib.Path("include/causa").glob("*.h"))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda header: check_header_alone(options.compiler, header), headers))

@@ -140,8 +140,34 @@ ca_tensor parity_input_i64(parity *p, const char *name, ca_dtype dtype, int64_t 
     return finish_buffer(p, b, SHAPE(count));
 }
 
+static int buffer_under(const parity *p, ca_tensor view) {
+    for (int i = 0; i < p->count; i++) {
+        const char *memory = p->buffers[i].memory, *at = view.data;
+        if (at >= memory && at < memory + p->buffers[i].bytes) return i;
+    }
+    fail_msg("no buffer of the case holds %s", ca_tensor_text(&view));
+    return -1;
+}
+
+ca_tensor parity_magnitudes(parity *p, const char *name, ca_tensor view) {
+    const buffer *of = &p->buffers[buffer_under(p, view)];
+    buffer *b = new_buffer(p, name, of->dtype, SHAPE(of->count));
+    const size_t size = ca_dtype_size(of->dtype), sign = size - 1; /* little-endian */
+    memcpy(b->before, of->before, b->bytes);
+    for (int64_t i = 0; i < b->count; i++) b->before[GUARD + (size_t)i * size + sign] &= 0x7f;
+    finish_buffer(p, b, SHAPE(b->count));
+    view.data = (char *)b->memory + ((char *)view.data - (char *)of->memory);
+    return view;
+}
+
 void parity_set_tolerance(parity *p, double tolerance) {
     p->buffers[p->count - 1].tolerance = tolerance;
+}
+
+void parity_add_share(parity *p, ca_tensor output, double share, ca_tensor magnitudes) {
+    buffer *b = &p->buffers[buffer_under(p, output)];
+    b->share = share;
+    b->magnitudes = buffer_under(p, magnitudes);
 }
 
 /* ---- running and comparing */
@@ -193,15 +219,17 @@ static double error_of(double got, double expected) {
     return isnan(got) || isnan(expected) ? (double)INFINITY : fabs(got - expected);
 }
 
-static void compare(const buffer *got, const buffer *expected, const char *label,
-                    parity_summary *summary) {
+/* `magnitudes`: of what may be off by a share of them. */
+static void compare(const buffer *got, const buffer *expected, const buffer *magnitudes,
+                    const char *label, parity_summary *summary) {
     double largest = fmax(expected->scale, FLT_MIN); /* float32 keeps no digits below it */
     for (int64_t i = 0; i < expected->count; i++) {
         double value = fabs(element(expected, i));
         if (isfinite(value) && value > largest) largest = value;
     }
-    double limit = expected->tolerance * largest;
     for (int64_t i = 0; i < expected->count; i++) {
+        double limit = expected->tolerance * largest;
+        if (expected->share > 0) limit += expected->share * fabs(element(magnitudes, i));
         double error = error_of(element(got, i), element(expected, i));
         double share = error == 0 ? 0 : error / limit; /* infinite at a limit of zero */
         if (share > 1)
@@ -231,7 +259,7 @@ void parity_case(ca_backend *be, ca_backend *ref, parity_run run, const void *pa
         const buffer *got = &tested.buffers[i], *expected = &reference.buffers[i];
         if (!got->written) continue;
         if (got->dtype == CA_F32)
-            compare(got, expected, label, summary);
+            compare(got, expected, &reference.buffers[expected->magnitudes], label, summary);
         else
             compare_exactly(got, expected, label);
     }

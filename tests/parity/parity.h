@@ -6,7 +6,15 @@
  * A case is a function that makes its tensors with the functions below and calls operations; it
  * knows nothing of the backend it runs on. Every tensor lies between two guard zones. After the
  * run guards and inputs must be as they were, and every element of every output must be within
- * its limit: tolerance times the largest element of the reference, or times `scale` where larger.
+ * its limit: tolerance times the largest element of the reference, or times `scale` where larger;
+ * and for what is made of terms that the operation rounds to bf16, a share of their magnitude.
+ *
+ * Limits with bf16: `ref` is given the bf16 values that the operation takes, so that only what is
+ * rounded inside or stored counts. A copy to bf16 is rounded once: equal bit for bit. Products of
+ * bf16 factors are exact in f32, and sums f32: the limit of f32. Attention rounds each probability
+ * once, to nearest, which moves its term by BF16_ROUNDING of itself at most: so much of the sum of
+ * the terms' magnitudes. That is one bf16 ulp of an element whose terms do not cancel, or less; of
+ * one whose terms do, no number of its own ulps would hold.
  */
 #ifndef CA_TESTS_PARITY_H
 #define CA_TESTS_PARITY_H
@@ -47,6 +55,8 @@ typedef struct buffer {
     int64_t count;
     bool written;
     double scale, tolerance;
+    double share; /* of the elements of buffer `magnitudes`, beside the tolerance */
+    int magnitudes;
     void *memory;          /* on the backend, guards included */
     size_t bytes;          /* of all of it */
     unsigned char *before; /* host image at the start */
@@ -65,6 +75,10 @@ typedef struct parity {
  * few thousand terms, whose roundings do not, stay far below. */
 #define TOLERANCE 2e-5
 
+/* Half the distance of neighbours in [1, 2), relative to the least of them: what rounding to
+ * nearest, with 8 significant bits, moves a number by at most. */
+#define BF16_ROUNDING 0x1p-8
+
 #define SHAPE(...)                                                                                 \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
 
@@ -82,8 +96,14 @@ ca_tensor parity_output_typed(parity *p, const char *name, ca_dtype dtype, int r
                               const int64_t *shape);
 ca_tensor parity_input_i64(parity *p, const char *name, ca_dtype dtype, int64_t count,
                            const int64_t *values);
+/* An input of the absolute values of what the buffer under `view` held at first; the same view of
+ * it. */
+ca_tensor parity_magnitudes(parity *p, const char *name, ca_tensor view);
 /* For the output declared last. */
 void parity_set_tolerance(parity *p, double tolerance);
+/* The elements of `output` may be off by a further share of those of `magnitudes`, an output of the
+ * same shape, as the reference has them. */
+void parity_add_share(parity *p, ca_tensor output, double share, ca_tensor magnitudes);
 /* Fails the test with the stored text when an operation fails. */
 void parity_ok(ca_status st);
 

@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 #include "sequences.h"
 
@@ -290,7 +291,9 @@ static void run_attention(ca_backend *be, ca_backend *ref, const void *context) 
     parity_report(be, "attention", &summary);
 }
 
-/* ---- forward with inputs rounded to bf16, against the exact one on `ref` */
+/* ---- forward with q, k, v and probabilities rounded to bf16 */
+
+enum { MOST_OUTPUTS = 301 * 2 * 128 };
 
 static const attention_case narrow_cases[] = {
     {&none, 2, 1, 16, 0, SEPARATE, .f = NORMAL},
@@ -315,10 +318,50 @@ static const attention_case narrow_cases[] = {
     {&longer, 2, 1, 16, 0, FUSED, .f = TIES},
 };
 
-/* Two bf16 ulps of the largest element, 2^-7 of it at the least. Rounding moves q, k, v and
- * probabilities by up to 2^-9 each: a score by 2^-8 of the magnitudes that it sums (about Dh^1/2
- * 2 / pi, mostly cancelling to 2^-8 or so), a probability by as much as its score, and all of them
- * partly cancel in o, which is a mean of independent v. */
+/* x with every element rounded to bf16, contiguous, as it is stored. */
+static ca_tensor rounded(parity *p, const char *name, ca_tensor x) {
+    if (!x.data) return x;
+    ca_tensor narrow = parity_output_typed(p, name, CA_BF16, x.rank, x.shape);
+    ca_tensor wide = parity_output(p, name, 0, x.rank, x.shape);
+    parity_ok(ca_copy(p->be, narrow, x));
+    parity_ok(ca_copy(p->be, wide, narrow));
+    return wide;
+}
+
+static void attend(parity *p, ca_tensor o, ca_tensor lse, const attention_tensors *x,
+                   const ca_sequences *s, ca_attention a) {
+    parity_ok(ca_attention_fwd(p->be, o, lse, x->q, x->k, x->v, x->prefix_k, x->prefix_v, s, a));
+}
+
+/* A backend takes q, k and v rounded to nearest, or as they are: the same bits as when it is given
+ * them rounded, or as when it may round nothing. */
+static void check_rounding(parity *p, const attention_tensors *exact,
+                           const attention_tensors *narrow, const ca_sequences *s, ca_attention a) {
+    static float bits[3][MOST_OUTPUTS];
+    ca_attention wide = a;
+    wide.narrow = false;
+    const struct {
+        const attention_tensors *x;
+        ca_attention a;
+    } runs[3] = {{exact, a}, {narrow, a}, {exact, wide}};
+    ca_tensor o = parity_output(p, "exact o", 1, SHAPE(s->rows, a.heads, a.head_dim));
+    ca_tensor lse = parity_output(p, "exact lse", 1, SHAPE(s->rows, a.heads));
+    const size_t size = (size_t)(s->rows * a.heads * a.head_dim) * sizeof(float);
+    assert_true(size <= sizeof bits[0]);
+    if (p->dtype != CA_F32) { /* `ref` rounds nothing */
+        attend(p, o, lse, exact, s, wide);
+        return;
+    }
+    for (int i = 0; i < 3; i++) {
+        attend(p, o, lse, runs[i].x, s, runs[i].a);
+        parity_ok(ca_download(p->be, bits[i], o));
+    }
+    if (memcmp(bits[0], bits[1], size) != 0 && memcmp(bits[0], bits[2], size) != 0)
+        fail_msg("%s: attention_fwd_bf16: q, k and v are neither rounded to nearest nor exact",
+                 p->be->name);
+}
+
+/* o and, with the magnitudes of v, what o sums up: limits of parity.h. */
 static void narrow_run(parity *p, const void *parameters) {
     const attention_case *c = parameters;
     ca_attention a = {.heads = c->heads,
@@ -331,10 +374,24 @@ static void narrow_run(parity *p, const void *parameters) {
     static sequence_arrays arrays;
     place_sequences(p, &arrays, c->lengths);
     const ca_sequences *s = &arrays.sequences;
-    attention_tensors x = make_inputs(p, c, &arrays);
-    ca_tensor o = output_with(p, "o", 1, 0x1p-7, SHAPE(s->rows, c->heads, c->head_dim));
-    ca_tensor lse = output_with(p, "lse", 1, 0x1p-7, SHAPE(s->rows, c->heads));
-    parity_ok(ca_attention_fwd(p->be, o, lse, x.q, x.k, x.v, x.prefix_k, x.prefix_v, s, a));
+    const double tolerance = TOLERANCE + 6 * 4 * (FLT_EPSILON / 2); /* as above */
+    attention_tensors exact = make_inputs(p, c, &arrays), x = exact;
+    x.q = rounded(p, "q", exact.q);
+    x.k = rounded(p, "k", exact.k), x.prefix_k = rounded(p, "prefix_k", exact.prefix_k);
+    x.v = rounded(p, "v", exact.v), x.prefix_v = rounded(p, "prefix_v", exact.prefix_v);
+    attention_tensors sizes = x;
+    sizes.v = rounded(p, "|v|", parity_magnitudes(p, "|v|", exact.v));
+    if (x.prefix_v.data)
+        sizes.prefix_v = rounded(p, "|prefix_v|", parity_magnitudes(p, "|v|", exact.prefix_v));
+
+    ca_tensor o = output_with(p, "o", 1, tolerance, SHAPE(s->rows, c->heads, c->head_dim));
+    ca_tensor lse = output_with(p, "lse", 1, TOLERANCE, SHAPE(s->rows, c->heads));
+    attend(p, o, lse, &x, s, a);
+    ca_tensor sum = output_with(p, "o of |v|", 1, tolerance, SHAPE(s->rows, c->heads, c->head_dim));
+    attend(p, sum, output_with(p, "lse", 1, TOLERANCE, SHAPE(s->rows, c->heads)), &sizes, s, a);
+    parity_add_share(p, o, BF16_ROUNDING, sum);
+    parity_add_share(p, sum, BF16_ROUNDING, sum);
+    check_rounding(p, &exact, &x, s, a);
 }
 
 static void run_narrow(ca_backend *be, ca_backend *ref, const void *context) {
@@ -342,13 +399,13 @@ static void run_narrow(ca_backend *be, ca_backend *ref, const void *context) {
     parity_summary summary = {0};
     for (size_t i = 0; i < sizeof narrow_cases / sizeof narrow_cases[0]; i++) {
         const attention_case *c = &narrow_cases[i];
-        char label[96];
-        snprintf(label, sizeof label, "bf16 attention case %zu (H %lld, K %lld, Dh %lld, %s)", i,
-                 (long long)c->heads, (long long)c->kv_heads, (long long)c->head_dim,
+        char label[112];
+        snprintf(label, sizeof label, "attention_fwd_bf16 case %zu (H %lld, K %lld, Dh %lld, %s)",
+                 i, (long long)c->heads, (long long)c->kv_heads, (long long)c->head_dim,
                  fill_name(c->f));
         parity_case(be, ref, narrow_run, c, kind_of(c), label, &summary);
     }
-    parity_report(be, "bf16 attention", &summary);
+    parity_report(be, "attention_fwd_bf16", &summary);
 }
 
 /* ---- rotary positions */

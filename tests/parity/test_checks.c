@@ -69,7 +69,7 @@ static void test_shapes(void **state) {
     assert_shape(ca_matmul(be, mat(0, 2, 3), mat(1, 2, 4), mat(2, 5, 3), absent, plain),
                  "matmul: b: expected [4, 3] f32 or bf16, got [5, 3] f32");
     assert_shape(ca_matmul(be, vec(0, 2), mat(1, 2, 4), mat(2, 4, 3), absent, plain),
-                 "matmul: c: expected [M, N] f32 or f64, got [2] f32");
+                 "matmul: c: expected [..., M, N] f32 or f64, got [2] f32");
     assert_shape(ca_matmul(be, mat(0, 2, 3), ca_tensor_2d(part(1), CA_BF16, 2, 4), mat(2, 4, 3),
                            absent, plain),
                  "matmul: a: expected f32 with b in f32, got bf16");

@@ -1,142 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Parity of all operations but attention. One table: operation, row counts, widths, variants and
- * contents; every combination is a case.
+ * Parity of the operations on rows: norms, MLPs, heads, interventions, reductions, optimisers.
  */
-#include "parity.h"
+#include "table.h"
 
 #include <float.h>
 #include <math.h>
-#include <string.h>
-
-/* One case. `variant` counts the forms of an operation (transposes, kinds, layouts). */
-typedef struct row_case {
-    int64_t rows, width, lanes;
-    int variant;
-    fill f;
-} row_case;
-
-static bool bit(const row_case *c, int n) { return c->variant >> n & 1; }
-
-static const ca_tensor absent;
-
-/* ---- memory */
-
-static void copy_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
-    static const ca_dtype dtypes[] = {CA_F32, CA_BF16, CA_F16};
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width + 3));
-    x = ca_tensor_slice(x, 1, 1, c->width);
-    ca_tensor y = parity_output_typed(p, "y", dtypes[c->variant], SHAPE(c->rows, c->width + 1));
-    ca_tensor back = parity_output(p, "back", 0, SHAPE(c->rows, c->width));
-    y = ca_tensor_slice(y, 1, 0, c->width);
-    parity_ok(ca_copy(p->be, y, x));
-    parity_ok(ca_copy(p->be, back, y));
-}
-
-/* variant: from each floating dtype to each other; values come from x, rounded once. */
-static void convert_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
-    static const ca_dtype dtypes[] = {CA_F32, CA_F64, CA_F16, CA_BF16};
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
-    ca_tensor from =
-        parity_output_typed(p, "from", dtypes[c->variant / 4], SHAPE(c->rows, c->width));
-    ca_tensor to = parity_output_typed(p, "to", dtypes[c->variant % 4], SHAPE(c->rows, c->width));
-    parity_ok(ca_copy(p->be, from, x));
-    parity_ok(ca_copy(p->be, to, from));
-}
-
-static void copy_integers_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
-    const ca_dtype dtype = c->variant == 0 ? CA_I32 : CA_I64;
-    int64_t values[200];
-    for (int64_t i = 0; i < c->rows * c->width; i++) values[i] = i % 2 ? -i : INT32_MAX - i;
-    ca_tensor x = parity_input_i64(p, "x", dtype, c->rows * c->width, values);
-    ca_tensor y = parity_output_typed(p, "y", dtype, SHAPE(c->rows, c->width + 1));
-    parity_ok(ca_copy(p->be, ca_tensor_slice(y, 1, 1, c->width),
-                      ca_tensor_reshape(x, SHAPE(c->rows, c->width))));
-}
-
-/* variant: dtype */
-static void fill_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
-    static const ca_dtype dtypes[] = {CA_F32, CA_F64, CA_F16, CA_BF16, CA_I32, CA_I64};
-    const bool integer = c->variant >= 4;
-    ca_tensor y = parity_output_typed(p, "y", dtypes[c->variant], SHAPE(c->rows, 2, c->width));
-    parity_ok(ca_fill(p->be, ca_tensor_slice(y, 1, 1, 1), integer ? -7 : 0.1));
-}
-
-/* ---- dense */
-
-/* What a sum of `terms` products of such values typically comes to. */
-static double sum_scale(fill f, int64_t terms) {
-    double counted = f == RARE ? (double)terms / RARITY : (double)terms;
-    return fill_amplitude(f) * fill_amplitude(f) * sqrt(counted);
-}
-
-typedef enum narrow_factors { NONE_NARROW, B_NARROW, BOTH_NARROW } narrow_factors;
-
-/* bits 0, 1: transposes; 2: bias and beta; 3: strided rows, at no multiple of 16 bytes; 4: a batch
- * that shares b */
-static void multiply_as(parity *p, const row_case *c, narrow_factors narrow, bool wide) {
-    ca_tensor (*a_input)(parity *, const char *, fill, int, const int64_t *) =
-        narrow == BOTH_NARROW ? parity_input_bf16 : parity_input;
-    ca_tensor (*b_input)(parity *, const char *, fill, int, const int64_t *) =
-        narrow != NONE_NARROW ? parity_input_bf16 : parity_input;
-    int64_t m = c->rows, n = 1 + c->width % 71, k = c->width, batch = bit(c, 4) ? 3 : 1;
-    int64_t pad = bit(c, 3) ? 5 : 0;
-    fill of_b = c->f == RARE ? NORMAL : c->f;
-    ca_matmul_options o = {
-        .transpose_a = bit(c, 0), .transpose_b = bit(c, 1), .alpha = 1, .wide = wide};
-    ca_tensor a = o.transpose_a ? a_input(p, "a", c->f, SHAPE(batch, k, m + pad))
-                                : a_input(p, "a", c->f, SHAPE(batch, m, k + pad));
-    ca_tensor b = o.transpose_b ? b_input(p, "b", of_b, SHAPE(n, k + pad))
-                                : b_input(p, "b", of_b, SHAPE(k, n + pad));
-    ca_tensor y = parity_inout(p, "c", NORMAL, sum_scale(c->f, k), SHAPE(batch, m, n + pad));
-    ca_tensor bias = bit(c, 2) ? parity_input(p, "bias", NORMAL, SHAPE(n)) : absent;
-    a = ca_tensor_slice(a, 2, pad > 0, a.shape[2] - pad);
-    b = ca_tensor_slice(b, 1, pad > 0, b.shape[1] - pad);
-    y = ca_tensor_slice(y, 2, pad > 0, n);
-    if (bit(c, 2)) o.alpha = -0.5, o.beta = 2;
-    if (bit(c, 4)) {
-        b = ca_tensor_repeat(b, batch);
-    } else { /* without the batch axis */
-        a = ca_tensor_2d(a.data, a.dtype, a.shape[1], a.shape[2]);
-        a.stride[0] += pad;
-        y = ca_tensor_2d(y.data, y.dtype, m, n);
-        y.stride[0] += pad;
-    }
-    parity_ok(ca_matmul(p->be, y, a, b, bias, o));
-}
-
-static void matmul_case(parity *p, const void *parameters) {
-    multiply_as(p, parameters, NONE_NARROW, false);
-}
-
-/* b in bf16; bit 5: a is not rounded. Both sides multiply the same bf16 values exactly, so that the
- * limit is that of f32 sums. */
-static void matmul_bf16_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
-    multiply_as(p, c, B_NARROW, bit(c, 5));
-}
-
-static void matmul_both_bf16_case(parity *p, const void *parameters) {
-    multiply_as(p, parameters, BOTH_NARROW, false);
-}
-
-static void linear_case(parity *p, const void *parameters) {
-    const row_case *c = parameters;
-    int64_t out = 37;
-    double scale = sum_scale(c->f, c->width + out);
-    ca_tensor x = parity_input(p, "x", c->f, SHAPE(c->rows, c->width));
-    ca_tensor w = parity_input(p, "w", c->f, SHAPE(out, c->width));
-    ca_tensor bias = bit(c, 0) ? parity_input(p, "bias", c->f, SHAPE(out)) : absent;
-    ca_tensor y = parity_output(p, "y", scale, SHAPE(c->rows, out));
-    parity_ok(ca_linear_fwd(p->be, y, x, w, bias));
-    ca_tensor dy = parity_input(p, "dy", c->f, SHAPE(c->lanes, c->rows, out));
-    ca_tensor dx = parity_output(p, "dx", scale, SHAPE(c->lanes, c->rows, c->width));
-    parity_ok(ca_linear_bwd(p->be, dx, dy, w));
-}
 
 /* ---- rows */
 
@@ -464,48 +333,7 @@ static void adam_case(parity *p, const void *parameters) {
 
 /* ---- the table */
 
-enum { MAX_SIZES = 5, END = -1 };
-
-typedef struct operation {
-    const char *name;
-    parity_run run;
-    int variants;
-    int64_t rows[MAX_SIZES], widths[MAX_SIZES]; /* up to END */
-    unsigned fills;                             /* bits of `fill`, LANED */
-} operation;
-
-#define ANY    ((1u << RARE) - 1) /* RARE: for sums */
-#define ONE(f) (1u << (f))
-#define LANED  (1u << FILL_COUNT) /* its cases have lanes */
-
 static const operation operations[] = {
-    {"copy", copy_case, 3, {0, 1, 7, END}, {1, 13, 64, END}, ANY},
-    {"convert", convert_case, 16, {0, 7, END}, {13, 64, END}, ANY},
-    {"copy integers", copy_integers_case, 2, {0, 1, 3, END}, {1, 13, 64, END}, ONE(ZERO)},
-    {"fill", fill_case, 6, {0, 1, 7, END}, {1, 13, 64, END}, ONE(NORMAL)},
-    {"matmul",
-     matmul_case,
-     32,
-     {0, 1, 5, 66, END},
-     {0, 1, 17, 130, END},
-     ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
-    {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
-    {"matmul", matmul_case, 32, {3, END}, {4500, END}, ONE(RARE) | ONE(ZERO)},
-    {"matmul bf16",
-     matmul_bf16_case,
-     64,
-     {0, 5, 66, END},
-     {0, 1, 130, END},
-     ONE(NORMAL) | ONE(MIXED)},
-    {"matmul bf16", matmul_bf16_case, 4, {1, 70, END}, {2000, 4500, END}, ONE(NORMAL)},
-    {"matmul bf16 by bf16",
-     matmul_both_bf16_case,
-     32,
-     {0, 5, 66, END},
-     {0, 1, 130, END},
-     ONE(NORMAL) | ONE(MIXED)},
-    {"matmul bf16 by bf16", matmul_both_bf16_case, 4, {70, END}, {2000, 4500, END}, ONE(NORMAL)},
-    {"linear", linear_case, 2, {0, 1, 19, END}, {1, 33, 576, END}, ANY | LANED},
     {"gather", gather_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY | LANED},
     {"gather bf16", gather_bf16_case, 4, {0, 1, 50, END}, {1, 13, 64, END}, ANY},
     {"scatter_add", scatter_add_case, 1, {0, 1, 50, END}, {1, 13, 64, END}, ANY | LANED},
@@ -543,54 +371,8 @@ static const operation operations[] = {
 
 enum { OPERATION_COUNT = sizeof operations / sizeof operations[0] };
 
-/* Shapes rise in the table; the first of the contents counts as a shape. */
-static parity_kind kind_of(const operation *o, row_case c) {
-    int64_t rows = 0, width = 0;
-    for (int i = 0; o->rows[i] != END; i++) rows = o->rows[i];
-    for (int i = 0; o->widths[i] != END; i++) width = o->widths[i];
-    if (o->fills & (ONE(c.f) - 1)) return FURTHER_CONTENT;
-    return c.rows == rows && c.width == width && c.lanes == 3 ? LARGEST_SHAPE : FURTHER_SHAPE;
-}
-
-static void run_row_case(ca_backend *be, ca_backend *ref, const operation *o, row_case c,
-                         parity_summary *summary) {
-    char label[128];
-    snprintf(label, sizeof label, "%s rows %lld width %lld lanes %lld variant %d %s", o->name,
-             (long long)c.rows, (long long)c.width, (long long)c.lanes, c.variant, fill_name(c.f));
-    parity_case(be, ref, o->run, &c, kind_of(o, c), label, summary);
-}
-
-/* Three lanes at every size; one and many at the largest number of rows. */
-static void run_operation(ca_backend *be, ca_backend *ref, const void *context) {
-    const operation *o = context;
-    if (strstr(o->name, "bf16") && !be->bfloat16) {
-        print_message("%s: %s: this device has no bf16\n", be->name, o->name);
-        return;
-    }
-    parity_summary summary = {0};
-    for (const int64_t *rows = o->rows; *rows != END; rows++)
-        for (const int64_t *width = o->widths; *width != END; width++)
-            for (int variant = 0; variant < o->variants; variant++)
-                for (int f = 0; f < FILL_COUNT; f++)
-                    if (o->fills >> f & 1)
-                        run_row_case(be, ref, o, (row_case){*rows, *width, 3, variant, (fill)f},
-                                     &summary);
-    int64_t most = 0;
-    for (const int64_t *rows = o->rows; *rows != END; rows++) most = *rows;
-    for (int variant = 0; o->fills & LANED && variant < o->variants; variant++)
-        for (int64_t lanes = 1; lanes <= 16; lanes += 15)
-            run_row_case(be, ref, o, (row_case){most, o->widths[1], lanes, variant, NORMAL},
-                         &summary);
-    parity_report(be, o->name, &summary);
-}
-
-static void test_operation(void **state) { parity_each_backend(run_operation, *state); }
-
 int main(void) {
     struct CMUnitTest tests[OPERATION_COUNT];
-    for (int i = 0; i < OPERATION_COUNT; i++)
-        tests[i] = (struct CMUnitTest){.name = operations[i].name,
-                                       .test_func = test_operation,
-                                       .initial_state = (void *)(uintptr_t)&operations[i]};
+    table_tests(operations, OPERATION_COUNT, tests);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

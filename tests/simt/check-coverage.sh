@@ -13,7 +13,7 @@ export CA_TEST_BACKEND=cuda OMP_NUM_THREADS=1 CAUSA=$out/causa CA_PARITY_CASES=s
 tests=(--pytest "$python" "tests/simt/test_failing_calls.py tests/simt/test_devices.py")
 # Few blocks and multiprocessors take the most turns.
 tests+=(--under "env CA_SIMT_MULTIPROCESSORS=1 CA_SIMT_BLOCKS=3")
-for program in parity/test_{rows,attention,laws,checks} gradient/test_{rows,attention}; do
+for program in parity/test_{products,rows,attention,laws,checks} gradient/test_{rows,attention}; do
     tests+=("$out/tests/$program")
 done
 tests+=(--under '')

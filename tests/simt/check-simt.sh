@@ -19,22 +19,24 @@ export TSAN_OPTIONS=halt_on_error=1:atexit_sleep_ms=0
 tests=() # arguments for run-tests.sh
 parity() { # VARIANT PROGRAMS SETTING…
     local variant=$1 program
-    local programs=${2:-rows attention laws checks}
+    local programs=${2:-products rows attention laws checks}
     shift 2
     tests+=(--under "env $*")
     for program in $programs; do tests+=(build/"$variant"/tests/parity/test_"$program"); done
 }
 
-# The program: a run, and those end-to-end tests that a simulated device ends soon.
-program="tests/e2e/test_run.py tests/e2e/test_resume.py::test_stop_and_resume
-    tests/e2e/test_scopes.py::test_leaf_at_any_layer
-    tests/e2e/test_scopes.py::test_scopes_together_are_scopes_alone
-    tests/e2e/test_patch.py::test_backends_agree
-    tests/e2e/test_patch.py::test_nothing_is_patched_before_the_difference"
+# The program: end-to-end tests, in two parts, which run at a time. What markers leave out of them,
+# tests/e2e/conftest.py tells. Not among them: files of which nothing runs on the device (convert,
+# experiments, gpu_predictions, report*), those that want a real one (cuda) or a model of 135 million
+# parameters (smollm2), and those that take a simulated one many minutes (bf16, eap, planted).
+end_to_end() { for name in "$@"; do echo "tests/e2e/test_$name.py"; done; }
+foundation=$(end_to_end run resume cli bad_input paths spans continuation baselines randomise)
+studies=$(end_to_end scopes fisher identities evaluation evaluation_apart patch patch_cells eap_levels \
+    eap_sets eap_peers given_circuits results_readme)
 
 # What takes longest begins first. Nothing compares with recorded bits before all are recorded.
 parity simt '' "CA_PARITY_RECORD=$recorded"
-tests+=(--pytest "$python" tests/simt --pytest "$python" "$program")
+tests+=(--pytest "$python" tests/simt --pytest "$python" "$foundation" --pytest "$python" "$studies")
 tests+=(--under "env CA_SIMT_STREAMS=lazy:1")
 for source in tests/method/test_*.c tests/gradient/test_*.c; do
     tests+=("build/simt/${source%.c}")

@@ -28,40 +28,56 @@ cublasStatus_t simt::blas_status(cudaError_t error) {
 
 /* ---- products */
 
-/* Element (i, j) of op(x) of matrix number `number`. */
-static float element(const matrix &x, int64_t number, int64_t i, int64_t j) {
-    int64_t at = number * x.step + (x.transposed ? j + i * x.ld : i + j * x.ld);
-    if (!x.bf16) return static_cast<const float *>(x.data)[at];
-    uint32_t bits = (uint32_t) static_cast<const uint16_t *>(x.data)[at] << 16;
+static float widened(float x) { return x; }
+static float widened(uint16_t bf16) {
+    uint32_t bits = (uint32_t)bf16 << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-/* A tile of c is summed in f32 over DEPTH products, then in f64. */
-constexpr int64_t ROWS = 16, COLUMNS = 4, DEPTH = 64;
+/* A tile of c is summed in f32 over DEPTH products, then in f64. Columns of it are vectors: left to
+ * itself the compiler shuffles more than it multiplies. */
+constexpr int64_t ROWS = 16, COLUMNS = 6, DEPTH = 64;
+typedef float column __attribute__((vector_size(ROWS * sizeof(float))));
 
 static void multiply_tile(const float *a, const float *b, int64_t depth, double *sum) {
     for (int64_t from = 0; from < depth; from += DEPTH) {
-        float part[COLUMNS][ROWS] = {};
-        for (int64_t p = from; p < std::min(depth, from + DEPTH); p++)
-            for (int64_t j = 0; j < COLUMNS; j++)
-                for (int64_t i = 0; i < ROWS; i++)
-                    part[j][i] += a[p * ROWS + i] * b[p * COLUMNS + j];
+        column part[COLUMNS] = {};
+        for (int64_t p = from; p < std::min(depth, from + DEPTH); p++) {
+            column x;
+            memcpy(&x, a + p * ROWS, sizeof x);
+            for (int64_t j = 0; j < COLUMNS; j++) part[j] += x * b[p * COLUMNS + j];
+        }
         for (int64_t j = 0; j < COLUMNS; j++)
             for (int64_t i = 0; i < ROWS; i++) sum[j * ROWS + i] += (double)part[j][i];
     }
 }
 
 /* Panels of `width` rows or columns, zero beyond `count`: [panel, k, width]. */
-template <typename F>
-static std::vector<float> pack(int64_t count, int64_t k, int64_t width, F element_at) {
-    int64_t panels = (count + width - 1) / width;
-    std::vector<float> packed((size_t)(panels * k * width));
-    for (int64_t i = 0; i < count; i++)
+template <typename T>
+static void pack_panels(const T *from, int64_t step, int64_t step_k, int64_t count, int64_t k,
+                        int64_t width, float *to) {
+    for (int64_t first = 0; first < count; first += width, to += k * width) {
+        const int64_t here = std::min(width, count - first);
         for (int64_t p = 0; p < k; p++)
-            packed[(size_t)((i / width * k + p) * width + i % width)] = element_at(i, p);
-    return packed;
+            for (int64_t i = 0; i < here; i++)
+                to[p * width + i] = widened(from[(first + i) * step + p * step_k]);
+    }
+}
+
+/* Of matrix number `number`: `count` rows of op(x) with `along` false, else columns. */
+static void pack(std::vector<float> &to, const matrix &x, int64_t number, bool along, int64_t count,
+                 int64_t k, int64_t width) {
+    const bool apart = along != x.transposed; /* neighbours of a panel are ld apart */
+    const int64_t step = apart ? x.ld : 1, step_k = apart ? 1 : x.ld;
+    to.assign((size_t)((count + width - 1) / width * k * width), 0.0f);
+    if (x.bf16)
+        pack_panels(static_cast<const uint16_t *>(x.data) + number * x.step, step, step_k, count, k,
+                    width, to.data());
+    else
+        pack_panels(static_cast<const float *>(x.data) + number * x.step, step, step_k, count, k,
+                    width, to.data());
 }
 
 static void store_tile(const product &g, float *c, const float *bias, int64_t rows, int64_t columns,
@@ -80,12 +96,8 @@ static void multiply(const product &g) {
     int64_t k = g.alpha == 0.0f ? 0 : g.k; /* then a and b are not read */
     std::vector<float> a, b;
     for (int64_t number = 0; number < g.batch; number++) {
-        if (number == 0 || g.a.step != 0)
-            a = pack(g.m, k, ROWS,
-                     [&](int64_t i, int64_t p) { return element(g.a, number, i, p); });
-        if (number == 0 || g.b.step != 0)
-            b = pack(g.n, k, COLUMNS,
-                     [&](int64_t j, int64_t p) { return element(g.b, number, p, j); });
+        if (number == 0 || g.a.step != 0) pack(a, g.a, number, false, g.m, k, ROWS);
+        if (number == 0 || g.b.step != 0) pack(b, g.b, number, true, g.n, k, COLUMNS);
         for (int64_t j = 0; j < g.n; j += COLUMNS)
             for (int64_t i = 0; i < g.m; i += ROWS) {
                 double sum[COLUMNS * ROWS] = {};
@@ -123,23 +135,77 @@ static void check_extent(const char *name, const void *data, size_t element_byte
             needed, there);
 }
 
-cublasStatus_t simt::blas_enqueue(cudaStream_t stream, const product &g) {
-    if (g.m < 0 || g.n < 0 || g.k < 0 || g.batch < 0) return CUBLAS_STATUS_INVALID_VALUE;
-    if (g.a.ld < std::max<int64_t>(1, g.a.rows) || g.b.ld < std::max<int64_t>(1, g.b.rows) ||
-        g.ldc < std::max<int64_t>(1, g.m))
-        return CUBLAS_STATUS_INVALID_VALUE;
-    if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
-    if (!stream_exists(stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
+static bool sizes_fit(const product &g) {
+    return g.m >= 0 && g.n >= 0 && g.k >= 0 && g.batch >= 0 &&
+           g.a.ld >= std::max<int64_t>(1, g.a.rows) && g.b.ld >= std::max<int64_t>(1, g.b.rows) &&
+           g.ldc >= std::max<int64_t>(1, g.m);
+}
+
+static void check_matrices(const product &g) {
     for (const matrix *x : {&g.a, &g.b})
         check_extent(x == &g.a ? "A" : "B", x->data, x->bf16 ? 2 : 4, x->ld, x->step, x->rows,
                      x->columns, g.batch);
     check_extent("C", g.c, sizeof *g.c, g.ldc, g.step_c, g.m, g.n, g.batch);
     if (g.bias) check_extent("bias", g.bias, sizeof *g.bias, g.m, 0, g.m, 1, 1);
+}
+
+cublasStatus_t simt::blas_enqueue(cudaStream_t stream, const product &g) {
+    if (!sizes_fit(g)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
+    if (!stream_exists(stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
+    check_matrices(g);
     stream_enqueue(stream, [=] { multiply(g); });
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* ---- lists of matrices: device memory, which is read when the products are computed */
+
+struct matrix_lists {
+    const void *const *a, *const *b;
+    void *const *c;
+};
+
+static void multiply_listed(product g, const matrix_lists &lists) {
+    const size_t count = (size_t)g.batch;
+    std::vector<const void *> a(count), b(count);
+    std::vector<void *> c(count);
+    {
+        opened memory({lists.a, lists.b, lists.c});
+        std::copy_n(lists.a, count, a.begin());
+        std::copy_n(lists.b, count, b.begin());
+        std::copy_n(lists.c, count, c.begin());
+    }
+    g.batch = 1;
+    for (size_t i = 0; i < count; i++) {
+        g.a.data = a[i], g.b.data = b[i], g.c = static_cast<float *>(c[i]);
+        check_matrices(g);
+        multiply(g);
+    }
+}
+
 /* ---- the API */
+
+/* What products of all kinds are refused for; the matrices themselves are missing in g. */
+static cublasStatus_t describe(cublasHandle_t handle, cublasOperation_t transa,
+                               cublasOperation_t transb, int m, int n, int k, const void *alpha,
+                               cudaDataType Atype, int lda, long long strideA, cudaDataType Btype,
+                               int ldb, long long strideB, const void *beta, cudaDataType Ctype,
+                               int ldc, int batch, cublasComputeType_t computeType, product &g) {
+    cudaError_t injected = begin_call();
+    if (injected != cudaSuccess) return blas_status(injected);
+    if (!alpha || !beta || !is_operation(transa) || !is_operation(transb))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    bool computes = computeType == CUBLAS_COMPUTE_32F || computeType == CUBLAS_COMPUTE_32F_PEDANTIC;
+    if (!computes || Ctype != CUDA_R_32F || Atype != Btype ||
+        (Atype != CUDA_R_32F && Atype != CUDA_R_16BF))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    g.m = m, g.n = n, g.k = k, g.batch = batch, g.ldc = ldc;
+    g.alpha = *static_cast<const float *>(alpha);
+    g.beta = *static_cast<const float *>(beta);
+    g.a = blas_matrix(nullptr, Atype, transa, lda, strideA, m, k);
+    g.b = blas_matrix(nullptr, Btype, transb, ldb, strideB, k, n);
+    return blas_handle_exists(handle) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
+}
 
 cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t transa,
                                           cublasOperation_t transb, int m, int n, int k,
@@ -149,23 +215,34 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
                                           const void *beta, void *C, cudaDataType Ctype, int ldc,
                                           long long int strideC, int batchCount,
                                           cublasComputeType_t computeType, cublasGemmAlgo_t) {
-    cudaError_t injected = begin_call();
-    if (injected != cudaSuccess) return blas_status(injected);
-    if (!alpha || !beta || !is_operation(transa) || !is_operation(transb))
-        return CUBLAS_STATUS_INVALID_VALUE;
-    bool computes = computeType == CUBLAS_COMPUTE_32F || computeType == CUBLAS_COMPUTE_32F_PEDANTIC;
-    if (!computes || Ctype != CUDA_R_32F || Atype != Btype ||
-        (Atype != CUDA_R_32F && Atype != CUDA_R_16BF))
-        return CUBLAS_STATUS_NOT_SUPPORTED;
     product g = {};
-    g.m = m, g.n = n, g.k = k, g.batch = batchCount;
-    g.alpha = *static_cast<const float *>(alpha);
-    g.beta = *static_cast<const float *>(beta);
-    g.a = blas_matrix(A, Atype, transa, lda, strideA, m, k);
-    g.b = blas_matrix(B, Btype, transb, ldb, strideB, k, n);
-    g.c = static_cast<float *>(C), g.ldc = ldc, g.step_c = strideC;
-    if (!blas_handle_exists(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+    cublasStatus_t status =
+        describe(handle, transa, transb, m, n, k, alpha, Atype, lda, strideA, Btype, ldb, strideB,
+                 beta, Ctype, ldc, batchCount, computeType, g);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    g.a.data = A, g.b.data = B;
+    g.c = static_cast<float *>(C), g.step_c = strideC;
     return blas_enqueue(handle->stream, g);
+}
+
+cublasStatus_t cublasGemmBatchedEx(cublasHandle_t handle, cublasOperation_t transa,
+                                   cublasOperation_t transb, int m, int n, int k, const void *alpha,
+                                   const void *const Aarray[], cudaDataType Atype, int lda,
+                                   const void *const Barray[], cudaDataType Btype, int ldb,
+                                   const void *beta, void *const Carray[], cudaDataType Ctype,
+                                   int ldc, int batchCount, cublasComputeType_t computeType,
+                                   cublasGemmAlgo_t) {
+    product g = {};
+    cublasStatus_t status = describe(handle, transa, transb, m, n, k, alpha, Atype, lda, 0, Btype,
+                                     ldb, 0, beta, Ctype, ldc, batchCount, computeType, g);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (!sizes_fit(g)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
+    for (const void *list : {(const void *)Aarray, (const void *)Barray, (const void *)Carray})
+        check_extent("list", list, sizeof list, g.batch, 0, g.batch, 1, 1);
+    const matrix_lists lists = {Aarray, Barray, Carray};
+    stream_enqueue(handle->stream, [=] { multiply_listed(g, lists); });
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transa,

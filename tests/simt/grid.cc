@@ -51,6 +51,7 @@ static struct {
     const std::function<void()> *body;
     int threads, running;
     int runnable, done;
+    int arrived[MAX_WARPS]; /* threads at a warp operation */
     uint8_t can_run[MAX_THREADS];
     cuda_thread of_block[MAX_THREADS];
     char start, end; /* tokens: the host before and after the grid */
@@ -101,6 +102,8 @@ static void set_state(int t, state s) {
     bool could = grid.can_run[t], can = s == state::fresh || s == state::ready;
     grid.runnable += can - could;
     grid.can_run[t] = can;
+    grid.arrived[t / WARP] +=
+        (s == state::at_warp_operation) - (grid.of_block[t].what == state::at_warp_operation);
     grid.of_block[t].what = s;
 }
 
@@ -291,7 +294,10 @@ uint64_t exchange(const site *where, warp_operation operation, unsigned mask, ui
     char *token = operation == warp_operation::sync ? warp_token(self / WARP, mask) : nullptr;
     if (token) release_token(token);
     set_state(self, state::at_warp_operation);
-    if (all_arrived(self)) complete(self / WARP * WARP, mask);
+    /* Counted first: who looks at all lanes on every arrival spends most of the time with it. What
+     * never becomes complete is told when nobody can go on. */
+    if (grid.arrived[self / WARP] >= __builtin_popcount(mask) && all_arrived(self))
+        complete(self / WARP * WARP, mask);
     wait();
     if (token) acquire_token(token);
     return own.value;

@@ -51,7 +51,7 @@ $(nccl_checks): $(nccl_checks).o $(simulated_libraries:%.cc=$(out)/%.o)
 	@$(CXX) $(link) $^ $(CMOCKA_LIBS) -o $@
 
 # Programs that run operations on every backend; under the sanitizers parity says all.
-on_backends := parity/test_rows parity/test_attention parity/test_laws parity/test_checks \
+on_backends := $(addprefix parity/test_,products rows attention laws checks) \
                $(if $(filter simt simt-gcov,$(VARIANT)),gradient/test_rows gradient/test_attention \
                     $(patsubst tests/%.c,%,$(wildcard tests/method/test_*.c)))
 with_program := $(filter-out simt-tsan,$(VARIANT))

@@ -79,27 +79,34 @@ static const void *further(const void *values, bool narrow, int64_t count) {
     return (const char *)values + count * (int64_t)(narrow ? sizeof(uint16_t) : sizeof(float));
 }
 
-/* The product that reads and writes i steps further. */
-static ca_cpu_product product_at(ca_cpu_product p, int64_t i, const int64_t step[3]) {
-    p.c += i * step[0];
-    p.a = further(p.a, p.narrow_a, i * step[1]);
-    p.b = further(p.b, p.narrow, i * step[2]);
+/* The products of a call: count[0] times count[1], and how far c, a and b of one are from those of
+ * the next along both axes. */
+typedef struct product_batch {
+    int64_t count[2], c[2], a[2], b[2];
+} product_batch;
+
+static ca_cpu_product product_at(ca_cpu_product p, int64_t i, const product_batch *t) {
+    const int64_t g = i / t->count[1], k = i % t->count[1];
+    p.c += g * t->c[0] + k * t->c[1];
+    p.a = further(p.a, p.narrow_a, g * t->a[0] + k * t->a[1]);
+    p.b = further(p.b, p.narrow, g * t->b[0] + k * t->b[1]);
     return p;
 }
 
-static bool multiply_batch(ca_backend *be, ca_cpu_product p, int64_t batch, const int64_t step[3]) {
+static bool multiply_batch(ca_backend *be, ca_cpu_product p, const product_batch *t) {
+    const int64_t batch = t->count[0] * t->count[1];
     int threads = be->threads;
     bool done = true;
     /* many or small products: one thread for each, unless they share scratch memory */
     if (!p.narrow && (batch >= 4 * threads || p.m * p.n * p.k < SMALL_PRODUCT)) {
 #pragma omp parallel for num_threads((int)cpu_min(threads, batch)) reduction(&& : done)
-        for (int64_t i = 0; i < batch; i++) done = multiply(1, product_at(p, i, step)) && done;
+        for (int64_t i = 0; i < batch; i++) done = multiply(1, product_at(p, i, t)) && done;
         return done;
     }
     /* outside of any parallel region, even one of a single thread: inside, OpenMP would start new
      * threads for every product */
     for (int64_t i = 0; i < batch && done; i++) {
-        ca_cpu_product one = product_at(p, i, step);
+        ca_cpu_product one = product_at(p, i, t);
         done = p.narrow ? ca_cpu_gemm_bf16(be, &one) : multiply(threads, one);
     }
     return done;
@@ -107,9 +114,13 @@ static bool multiply_batch(ca_backend *be, ca_cpu_product p, int64_t batch, cons
 
 ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                         ca_matmul_options options) {
-    int axis = c.rank - 2; /* of the rows; a batch has one axis before it */
-    int64_t batch = axis == 1 ? c.shape[0] : 1;
-    const int64_t step[3] = {c.stride[0], a.stride[0], b.stride[0]}; /* when there is a batch */
+    int axis = c.rank - 2; /* of the rows; a batch has one axis before it, or two */
+    product_batch t = {.count = {1, 1}};
+    for (int i = 0; i < axis; i++) {
+        const int to = 2 - axis + i;
+        t.count[to] = c.shape[i];
+        t.c[to] = c.stride[i], t.a[to] = a.stride[i], t.b[to] = b.stride[i];
+    }
     ca_cpu_product p = {.a = a.data,
                         .b = b.data,
                         .c = c.data,
@@ -126,13 +137,13 @@ ca_status ca_cpu_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, c
                         .wide = options.wide,
                         .alpha = (float)options.alpha,
                         .beta = (float)options.beta};
-    if (batch == 0 || p.m == 0 || p.n == 0) return CA_OK;
+    if (t.count[0] * t.count[1] == 0 || p.m == 0 || p.n == 0) return CA_OK;
     if (bias.data != NULL) {
         add_bias(be, &c, bias.data, p.beta);
         p.beta = 1.0f;
     }
     if (p.k == 0) return scale_only(be, c, p.beta);
-    if (!multiply_batch(be, p, batch, step))
+    if (!multiply_batch(be, p, &t))
         return ca_fail(CA_E_BACKEND, "cpu: matmul: %s refused c %s", ca_cpu_libraries,
                        ca_tensor_text(&c));
     return CA_OK;

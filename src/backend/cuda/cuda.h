@@ -47,6 +47,7 @@ typedef struct ca_cuda_staging {
 #define CA_CUDA_WORKSPACE ((size_t)32 << 20)
 
 enum {
+    CA_CUDA_LIST = 256,         /* products whose matrices are listed at a time */
     CA_CUDA_TERMS = 3,          /* bf16 numbers that add up to any f32 */
     CA_CUDA_CHOICES = 1024,     /* products of which the algorithm is kept */
     CA_CUDA_KEY_ALIGNMENT = 13, /* where the alignments of a, b and c stand in a key */
@@ -67,6 +68,7 @@ typedef struct ca_cuda_context {
     cublasHandle_t blas;
     void *workspace;         /* of cuBLAS, CA_CUDA_WORKSPACE bytes */
     ca_cuda_choice *choices; /* [CA_CUDA_CHOICES] */
+    void **list;             /* device: [3 CA_CUDA_LIST] pointers to matrices */
     uint16_t *narrow;        /* device: [narrow_count] scratch, or NULL without bf16 */
     int64_t narrow_count;
     ca_cuda_block *blocks;

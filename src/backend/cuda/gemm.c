@@ -14,7 +14,8 @@
 /* One input as cuBLAS takes it. */
 typedef struct cuda_matrix {
     const void *data;
-    int64_t ld, step; /* elements from row to row, from matrix to matrix */
+    int64_t ld;      /* elements from row to row */
+    int64_t step[2]; /* from matrix to matrix, along the axes before the rows */
     cublasOperation_t operation;
     void *copy; /* to be released, or NULL */
 } cuda_matrix;
@@ -35,7 +36,7 @@ static ca_status matrix_of(ca_backend *be, ca_tensor t, bool transposed, cuda_ma
     }
     out->data = t.data;
     out->ld = t.stride[axis] > width ? t.stride[axis] : width;
-    out->step = axis == 1 ? t.stride[0] : 0;
+    for (int i = 0; i < axis; i++) out->step[i] = t.stride[i];
 out:
     return st;
 }
@@ -57,16 +58,22 @@ out:
     return st;
 }
 
-/* What cuBLASLt has no algorithm for. */
-static ca_status multiply_otherwise(ca_backend *be, ca_tensor y, ca_tensor bias,
-                                    const ca_cuda_product *p) {
-    ca_status st = CA_OK;
-    const ca_cuda_context *c = be->context;
+/* cuBLAS proper counts in int. */
+static ca_status check_sizes(const ca_cuda_context *c, const ca_cuda_product *p) {
     const int64_t sizes[] = {p->m, p->n, p->k, p->batch, p->lda, p->ldb, p->ldc};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i] > INT_MAX)
             return ca_fail(CA_E_SHAPE, "%s: matmul: expected sizes up to %d, got %lld", c->name,
                            INT_MAX, (long long)sizes[i]);
+    return CA_OK;
+}
+
+/* What cuBLASLt has no algorithm for. */
+static ca_status multiply_otherwise(ca_backend *be, ca_tensor y, ca_tensor bias,
+                                    const ca_cuda_product *p) {
+    ca_status st = CA_OK;
+    const ca_cuda_context *c = be->context;
+    CA_TRY(check_sizes(c, p));
     CA_CUBLAS(cublasGemmStridedBatchedEx, c->blas, p->operation_a, p->operation_b, (int)p->m,
               (int)p->n, (int)p->k, &p->alpha, p->a, p->type, (int)p->lda, p->step_a, p->b, p->type,
               (int)p->ldb, p->step_b, &p->beta, p->c, CUDA_R_32F, (int)p->ldc, p->step_c,
@@ -74,6 +81,70 @@ static ca_status multiply_otherwise(ca_backend *be, ca_tensor y, ca_tensor bias,
     if (bias.data) CA_TRY(CA_CUDA_LAUNCH(be, add_bias, y, bias));
 out:
     return st;
+}
+
+/* A batch with two axes, and how far its matrices are apart along each, in elements. */
+typedef struct cuda_batch {
+    int64_t count[2], a[2], b[2], c[2];
+} cuda_batch;
+
+/* Where the last axis does for both, in steps of its own, the first counts 1 from now on. */
+static bool merge_axes(cuda_batch *t) {
+    const bool merges = t->a[0] == t->count[1] * t->a[1] && t->b[0] == t->count[1] * t->b[1] &&
+                        t->c[0] == t->count[1] * t->c[1];
+    if (t->count[0] == 1) return true;
+    if (t->count[1] == 1)
+        t->a[1] = t->a[0], t->b[1] = t->b[0], t->c[1] = t->c[0];
+    else if (!merges)
+        return false;
+    t->count[1] *= t->count[0];
+    t->count[0] = 1;
+    return true;
+}
+
+static const void *matrix_in(const void *data, size_t size, const int64_t step[2], int64_t group,
+                             int64_t k) {
+    return (const char *)data + (group * step[0] + k * step[1]) * (int64_t)size;
+}
+
+/* Two axes by lists of pointers. A list is uploaded as any data is and takes its place among the
+ * operations, so the same memory holds the next one. */
+static ca_status multiply_listed(ca_backend *be, ca_tensor y, ca_tensor bias, ca_cuda_product p,
+                                 const cuda_batch *t) {
+    ca_status st = CA_OK;
+    const ca_cuda_context *c = be->context;
+    const int64_t batch = t->count[0] * t->count[1];
+    const size_t size = p.type == CUDA_R_16BF ? sizeof(uint16_t) : sizeof(float);
+    const void *list[3 * CA_CUDA_LIST];
+    CA_TRY(check_sizes(c, &p));
+    for (int64_t from = 0; from < batch; from += p.batch) {
+        p.batch = batch - from < CA_CUDA_LIST ? batch - from : CA_CUDA_LIST;
+        for (int64_t i = 0; i < p.batch; i++) {
+            const int64_t group = (from + i) / t->count[1], k = (from + i) % t->count[1];
+            list[i] = matrix_in(p.a, size, t->a, group, k);
+            list[p.batch + i] = matrix_in(p.b, size, t->b, group, k);
+            list[2 * p.batch + i] = matrix_in(p.c, sizeof(float), t->c, group, k);
+        }
+        CA_TRY(ca_cuda_upload(be, ca_tensor_1d(c->list, CA_I64, 3 * p.batch), list));
+        CA_CUBLAS(cublasGemmBatchedEx, c->blas, p.operation_a, p.operation_b, (int)p.m, (int)p.n,
+                  (int)p.k, &p.alpha, (const void *const *)c->list, p.type, (int)p.lda,
+                  (const void *const *)c->list + p.batch, p.type, (int)p.ldb, &p.beta,
+                  c->list + 2 * p.batch, CUDA_R_32F, (int)p.ldc, (int)p.batch, CUBLAS_COMPUTE_32F,
+                  CUBLAS_GEMM_DEFAULT);
+    }
+    if (bias.data) CA_TRY(CA_CUDA_LAUNCH(be, add_bias, y, bias));
+out:
+    return st;
+}
+
+static cuda_batch batch_of(const ca_tensor *y, const cuda_matrix *a, const cuda_matrix *b) {
+    cuda_batch t = {.count = {1, 1}};
+    for (int axis = 0; axis < y->rank - 2; axis++) {
+        const int to = axis + 4 - y->rank; /* one axis is the last */
+        t.count[to] = y->shape[axis];
+        t.a[to] = b->step[axis], t.b[to] = a->step[axis], t.c[to] = y->stride[axis];
+    }
+    return t;
 }
 
 /* y = alpha a b + beta y + bias, inputs of one type. */
@@ -84,6 +155,8 @@ static ca_status multiply(ca_backend *be, ca_tensor y, const cuda_matrix *a, con
     int axis = y.rank - 2;
     int64_t rows = y.shape[axis], width = y.shape[axis + 1];
     bool found = false;
+    cuda_batch t = batch_of(&y, a, b);
+    const bool listed = !merge_axes(&t);
     const ca_cuda_product p = {
         .operation_a = b->operation,
         .operation_b = a->operation,
@@ -91,13 +164,13 @@ static ca_status multiply(ca_backend *be, ca_tensor y, const cuda_matrix *a, con
         .m = width,
         .n = rows,
         .k = inner,
-        .batch = axis == 1 ? y.shape[0] : 1,
+        .batch = t.count[1],
         .lda = b->ld,
         .ldb = a->ld,
         .ldc = rows > 1 ? y.stride[axis] : width,
-        .step_a = b->step,
-        .step_b = a->step,
-        .step_c = axis == 1 ? y.stride[0] : 0,
+        .step_a = t.a[1],
+        .step_b = t.b[1],
+        .step_c = t.c[1],
         .a = b->data,
         .b = a->data,
         .c = y.data,
@@ -105,6 +178,7 @@ static ca_status multiply(ca_backend *be, ca_tensor y, const cuda_matrix *a, con
         .alpha = (float)options.alpha,
         .beta = (float)options.beta,
     };
+    if (listed) return multiply_listed(be, y, bias, p, &t);
     CA_TRY(ca_cuda_gemm_lt(be->context, &p, &found));
     if (!found) CA_TRY(multiply_otherwise(be, y, bias, &p));
 out:
@@ -146,13 +220,6 @@ out:
     return st;
 }
 
-static ca_tensor matrix_at(ca_tensor t, int64_t batch) {
-    t = ca_tensor_slice(t, 0, batch, 1);
-    ca_tensor m = ca_tensor_2d(t.data, t.dtype, t.shape[1], t.shape[2]);
-    m.stride[0] = t.stride[1];
-    return m;
-}
-
 static ca_status multiply_bf16(ca_backend *be, ca_tensor y, ca_tensor a, const cuda_matrix *right,
                                int64_t inner, ca_tensor bias, ca_matmul_options options) {
     ca_status st = CA_OK;
@@ -163,11 +230,13 @@ static ca_status multiply_bf16(ca_backend *be, ca_tensor y, ca_tensor a, const c
     if (most == 0)
         return ca_fail(CA_E_SHAPE, "%s: matmul: expected up to %lld terms with bf16, got %lld",
                        c->name, (long long)room, (long long)inner);
-    if (y.rank == 3) {
+    if (y.rank > 2) {
         cuda_matrix one = *right;
+        one.step[0] = right->step[1];
         for (int64_t i = 0; i < y.shape[0]; i++) {
-            one.data = (const uint16_t *)right->data + i * right->step;
-            CA_TRY(multiply_bf16(be, matrix_at(y, i), matrix_at(a, i), &one, inner, bias, options));
+            one.data = (const uint16_t *)right->data + i * right->step[0];
+            CA_TRY(multiply_bf16(be, ca_tensor_at(y, 0, i), ca_tensor_at(a, 0, i), &one, inner,
+                                 bias, options));
         }
         return CA_OK;
     }

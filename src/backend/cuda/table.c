@@ -41,10 +41,13 @@ out:
 static ca_status open_blas(ca_backend *be) {
     ca_status st = CA_OK;
     ca_cuda_context *c = be->context;
+    void *list;
     CA_TRY(ca_calloc(CA_CUDA_CHOICES, sizeof *c->choices, &c->choices));
     CA_CUBLAS(cublasCreate, &c->blas);
     CA_CUBLAS(cublasSetStream, c->blas, c->queue.stream); /* forgets a workspace */
     CA_TRY(ca_cuda_alloc(be, CA_CUDA_WORKSPACE, &c->workspace));
+    CA_TRY(ca_cuda_alloc(be, 3 * CA_CUDA_LIST * sizeof *c->list, &list));
+    c->list = list;
     CA_CUBLAS(cublasSetWorkspace, c->blas, c->workspace, CA_CUDA_WORKSPACE);
     CA_CUBLAS(cublasSetMathMode, c->blas, CUBLAS_DEFAULT_MATH);
 out:

@@ -11,13 +11,14 @@
  * passes over it, so the plain loops below take seconds, not minutes, for whole models. */
 enum { PANEL = 64 };
 
-/* One of the matrices of a batch as [rows, columns]. */
-static ca_tensor matrix_at(ca_tensor t, int64_t batch) {
-    if (t.rank == 2) return t;
-    t = ca_tensor_slice(t, 0, batch, 1);
-    ca_tensor m = ca_tensor_2d(t.data, t.dtype, t.shape[1], t.shape[2]);
-    m.stride[0] = t.stride[1];
-    return m;
+/* One of the matrices of a batch, counted along all its axes, as [rows, columns]. */
+static ca_tensor matrix_at(ca_tensor t, int64_t number) {
+    for (; t.rank > 2; t = ca_tensor_at(t, t.rank - 3, 0)) {
+        const int64_t count = t.shape[t.rank - 3];
+        t = ca_tensor_slice(t, t.rank - 3, number % count, 1);
+        number /= count;
+    }
+    return t;
 }
 
 /* line = row i of op(a): a row of a, or a column when transposed */
@@ -76,7 +77,8 @@ static void multiply_matrix(const ca_tensor *c, const ca_tensor *a, const ca_ten
 ca_status ca_ref_matmul(ca_backend *be, ca_tensor c, ca_tensor a, ca_tensor b, ca_tensor bias,
                         ca_matmul_options options) {
     (void)be;
-    int64_t batches = c.rank == 3 ? c.shape[0] : 1;
+    int64_t batches = 1;
+    for (int axis = 0; axis < c.rank - 2; axis++) batches *= c.shape[axis];
     int64_t inner = a.shape[a.rank - (options.transpose_a ? 2 : 1)];
     double *scratch = NULL; /* one line of b, one panel, all lines of a */
     ca_status st = CA_OK;

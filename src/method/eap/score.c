@@ -103,22 +103,26 @@ static ca_tensor rows_of(ca_tensor t, const eap_chunk *c) {
     return ca_tensor_slice(t, t.rank - 2, c->first, c->rows);
 }
 
+/* [H, rows, n] as [groups, H / groups, rows, n]. */
+static ca_tensor in_groups(ca_tensor t, int64_t groups) {
+    ca_tensor g =
+        ca_tensor_4d(t.data, t.dtype, groups, t.shape[0] / groups, t.shape[1], t.shape[2]);
+    g.stride[0] = g.shape[1] * t.stride[0];
+    g.stride[1] = t.stride[0];
+    g.stride[2] = t.stride[1];
+    return g;
+}
+
 /* to [H, rows, D] = sums [H, rows, Dh] times the heads' rows of W_qkv [heads Dh, D], which the
  * heads of a group share. */
 static ca_status expand_heads(eap_scores *s, ca_tensor to, ca_tensor sums, ca_tensor weight,
                               int64_t heads) {
-    ca_status st = CA_OK;
     int64_t width = weight.shape[1], head_dim = weight.shape[0] / heads;
     int64_t share = to.shape[0] / heads;
-    ca_tensor w = ca_tensor_3d(weight.data, weight.dtype, heads, head_dim, width);
-    const ca_matmul_options plain = {.alpha = 1, .wide = true};
-    if (share == 1) return ca_matmul(s->model->backend, to, sums, w, absent, plain);
-    for (int64_t h = 0; h < heads; h++)
-        CA_TRY(ca_matmul(s->model->backend, ca_tensor_slice(to, 0, h * share, share),
-                         ca_tensor_slice(sums, 0, h * share, share),
-                         ca_tensor_repeat(ca_tensor_at(w, 0, h), share), absent, plain));
-out:
-    return st;
+    ca_tensor w = ca_tensor_4d(weight.data, weight.dtype, heads, 1, head_dim, width);
+    w.shape[1] = share, w.stride[1] = 0;
+    return ca_matmul(s->model->backend, in_groups(to, heads), in_groups(sums, heads), w, absent,
+                     (ca_matmul_options){.alpha = 1, .wide = true});
 }
 
 /* The gradient of the norm: to [3 H, rows, D] has sum over points of w_k c_k / sigma_k. */
