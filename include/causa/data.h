@@ -43,6 +43,7 @@ typedef struct ca_example {
     /* of ca_dataset_continue, else 0 */
     int64_t suffix;    /* tokens of a continuation at the end of both prompts */
     bool suffix_wrong; /* they are of wrong_text, not of answer_text */
+    bool joined;       /* clean ends with answer_text, by ca_example_join_answer */
 } ca_example;
 
 typedef struct ca_dataset {
@@ -106,7 +107,8 @@ ca_status ca_dataset_continue(const ca_dataset *dataset, bool wrong, int64_t pos
                               ca_dataset **out) CA_MUST_USE;
 void ca_dataset_free_continued(ca_dataset *sequences);
 
-/* Puts the tokens of answer_text behind those of `clean`, where they cover no bytes of its text.
+/* Puts the tokens of answer_text behind those of `clean`, where they cover no bytes of its text;
+ * once only, however often a method prepares the same rows.
  * positions: longest prompt that the model takes. Errors: CA_E_DATA naming the row: no answer_text,
  * or too long together. */
 ca_status ca_example_join_answer(const ca_dataset *dataset, ca_example *example,

@@ -48,11 +48,13 @@ ca_status ca_example_join_answer(const ca_dataset *dataset, ca_example *e, int64
     ca_status st = CA_OK;
     const char *place = ca_example_place(dataset, e), *what = "answer_text";
     ca_prompt_text joined = {0};
+    if (e->joined) return CA_OK;
     CA_TRY(check(place, what, &e->answer_text));
     CA_TRY(
         join(place, what, &e->clean, e->answer_text.ids, e->answer_text.count, positions, &joined));
     ca_prompt_text swap = e->clean;
     e->clean = joined;
+    e->joined = true;
     joined = swap;
 out:
     free_tokens(&joined);

@@ -336,6 +336,18 @@ static void test_texts_and_answers(void **state) {
     ca_dataset_free(d);
 }
 
+/* A method that prepares its rows again, for less memory, finds them as they were. */
+static void test_answers_are_joined_once(void **state) {
+    (void)state;
+    ca_dataset *d = must_open("a.json", "[{\"clean_ids\": [1, 2], \"answer_text_ids\": [3, 4]}]",
+                              "  bos: false\n");
+    for (int time = 0; time < 2; time++) {
+        assert_int_equal(ca_example_join_answer(d, &d->examples[0], 4), CA_OK);
+        expect_ids(d->examples[0].clean.ids, d->examples[0].clean.count, "1 2 3 4");
+    }
+    ca_dataset_free(d);
+}
+
 static void test_token_of_text(void **state) {
     (void)state;
     int32_t id = -1;
@@ -378,6 +390,7 @@ int main(void) {
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_pairs_of_different_length),
         cmocka_unit_test(test_texts_and_answers),
+        cmocka_unit_test(test_answers_are_joined_once),
         cmocka_unit_test(test_token_of_text),
     };
     return cmocka_run_group_tests(tests, set_up_data, tear_down_data);
