@@ -111,12 +111,14 @@ static ca_tensor repeat_along(ca_tensor t, int axis, int64_t count) {
     return t;
 }
 
-/* Products along two axes. bits 0, 1: transposes; 2: bias, beta and strided rows; 3, 4: both axes
+/* Products along two axes, of matrices that all begin at multiples of 16 bytes where k and the pad
+ * allow it. bits 0, 1: transposes; 2: bias, beta and strided rows; 3, 4: both axes
  * of b go on in one stride, b is repeated along the second axis, or the first, or a and c lie in
  * memory with their axes exchanged; 5: no groups. For single rows more products than are listed at
  * a time. */
 static void multiply_groups(parity *p, const row_case *c, bool narrow, bool wide) {
-    const int64_t m = c->rows, k = c->width, n = 1 + k % 29, pad = bit(c, 2) ? 5 : 0, batch = 2;
+    const int64_t m = c->rows, k = c->width, n = k % 8 ? 1 + k % 29 : 24;
+    const int64_t pad = bit(c, 2) ? 5 : 0, batch = 2;
     const int64_t groups = bit(c, 5) ? 0 : m == 1 ? 150 : 3;
     const int layout = c->variant >> 3 & 3;
     const int64_t b_groups = layout == 2 ? 1 : groups, b_batch = layout == 1 ? 1 : batch;

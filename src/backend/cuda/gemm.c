@@ -83,6 +83,17 @@ out:
     return st;
 }
 
+/* A batch with one axis. */
+static ca_status multiply_strided(ca_backend *be, ca_tensor y, ca_tensor bias,
+                                  const ca_cuda_product *p) {
+    ca_status st = CA_OK;
+    bool found = false;
+    CA_TRY(ca_cuda_gemm_lt(be->context, p, &found));
+    if (!found) CA_TRY(multiply_otherwise(be, y, bias, p));
+out:
+    return st;
+}
+
 /* A batch with two axes, and how far its matrices are apart along each, in elements. */
 typedef struct cuda_batch {
     int64_t count[2], a[2], b[2], c[2];
@@ -105,6 +116,15 @@ static bool merge_axes(cuda_batch *t) {
 static const void *matrix_in(const void *data, size_t size, const int64_t step[2], int64_t group,
                              int64_t k) {
     return (const char *)data + (group * step[0] + k * step[1]) * (int64_t)size;
+}
+
+/* Tensor cores load 16 bytes at a time, and nobody tells cuBLAS how listed matrices are aligned. */
+static bool can_be_listed(const ca_cuda_product *p, const cuda_batch *t) {
+    if (p->type != CUDA_R_16BF) return true;
+    const int64_t inputs = p->lda | p->ldb | t->a[0] | t->a[1] | t->b[0] | t->b[1];
+    const int64_t outputs = p->ldc | t->c[0] | t->c[1];
+    const uintptr_t addresses = (uintptr_t)p->a | (uintptr_t)p->b | (uintptr_t)p->c;
+    return inputs % 8 == 0 && outputs % 4 == 0 && addresses % 16 == 0;
 }
 
 /* Two axes by lists of pointers. A list is uploaded as any data is and takes its place among the
@@ -137,6 +157,23 @@ out:
     return st;
 }
 
+/* Two axes, a group at a time. */
+static ca_status multiply_groups(ca_backend *be, ca_tensor y, ca_tensor bias,
+                                 const ca_cuda_product *p, const cuda_batch *t) {
+    ca_status st = CA_OK;
+    const size_t size = p->type == CUDA_R_16BF ? sizeof(uint16_t) : sizeof(float);
+    for (int64_t group = 0; group < t->count[0]; group++) {
+        ca_cuda_product one = *p;
+        ca_tensor to = ca_tensor_at(y, 0, group);
+        one.a = matrix_in(p->a, size, t->a, group, 0);
+        one.b = matrix_in(p->b, size, t->b, group, 0);
+        one.c = to.data;
+        CA_TRY(multiply_strided(be, to, bias, &one));
+    }
+out:
+    return st;
+}
+
 static cuda_batch batch_of(const ca_tensor *y, const cuda_matrix *a, const cuda_matrix *b) {
     cuda_batch t = {.count = {1, 1}};
     for (int axis = 0; axis < y->rank - 2; axis++) {
@@ -151,12 +188,10 @@ static cuda_batch batch_of(const ca_tensor *y, const cuda_matrix *a, const cuda_
 static ca_status multiply(ca_backend *be, ca_tensor y, const cuda_matrix *a, const cuda_matrix *b,
                           ca_dtype dtype, int64_t inner, ca_tensor bias,
                           ca_matmul_options options) {
-    ca_status st = CA_OK;
     int axis = y.rank - 2;
     int64_t rows = y.shape[axis], width = y.shape[axis + 1];
-    bool found = false;
     cuda_batch t = batch_of(&y, a, b);
-    const bool listed = !merge_axes(&t);
+    const bool merged = merge_axes(&t);
     const ca_cuda_product p = {
         .operation_a = b->operation,
         .operation_b = a->operation,
@@ -178,11 +213,9 @@ static ca_status multiply(ca_backend *be, ca_tensor y, const cuda_matrix *a, con
         .alpha = (float)options.alpha,
         .beta = (float)options.beta,
     };
-    if (listed) return multiply_listed(be, y, bias, p, &t);
-    CA_TRY(ca_cuda_gemm_lt(be->context, &p, &found));
-    if (!found) CA_TRY(multiply_otherwise(be, y, bias, &p));
-out:
-    return st;
+    if (merged) return multiply_strided(be, y, bias, &p);
+    if (can_be_listed(&p, &t)) return multiply_listed(be, y, bias, p, &t);
+    return multiply_groups(be, y, bias, &p, &t);
 }
 
 /* ---- b in bf16 */
