@@ -165,6 +165,13 @@ struct matrix_lists {
     void *const *c;
 };
 
+/* Tensor cores load 16 bytes of bf16 at a time: a device may take the misaligned address ill. */
+static void check_alignment(const product &g) {
+    for (const void *data : {g.a.data, g.b.data, (const void *)g.c})
+        if (g.a.bf16 && (uintptr_t)data % 16 != 0)
+            die("cuBLAS: listed matrix at %p is not aligned to 16 bytes", data);
+}
+
 static void multiply_listed(product g, const matrix_lists &lists) {
     const size_t count = (size_t)g.batch;
     std::vector<const void *> a(count), b(count);
@@ -179,6 +186,7 @@ static void multiply_listed(product g, const matrix_lists &lists) {
     for (size_t i = 0; i < count; i++) {
         g.a.data = a[i], g.b.data = b[i], g.c = static_cast<float *>(c[i]);
         check_matrices(g);
+        check_alignment(g);
         multiply(g);
     }
 }
