@@ -97,6 +97,9 @@ typedef struct cli_session {
 ca_status ca_cli_session_open(const cli_arguments *arguments, cli_session *session) CA_MUST_USE;
 /* Resolves a point, opens what it needs and prepares its method: no weights are read. */
 ca_status ca_cli_session_point(cli_session *session, int64_t point) CA_MUST_USE;
+/* Whether a file is the complete result of a point of this sweep, not of another configuration. */
+ca_status ca_cli_session_done(const cli_session *session, int64_t point, const char *file,
+                              bool *done) CA_MUST_USE;
 /* With data.keep: correct, loads the weights, leaves out the rows that the model does not answer
  * correctly, and prepares the point again. To be called once, before the point runs. */
 ca_status ca_cli_session_keep(cli_session *session) CA_MUST_USE;
@@ -136,8 +139,8 @@ ca_status ca_cli_write_run(const cli_session *session, cli_run_log *log,
                            ca_result *result) CA_MUST_USE;
 void ca_cli_run_log_stop(cli_run_log *log);
 
-/* index.c: index.h5 of a sweep of which every point has a file or is marked in `failed` [points];
- * while other calls are still at work on some points, nothing is written. */
+/* index.c: index.h5 of a sweep of which every point is done or marked in `failed` [points]; while
+ * other calls are still at work on some points, there is none. */
 ca_status ca_cli_write_index(const cli_session *session, const bool *failed) CA_MUST_USE;
 /* Removes results and checkpoints in the sweep's folder whose point it does not have. Only those
  * that are named as points and say themselves that they are of a sweep of this name. */

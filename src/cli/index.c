@@ -110,17 +110,20 @@ ca_status ca_cli_write_index(const cli_session *s, const bool *failed) {
     ca_result *r = NULL;
     CA_TRY(ca_calloc((size_t)points, sizeof *files, &files));
     for (int64_t p = 0; p < points; p++) {
+        bool done;
         if (failed[p]) continue;
         CA_TRY(ca_cli_session_output(s, p, &files[p]));
-        missing += !ca_file_exists(files[p]);
-    }
-    if (missing) { /* other calls (--points, --shard) are still at work */
-        ca_log(CA_LOG_INFO, "no index.h5 written: points not there yet: %lld of %lld",
-               (long long)missing, (long long)points);
-        goto out;
+        CA_TRY(ca_cli_session_done(s, p, files[p], &done));
+        missing += !done;
     }
     CA_TRY(ca_cli_session_folder(s, &folder));
     CA_TRY(ca_path_join(folder, "index.h5", &path));
+    if (missing) { /* other calls (--points, --shard) are still at work */
+        ca_log(CA_LOG_INFO, "no index.h5 written: points not there yet: %lld of %lld",
+               (long long)missing, (long long)points);
+        (void)unlink(path); /* one of an earlier sweep, whose points are being overwritten */
+        goto out;
+    }
     CA_TRY(ca_result_create(path, &r));
     CA_TRY(ca_result_attribute_text(r, "/", "method", "sweep"));
     CA_TRY(put_points(r, files, points));

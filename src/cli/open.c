@@ -116,7 +116,8 @@ static ca_status check_name(const ca_config *config) {
                           name);
 }
 
-static ca_status resolve(cli_session *s, int64_t point) {
+static ca_status resolve(const cli_session *s, int64_t point, const ca_method **method,
+                         ca_config **config) {
     ca_status st = CA_OK;
     const ca_option *tables[COMMON_TABLES + MOST_METHODS + 1];
     ca_option optional[MOST_METHOD_OPTIONS + 1];
@@ -124,12 +125,23 @@ static ca_status resolve(cli_session *s, int64_t point) {
     for (int64_t k = 0; k < ca_document_sweep_keys(s->document); k++)
         if (strcmp(ca_document_sweep_key(s->document, k), "method.kind") == 0)
             kind = ca_document_sweep_value(s->document, point, k);
-    s->method = kind ? ca_method_find(kind) : NULL;
-    ca_cli_option_tables(s->method, tables);
-    if (!s->method) make_optional(tables + COMMON_TABLES, optional);
-    CA_TRY(ca_config_resolve(s->document, point, tables, &s->config));
-    CA_TRY(check_name(s->config));
+    *method = kind ? ca_method_find(kind) : NULL;
+    ca_cli_option_tables(*method, tables);
+    if (!*method) make_optional(tables + COMMON_TABLES, optional);
+    CA_TRY(ca_config_resolve(s->document, point, tables, config));
+    CA_TRY(check_name(*config));
 out:
+    return st;
+}
+
+ca_status ca_cli_session_done(const cli_session *s, int64_t point, const char *file, bool *done) {
+    ca_status st = CA_OK;
+    const ca_method *method;
+    ca_config *config = NULL;
+    CA_TRY(resolve(s, point, &method, &config));
+    *done = ca_result_is_complete(file, ca_config_sha256(config));
+out:
+    ca_config_free(config);
     return st;
 }
 
@@ -246,7 +258,7 @@ static ca_status open_data(cli_session *s) {
 ca_status ca_cli_session_point(cli_session *s, int64_t point) {
     ca_status st = CA_OK;
     close_point(s);
-    CA_TRY(resolve(s, point));
+    CA_TRY(resolve(s, point, &s->method, &s->config));
     CA_TRY(open_model(s));
     const ca_arch *arch = ca_model_file_arch(s->file);
     int64_t limit;

@@ -171,6 +171,18 @@ def test_points_and_shards(sweep, tmp_path):
     sweep("--overwrite")
 
 
+def test_overwriting_in_parts(sweep, tmp_path):
+    """No index tells points of one sweep as those of another."""
+    out = tmp_path / "out"
+    sweep()
+    done = sweep("--points=0:2", "--overwrite", "method.scopes=[temperature]")
+    assert "points not there yet: 4 of 6" in done.stderr and not (out / "index.h5").exists()
+    sweep("--points=2:6", "--overwrite", "method.scopes=[temperature]")
+    with h5py.File(out / "index.h5") as index:
+        for p in range(6):
+            assert "temperature" in index[f"point-{p:05d}/attribution"]
+
+
 def test_overwriting_with_a_shorter_sweep(causa, sweep, tmp_path):
     """Points that it does not have go; files that only look like them, or are another's, stay."""
     out = tmp_path / "out"
