@@ -9,10 +9,10 @@ enum {
     LEAST_ROWS = 64, /* as many run well, whatever they take */
     ROW_STEP = 32,
     MOST_READS = 64,     /* runs of a pass: bounds the logits */
-    GROUP_ROWS = 256,    /* of the ends of a group: more are no faster */
+    GROUP_ROWS = 144,    /* of the ends of a group: more are no faster */
     GROUP_PAIRS = 32,    /* bounds the prefixes */
-    ENOUGH = 264 << 20,  /* bytes that more rows are not worth */
-    EXPANDED = 32 << 20, /* bytes of sources in D values, about */
+    ENOUGH = 232 << 20,  /* bytes that more rows are not worth; 300 MB with the program itself */
+    EXPANDED = 20 << 20, /* bytes of sources in D values, about */
     LEAST_EXPANDED_ROWS = 16,
     CELLS = 4, /* times the rows: of a pass that keeps no values */
 };
