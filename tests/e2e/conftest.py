@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Why a test is left out on a device: markers, since tests run on `ref` in float64 otherwise.
 MARKERS = {"float64": "its limits are those of float64, which only ref has",
            "reference": "equal bits are promised by ref alone, whatever runs beside",
-           "long": "minutes on a simulated device"}
+           "long": "long on a simulated device, where shorter tests show the same"}
 
 
 def pytest_configure(config):

@@ -32,7 +32,7 @@ T2, T3 = 12.7062, 4.3027
 # ---- laws
 
 
-@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("direction", ["denoise", pytest.param("noise", marks=pytest.mark.long)])
 def test_nothing_is_patched_before_the_difference(patch, direction):
     rows = id_pairs(4)
     got = patch({**SWAP, "sites": EVERY_SITE, "direction": direction}, rows,

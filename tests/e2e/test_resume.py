@@ -39,7 +39,11 @@ def start(causa, config, path, *arguments):
 
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM,
+    pytest.param(signal.SIGUSR1, marks=pytest.mark.long),
+    pytest.param(signal.SIGINT, marks=pytest.mark.long),
+])
 def test_stop_and_resume(causa, long_run, tmp_path, number):
     config, whole = long_run
     path = tmp_path / "out.h5"

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -19,7 +20,7 @@
 
 namespace simt {
 
-constexpr size_t PAGE = 4096, ALIGNMENT = 16;
+constexpr size_t PAGE = 4096, ALIGNMENT = 16, PIECE = 1 << 20;
 constexpr unsigned char FILL = 0xff;
 /* Larger allocations stay accessible unless CA_SIMT_PROTECT is set: protecting them takes time in
  * proportion to their size, at every launch. */
@@ -59,6 +60,28 @@ bool report_device_leaks() {
     return true;
 }
 
+/* A file of PIECE bytes that are FILL; -1 where there can be none, as below a limit on files. */
+static int filled_file() {
+    const std::vector<unsigned char> piece(PIECE, FILL);
+    int file = memfd_create("filled", MFD_CLOEXEC);
+    if (file < 0 || write(file, piece.data(), PIECE) == (ssize_t)PIECE) return file;
+    close(file);
+    return -1;
+}
+
+/* Large memory is one file again and again, privately, so that it takes time only where it is
+ * touched: most of what a small run allocates are workspaces of libraries, which nothing here
+ * uses. */
+static void fill(char *pages, size_t bytes) {
+    static const int file = filled_file();
+    for (; bytes >= PIECE; pages += PIECE, bytes -= PIECE) {
+        if (mmap(pages, PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+                 file, 0) == MAP_FAILED)
+            break;
+    }
+    memset(pages, FILL, bytes);
+}
+
 void *device_allocate(size_t bytes) {
     size_t total = device_bytes();
     if (bytes > total || heap_bytes > total - bytes) return nullptr;
@@ -72,7 +95,7 @@ void *device_allocate(size_t bytes) {
     a.page_bytes = page_bytes;
     a.data = a.pages + (page_bytes - bytes) / ALIGNMENT * ALIGNMENT;
     mprotect(a.pages, page_bytes, PROT_READ | PROT_WRITE);
-    memset(a.pages, FILL, page_bytes);
+    fill(a.pages, page_bytes);
     a.openings = bytes > largest_protected() ? 1 : 0;
     if (a.openings == 0) mprotect(a.pages, page_bytes, PROT_NONE);
     size_t before = (size_t)(a.data - a.pages);
