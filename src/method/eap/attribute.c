@@ -91,10 +91,10 @@ out:
 
 /* ---- sums ---- */
 
-/* A peer divides the scores of a pair by the size of its batch, the last one being smaller, and
- * takes divergences per entry of the vocabulary. */
+/* A peer's gradients are of the mean over a batch, the last one being smaller, and its divergences
+ * per entry of the vocabulary. */
 double ca_eap_share(const eap *e, int64_t n) {
-    if (e->batch_size == 0) return 1;
+    if (e->batch_size == 0) return 1 / (double)e->averaged;
     int64_t batch = (e->first + n) / e->batch_size * e->batch_size;
     int64_t rest = e->job->data->count - batch;
     return 1 / (double)(e->averaged * (rest < e->batch_size ? rest : e->batch_size));

@@ -43,11 +43,15 @@ static const ca_option options[] = {
      ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores of "
      "edges, nodes or, by its masks, neurons, and what the circuits share with it"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
-     "with compat: pairs in a batch of the peer, by which it divides their scores"},
+     "with compat: pairs in a batch of the peer, by which it divides the scores that gradients "
+     "make "
+     "of them"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
-     "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch, "
-     "let every path of ig-activations score all edges, take one mean for all sources, and have "
-     "patching alone for ig-inputs; mib runs circuits with patching whatever found them"},
+     "conventions of a peer: eap-ig and mib divide scores that gradients make of a pair by the "
+     "size "
+     "of its batch, let every path of ig-activations score all edges, take one mean for all "
+     "sources, and have patching alone for ig-inputs; mib runs circuits with patching whatever "
+     "found them"},
     {0},
 };
 
@@ -61,9 +65,10 @@ static const char *const conventions[] = {
     "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
     "ig-activations: a path scores the edges that leave its own site, with weights 1/m, for hidden "
     "units a layer of them; compat eap-ig: all edges, with weights 1/(m (2 L + 1))",
-    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean, of "
-    "divergences by that of the vocabulary too; nodes take the rule right; ablation mean: all "
-    "sources have the same mean, over sources and prompts, of the output at the "
+    "compat eap-ig, mib: scores of a pair made by gradients are divided by the size of its batch "
+    "before the mean, those of exact and information-flow are not; of divergences by that of the "
+    "vocabulary too, but for information-flow, which has no metric; nodes take the rule right; "
+    "ablation mean: all sources have the same mean, over sources and prompts, of the output at the "
     "last token divided by the prompt's length",
     "continuation, continuation_diff: every token of prompt and continuation is scored; of two "
     "continuations the scores are sums over both",
