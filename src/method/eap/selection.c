@@ -85,6 +85,20 @@ ca_status ca_eap_selection_check(const ca_config *config, eap_level level, bool 
     return CA_OK;
 }
 
+/* A list that picks nothing makes no circuit to run. */
+static ca_status check_lists(const ca_config *config) {
+    static const struct {
+        const char *path, *item;
+    } lists[] = {{SIZES, "size"}, {FRACTIONS, "fraction"}, {THRESHOLDS, "threshold"}};
+    for (int i = 0; i < 3; i++) {
+        if (!ca_config_has(config, lists[i].path) || ca_config_count(config, lists[i].path) > 0)
+            continue;
+        return ca_config_fail(config, lists[i].path, "expected at least one %s, got an empty list",
+                              lists[i].item);
+    }
+    return CA_OK;
+}
+
 static ca_status read_rule(const ca_config *config, eap_selection *s) {
     const char *select = ca_config_text(config, SELECT);
     bool by_threshold = strcmp(select, "threshold") == 0;
@@ -170,6 +184,7 @@ ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *g, ea
     ca_status st = CA_OK;
     const char *list = list_of(job->config);
     *s = (eap_selection){.level = level};
+    CA_TRY(check_lists(job->config));
     CA_TRY(read_rule(job->config, s));
     if (ca_config_has(job->config, FILE_OPTION)) CA_TRY(read_file(job, g, list, s));
     s->count = s->given ? 1 : list ? ca_config_count(job->config, list) : DEFAULT_FRACTIONS;
