@@ -38,6 +38,7 @@ ca_status ca_eap_attribute_create(eap *e) {
     ca_job *job = e->job;
     e->ends = ca_eap_ends_wanted(e);
     e->ends.model = job->model;
+    e->ends.clean_only = e->variant->clean_only;
     CA_TRY(ca_eap_ablation_create(job->model, &e->ablation));
     CA_TRY(ca_eap_group_create(e->sizes.pairs, &e->group));
     CA_TRY(ca_eap_ends_create(&e->ends));

@@ -127,6 +127,7 @@ static ca_status check_examples(const ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     ca_row_problems problems = {0};
     bool pairs = evaluates_patching(e) || !ca_eap_runs_whole(e);
+    for (int64_t i = 0; i < e->compared_count; i++) pairs |= !ca_eap_runs_whole(e->compared[i]);
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *example = &job->data->examples[i];
         if (pairs)
@@ -162,8 +163,8 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     }
     CA_TRY(ca_eap_truth_read(job, e));
     if (e->faithfulness && e->truth.in) e->faithfulness->truth = &e->truth;
-    CA_TRY(check_examples(job, e));
     CA_TRY(ca_eap_compare_prepare(job, e, plan));
+    CA_TRY(check_examples(job, e));
     *state = e;
     return CA_OK;
 out:
