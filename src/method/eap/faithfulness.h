@@ -58,7 +58,8 @@
          "",                                                                                       \
          NULL,                                                                                     \
          NULL,                                                                                     \
-         "circuit or scores from a .json or .h5 file in place of an attribution"},                 \
+         "circuit or scores from a .json or .h5 file in place of an attribution; scores are "      \
+         "those of method.level"},                                                                 \
         {"method.circuit.number",                                                                  \
          CA_OPTION_INT,                                                                            \
          "auto",                                                                                   \
@@ -97,7 +98,7 @@ typedef struct eap_faithfulness {
     bool whole; /* whole prompts are run: the ablation changes all tokens */
     eap_selection selection;
     const ca_circuit_file *truth; /* the true circuit, or another's: set beside each; or NULL */
-    ca_packing packing; /* examples in groups */
+    ca_packing packing;           /* examples in groups */
     eap_runs_sizes sizes;
     /* while running */
     ca_job *job;
