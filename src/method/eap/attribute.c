@@ -103,12 +103,13 @@ double ca_eap_share(const eap *e, int64_t n) {
 
 /* ---- groups ---- */
 
+/* Scaled like the mean over the pairs, which it is a part of. */
 static ca_status write_pair(eap *e, int64_t n) {
     const eap_sums *s = &e->sums;
-    const double *score = ca_eap_sums_pair(s, n);
+    const double *score = ca_eap_sums_pair(s, n), share = ca_eap_share(e, n);
     char dataset[64];
     for (int64_t k = 0, count = ca_eap_sums_scores(s); k < count; k++)
-        e->row[k] = ca_eap_sums_has(s, k) ? (float)score[k] : NAN;
+        e->row[k] = ca_eap_sums_has(s, k) ? (float)(share * score[k]) : NAN;
     snprintf(dataset, sizeof dataset, "%s/score_per_example", ca_eap_result_group(e->level));
     return ca_result_write(e->job->result, dataset, e->first + n, 1, e->row);
 }
