@@ -382,6 +382,18 @@ def test_comparison(demo, tmp_path):
     assert float(told["compare/exact@pearson"]) > 0.95 > float(told["compare/eap@pearson"])
 
 
+def test_comparison_takes_ten_shares_of_its_own(demo, causa):
+    """Whatever circuits are asked for; help and the table of results say so."""
+    result = demo({"variant": "eap", "compare": ["ig-inputs"],
+                   "circuit": {"sizes": [7], "absolute": False}})
+    shares = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    assert result["compare/ig-inputs/size"].tolist() == [int(1519 * share) for share in shares]
+    row = " ".join(causa("help", "config").stdout.split("method.compare ")[1].split("method.circuit.select")[0].split())
+    assert "not pruned" in row and "method.circuit picks" in row
+    readme = (files.ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert "whatever `method.circuit` asks for" in readme
+
+
 # ---- batches
 
 

@@ -37,7 +37,9 @@ static const ca_option options[] = {
      "whose score is the sum over its query heads; without gradients its own: exact patching "
      "ablates it for all of them, information-flow gives its share of what reaches each"},
     {"method.compare", CA_OPTION_CHOICES, "[]", NULL, EAP_VARIANTS,
-     "other variants whose edge scores are set beside these"},
+     "other variants whose edge scores are set beside these: correlations, and what the edges with "
+     "the largest |score|, 0.001 to 1 of all in ten steps, not pruned, have in common, whatever "
+     "method.circuit picks"},
     EAP_CIRCUIT_OPTIONS,
     {"method.evaluate.truth", CA_OPTION_TEXT, "", NULL, NULL,
      ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores of "
