@@ -104,6 +104,21 @@ def test_scores_of_the_level(causa, tmp_path, level, form):
     assert done.returncode == 2 and f"run as it is, got {level}" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("content", [None, "{"], ids=["missing", "invalid"])
+@pytest.mark.parametrize("form", ["h5", "json"])
+def test_files_that_cannot_be_read_are_bad_data(causa, tmp_path, form, content):
+    """As a missing file of prompts is: exit code 3."""
+    path = tmp_path / f"circuit.{form}"
+    if content:
+        path.write_text(content)
+    config = files.write_config(tmp_path / "c.yaml", {**EAP, "variant": "eap"}, files.id_pairs(1))
+    for option in ("circuit.file", "evaluate.truth"):
+        done = causa("plan", config, f"method.{option}={path}", check=False)
+        assert done.returncode == 3 and f"method.{option}: {path}: " in done.stderr, done.stderr
+    done = causa("convert", path, tmp_path / f"out.{'json' if form == 'h5' else 'h5'}", check=False)
+    assert done.returncode == 3 and f"{path}: " in done.stderr, done.stderr
+
+
 @pytest.mark.long
 def test_stop_and_resume(causa, tmp_path):
     """The baseline of the pairs that were done is kept."""
