@@ -382,6 +382,15 @@ def test_comparison(demo, tmp_path):
     assert float(told["compare/exact@pearson"]) > 0.95 > float(told["compare/eap@pearson"])
 
 
+def test_metrics_whose_lower_value_is_better(pairs, tmp_path):
+    """Of kl, js and rank the metric is the loss itself, and the conventions name them all."""
+    for metric in ("kl", "js", "rank"):
+        result = pairs({"variant": "exact", "level": "node"}, files.id_pairs(4), f"metric={metric}")
+        change = (result["baseline/corrupted"] - result["baseline/clean"]).mean()
+        assert change != 0 and result["nodes/score"][0] == pytest.approx(change, rel=1e-5), metric
+    assert "plus it for kl, js, rank)" in files.attributes(tmp_path / "p.h5")["@conventions"]
+
+
 def test_comparison_takes_ten_shares_of_its_own(demo, causa):
     """Whatever circuits are asked for; help and the table of results say so."""
     result = demo({"variant": "eap", "compare": ["ig-inputs"],

@@ -58,7 +58,8 @@ static const ca_option options[] = {
 };
 
 static const char *const conventions[] = {
-    "loss: minus the metric (plus it for kl, js); score: mean over pairs of the change of the loss "
+    "loss: minus the metric (plus it for kl, js, rank); score: mean over pairs of the change of "
+    "the loss "
     "when the edge is ablated, to first order; positive: the edge supports the task",
     "an edge's input is the residual stream before the norm that reads it; heads are nodes without "
     "the output bias, MLPs with theirs, the input is the token embedding without positions; k and "
