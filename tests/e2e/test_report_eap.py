@@ -188,6 +188,32 @@ def test_statements_of_faithfulness(full):
         assert "Circuit of 40 edges." in text
 
 
+@pytest.mark.parametrize("sizes, partial, empty", [((3, 10, 40), True, False), ((0, 3, 40), True, True),
+                                                    ((0, 10, None), False, True)])
+def test_areas_and_axes_say_what_they_leave_out(tmp_path, monkeypatch, sizes, partial, empty):
+    """Areas under a part of the curve are no benchmark's, and 0 edges have no place on a logarithmic
+    axis: page, tiles and picture say so."""
+    import circuits
+    score = write_edges(tmp_path / "x.h5")
+    edges = int(np.isfinite(score).sum())
+    sizes = tuple(edges if size is None else size for size in sizes)
+    write_circuits(tmp_path / "x.h5", score, sizes)
+    text = page_of(tmp_path)
+    range_ = f"from {sizes[0] / edges:.3g} to {sizes[-1] / edges:.3g} of all, not up to 1"
+    areas = f"CPR 0.812, CMD 0.062 {range_}" if partial else "CPR 0.812, CMD 0.062"
+    assert f"Here: {areas}. " in text and (range_ in text) == partial
+    assert (f"cpr {range_}" in text and f"cmd {range_}" in text) == partial
+    assert ("A circuit of 0 edges has no place on the logarithmic axis" in text) == empty
+    drawn = {}
+    monkeypatch.setattr(circuits.edge_charts, "faithfulness",
+                        lambda figures, name, counts, mean, half, clean, ablated, labels:
+                        drawn.update(counts=counts, labels=labels) or b"0" * 24)
+    with opened(tmp_path / "x.h5")[1] as file:
+        circuits.faithfulness(file, None)
+    assert drawn["labels"][2].endswith(areas) and (drawn["counts"] > 0).all()
+    assert ("(a circuit of 0 edges is not drawn)" in drawn["labels"][0]) == empty
+
+
 @pytest.mark.parametrize("sizes, count, words", [
     ((3, 50, 70), 50, "circuit of 50 edges"),
     ((80, 120), 60, "the 60 strongest edges of a circuit of 80; 20 are left out"),
