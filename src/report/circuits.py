@@ -9,6 +9,8 @@ import page
 from evaluation import NORMAL_95
 from page import Section
 
+FAITHFUL = 0.9  # CA_CIRCUIT_FAITHFUL
+
 # of each circuit against the one that the config calls true
 AGAINST_TRUTH = [("edges", "precision", "precision"), ("edges", "recall", "recall"),
                  ("edges", "iou", "IoU of edges"), ("nodes", "iou", "IoU of nodes"),
@@ -59,6 +61,16 @@ def sizes_table(result, more=()):
     columns += more
     return page.table([title for title, _ in columns], list(zip(*(cells for _, cells in columns))),
                       numbers=set(range(len(columns))))
+
+
+def standing(result, count):
+    """Which of the circuits stands for all, as where one is converted or run: the smallest with a
+    faithfulness of FAITHFUL or more, else the last."""
+    share, fraction = result.array("/faithfulness/normalized"), result.array("/circuits/fraction")
+    if share is None or fraction is None or len(share) != count or len(fraction) != count:
+        return count - 1
+    faithful = np.where(share >= FAITHFUL, fraction, np.inf)
+    return int(np.argmin(faithful)) if np.isfinite(faithful).any() else count - 1
 
 
 def covered(result):

@@ -185,7 +185,7 @@ def test_statements_of_faithfulness(full):
     edges = np.isfinite(score).sum()
     assert f"40{100 * 40 / edges:.3g}4020{each[2].mean():.4g}{half:.2g}{normalized[2]:.3f}" in table
     if shutil.which("dot"):
-        assert "Circuit of 40 edges." in text
+        assert "The 60 strongest edges of circuit 3 (numbered from 0), of 80; 20 are left out." in text
 
 
 @pytest.mark.parametrize("sizes, partial, empty", [((3, 10, 40), True, False), ((0, 3, 40), True, True),
@@ -214,21 +214,51 @@ def test_areas_and_axes_say_what_they_leave_out(tmp_path, monkeypatch, sizes, pa
     assert ("(a circuit of 0 edges is not drawn)" in drawn["labels"][0]) == empty
 
 
-@pytest.mark.parametrize("sizes, count, words", [
-    ((3, 50, 70), 50, "circuit of 50 edges"),
-    ((80, 120), 60, "the 60 strongest edges of a circuit of 80; 20 are left out"),
-    ((0,), 60, "the 60 strongest of {all} edges; {rest} are left out"),
-    (None, 60, "the 60 strongest of {all} edges; {rest} are left out")])
-def test_large_drawings_are_cut(tmp_path, sizes, count, words):
+@pytest.mark.parametrize("sizes, share, count, words", [
+    ((3, 50, 70), (0.1, 0.95, 0.99), 50, "circuit 1 (numbered from 0) of 50 edges"),
+    ((50, 3, 70), (0.95, 0.9, 0.99), 3, "circuit 1 (numbered from 0) of 3 edges"),
+    ((3, 10, 20), (0.1, 0.2, 0.3), 20, "circuit 2 (numbered from 0) of 20 edges"),
+    ((3, 50, 70), None, 60, "the 60 strongest edges of circuit 2 (numbered from 0), of 70; 10 are left out"),
+    ((40,), (0.5,), 40, "circuit of 40 edges"),
+    ((0, 3), (0.95, 0.1), 60, "the 60 strongest of {all} edges; {rest} are left out"),
+    ((0,), (0.1,), 60, "the 60 strongest of {all} edges; {rest} are left out"),
+    (None, None, 60, "the 60 strongest of {all} edges; {rest} are left out")])
+def test_the_circuit_that_is_drawn(causa, tmp_path, sizes, share, count, words):
+    """That which is converted; a large one is cut."""
     score = write_edges(tmp_path / "x.h5")
     if sizes:
         write_circuits(tmp_path / "x.h5", score, sizes)
+        with h5py.File(tmp_path / "x.h5", "a") as file:
+            del file["faithfulness/normalized"]
+            if share:
+                file["faithfulness/normalized"] = np.array(share)
     eap, file, edges = opened(tmp_path / "x.h5")
     with file:
         chosen, what = eap.drawn_edges(file, edges)
     assert what == words.format(all=edges.count, rest=edges.count - count)
     best = np.argsort(-np.nan_to_num(np.abs(score)), axis=None)[:count]
     assert sorted(chosen) == sorted(best)
+    if what.startswith("circuit"):
+        causa("convert", tmp_path / "x.h5", tmp_path / "x.json")
+        converted = json.loads((tmp_path / "x.json").read_text())["edges"].values()
+        assert sum(edge["in_graph"] for edge in converted) == count
+
+
+@pytest.mark.parametrize("sizes, count, words", [
+    ((10, 40, 80), 40, "circuit 1 (numbered from 0), the largest that can be drawn, of 40 edges"),
+    ((70, 80), 0, "circuit 1 (numbered from 0), of 80 edges, too many to draw without scores")])
+def test_large_circuits_without_scores(tmp_path, sizes, count, words):
+    """No edge is stronger than another, so none can be left out."""
+    score = write_edges(tmp_path / "x.h5")
+    write_circuits(tmp_path / "x.h5", score, sizes)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["edges/score"]
+    eap, file, edges = opened(tmp_path / "x.h5")
+    with file:
+        chosen, what = eap.drawn_edges(file, edges)
+    assert what == words and len(chosen) == count
+    assert words[1:] in page_of(tmp_path)
+    assert ("circuit" in figures_of(tmp_path / "x")) == (count > 0 and bool(shutil.which("dot")))
 
 
 def test_circuits_of_neurons(tmp_path):
