@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import files
 import h5py
 import numpy as np
 import pytest
@@ -418,3 +419,33 @@ def test_infinite_scores_are_left_out(causa, tmp_path):
     assert rest.sum() == edges.count - 2
     assert np.allclose(edges.size.sum(), np.abs(score.astype(np.float32)[rest]).sum())
     assert str(edges.size.max()) not in ("inf", "nan")
+
+
+def test_page_of_a_sweep(causa, tmp_path, pair_rows):
+    """A row a point: what was swept, then the headline numbers that there are."""
+    config = files.write_config(tmp_path / "s.yaml", {"kind": "eap", "evaluate": {"faithfulness": True}},
+                                pair_rows, sweep={"method.variant": ["ig-inputs", "ig-activations"],
+                                                  "method.steps": [1, 3]})
+    causa("run", config, f"output={tmp_path / 's'}")
+    causa("report", tmp_path / "s" / "index.h5", "-o", tmp_path / "pages")
+    text = read_page(tmp_path / "pages" / "index.html")
+    with h5py.File(tmp_path / "s" / "index.h5") as file:
+        rows = [(point, variant, f"{steps:g}", *(f"{file[name][i]:.5g}" for name in
+                 ("clean_mean", "corrupted_mean", "accuracy", "cpr", "cmd")))
+                for i, (point, variant, steps) in enumerate(zip(
+                    file["point"].asstr()[:], file["method.variant"].asstr()[:], file["method.steps"][:]))]
+    assert "Headline numbers by swept values" in text and "4 points." in text
+    header = "pointmethod.variantmethod.stepsclean_meancorrupted_meanaccuracycpr"
+    assert header + "cmd" + "".join("".join(row) for row in rows) in text
+
+
+def test_page_of_a_sweep_with_a_failed_point(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w", track_order=True) as file:
+        file.attrs.update({"tool": "causa", "method": "sweep", "status": "complete"})
+        file["point"] = np.array(["point-00000", "point-00001"], dtype=text_type())
+        file["status"] = np.array(["complete", "failed"], dtype=text_type())
+        file["seed"], file["cpr"] = np.array([1.0, 1234567.0]), np.array([0.5, np.nan])
+        file["cmd"] = np.array([np.nan, np.nan])
+    text = page_of(tmp_path)
+    assert "2 points, 1 of them failed." in text
+    assert "pointseedcprstatuspoint-0000010.5completepoint-000011234567–failed" in text
