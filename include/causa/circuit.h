@@ -180,8 +180,8 @@ typedef struct ca_circuit_file {
  * JSON: NaN and Infinity literals are accepted; every edge and node must be there; edges say what
  * the circuit is, nodes follow from them; a file none of whose edges is in_graph holds scores only;
  * where some nodes have a mask of neurons, the others keep all of theirs. HDF5: scores of nodes,
- * neurons or hidden units alone are no such file. Errors: CA_E_IO, CA_E_DATA naming file and key,
- * and what was expected. */
+ * neurons or hidden units alone are no such file. Errors: CA_E_DATA naming file and key, and what
+ * was expected. */
 ca_status ca_circuit_file_read(const char *path, ca_circuit_file *out) CA_MUST_USE;
 ca_status ca_circuit_file_read_at(const char *path, int64_t circuit,
                                   ca_circuit_file *out) CA_MUST_USE;
@@ -194,8 +194,9 @@ ca_status ca_circuit_file_write(const char *path, const ca_circuit_file *file,
 void ca_circuit_file_free(ca_circuit_file *file);
 /* Writes what a result file says of the graph: names, `valid` and the attributes of /edges. */
 ca_status ca_circuit_put_graph(ca_result *r, const ca_circuit_graph *g) CA_MUST_USE;
-/* CA_E_DATA naming the file and the first size that differs unless both graphs are the same; columns
- * of keys and values that another method.kv_columns would give are told apart from another model's. */
+/* CA_E_DATA naming the file and the first size that differs unless both graphs are the same;
+ * columns of keys and values that another method.kv_columns would give are told apart from another
+ * model's. */
 ca_status ca_circuit_file_check(const ca_circuit_file *file, const char *path,
                                 const ca_circuit_graph *g) CA_MUST_USE;
 

@@ -122,13 +122,18 @@ static ca_status unknown_form(const char *path) {
     return ca_fail(CA_E_DATA, "%s: expected a name that ends in .json or .h5", path);
 }
 
+/* A file that cannot be opened is bad data, as one that cannot be understood is. */
 static ca_status read_form(const char *path, int64_t circuit, ca_circuit_file *out) {
-    if (ends_with(path, ".h5")) return ca_circuit_read_result(path, circuit, out);
-    if (!ends_with(path, ".json")) return unknown_form(path);
-    if (circuit > 0)
-        return ca_fail(CA_E_DATA, "%s: circuit %lld: a JSON file holds one circuit at most", path,
-                       (long long)circuit);
-    return ca_circuit_read_json(path, out);
+    ca_status st;
+    if (!ends_with(path, ".h5") && !ends_with(path, ".json")) return unknown_form(path);
+    if (ends_with(path, ".h5"))
+        st = ca_circuit_read_result(path, circuit, out);
+    else if (circuit > 0)
+        st = ca_fail(CA_E_DATA, "%s: circuit %lld: a JSON file holds one circuit at most", path,
+                     (long long)circuit);
+    else
+        st = ca_circuit_read_json(path, out);
+    return st == CA_E_IO ? CA_E_DATA : st;
 }
 
 ca_status ca_circuit_file_read(const char *path, ca_circuit_file *out) {

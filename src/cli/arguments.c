@@ -42,7 +42,8 @@ static const struct {
      "compare with stored logits and residuals"},
     {"prompt", 0, TEXT, FIELD(prompt), CLI_DOCTOR, "TEXT", "prompt to check with"},
     {"circuit", 0, TEXT, FIELD(circuit), CLI_CONVERT, "N",
-     "which circuit of a result, from 0; default: the last"},
+     "which circuit of a result, from 0; default: the smallest with a faithfulness of 0.9 or more, "
+     "else the last"},
     {"precision", 0, TEXT, FIELD(precision), CLI_DOCTOR, "f32|bf16",
      "precision of cpu; bf16 is compared with bf16 on ref. Default: f32"},
     {"no-special", 0, FLAG, FIELD(no_special), CLI_TOKENS, NULL,

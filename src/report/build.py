@@ -14,12 +14,14 @@ import overview
 import page
 import patch
 import plots
+import sweep
 
 METHODS = {
     "jacobian": jacobian.sections,
     "capture": capture.sections,
     "patch": patch.sections,
     "eap": eap.sections,
+    "sweep": sweep.sections,
 }
 
 

@@ -9,6 +9,8 @@ import page
 from evaluation import NORMAL_95
 from page import Section
 
+FAITHFUL = 0.9  # CA_CIRCUIT_FAITHFUL
+
 # of each circuit against the one that the config calls true
 AGAINST_TRUTH = [("edges", "precision", "precision"), ("edges", "recall", "recall"),
                  ("edges", "iou", "IoU of edges"), ("nodes", "iou", "IoU of nodes"),
@@ -61,6 +63,24 @@ def sizes_table(result, more=()):
                       numbers=set(range(len(columns))))
 
 
+def standing(result, count):
+    """Which of the circuits stands for all, as where one is converted or run: the smallest with a
+    faithfulness of FAITHFUL or more, else the last."""
+    share, fraction = result.array("/faithfulness/normalized"), result.array("/circuits/fraction")
+    if share is None or fraction is None or len(share) != count or len(fraction) != count:
+        return count - 1
+    faithful = np.where(share >= FAITHFUL, fraction, np.inf)
+    return int(np.argmin(faithful)) if np.isfinite(faithful).any() else count - 1
+
+
+def covered(result):
+    """Which shares of all the areas are of, where they do not go up to 1, as a benchmark's do."""
+    fraction = result.array("/circuits/fraction")
+    if fraction is None or not len(fraction) or fraction.max() >= 1:
+        return ""
+    return f" from {fraction.min():.3g} to {fraction.max():.3g} of all, not up to 1"
+
+
 def selection(result):
     """By which scores the circuits were picked, where the benchmark picks them in two ways."""
     absolute = result.attributes("/circuits").get("absolute")
@@ -84,16 +104,20 @@ def faithfulness(result, figures):
              if name in at and np.isfinite(at[name])]
     requested, what = sizes(result)[0], chosen(result)
     shown = requested > 0  # the axis is logarithmic
+    if areas:
+        areas = [", ".join(areas) + covered(result)]
+    axis = f"{what} asked for" + ("" if shown.all() else f" (a circuit of 0 {what} is not drawn)")
     png = edge_charts.faithfulness(
         figures, "faithfulness", requested[shown], mean[shown], half[shown], at["clean"], at["corrupted"],
-        (f"{what} asked for", at.get("metric", "metric"),
+        (axis, at.get("metric", "metric"),
          " · ".join(["what circuits keep of the model", *areas])))
     pairs = f" over {each.shape[1]:,} pairs" if each is not None else ""
     masks = "; of a node inside, all but the neurons kept" if result.has_in("/circuits", "neurons") else ""
     about = page.note(
         f"All edges outside the circuit are ablated{masks}. Faithfulness: 0 = the ablated run, 1 = the clean run. "
         f"CPR: area under it over the share of {what} asked for, higher is better; CMD: area between it and 1, "
-        f"0 is best. {selection(result) if areas else ''}Bars: 95 % intervals{pairs}.")
+        f"0 is best. {f'Here: {areas[0]}. {selection(result)}' if areas else ''}Bars: 95 % intervals{pairs}."
+        f"{'' if shown.all() else f' A circuit of 0 {what} has no place on the logarithmic axis; the table has it.'}")
     return about + page.picture(png, "metric of circuits over their size") + sizes_table(result, columns)
 
 

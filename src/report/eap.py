@@ -56,19 +56,33 @@ def layer_name(layer):
 
 
 def drawn_edges(result, edges):
-    """Flat indices, and what they are: of a circuit that is small enough, else the strongest."""
+    """Flat indices, and what they are: of the circuit that stands for all, else the strongest.
+
+    A circuit too large for a drawing is cut to its strongest edges; one without scores cannot be, so
+    the largest that fits is taken in its place.
+    """
     members = result.array("/circuits/in_circuit")
-    kept = members.reshape(len(members), -1).sum(axis=1) if members is not None else np.array([])
-    fitting = np.flatnonzero((kept > 0) & (kept <= MOST_DRAWN))
-    if len(fitting):
-        best = fitting[np.argmax(kept[fitting])]
-        chosen = np.flatnonzero(members[best]).tolist()
-        return chosen, f"circuit of {len(chosen)} edges"
-    if kept.any() and edges.size.any():
-        smallest = int(np.argmin(np.where(kept > 0, kept, np.inf)))
-        chosen = edges.strongest(MOST_DRAWN, members[smallest].astype(bool))
-        return chosen, (f"the {len(chosen)} strongest edges of a circuit of {kept[smallest]:,}; "
-                        f"{kept[smallest] - len(chosen):,} are left out")
+    if members is None or not members.any():
+        return strongest_of_all(edges)
+    kept = members.reshape(len(members), -1).sum(axis=1)
+    number = circuits.standing(result, len(members))
+    named = "circuit" + (f" {number} (numbered from 0)" if len(members) > 1 else "")
+    if kept[number] > MOST_DRAWN and edges.size.any():
+        chosen = edges.strongest(MOST_DRAWN, members[number].astype(bool))
+        return chosen, (f"the {len(chosen)} strongest edges of {named}, of {kept[number]:,}; "
+                        f"{kept[number] - len(chosen):,} are left out")
+    if kept[number] > MOST_DRAWN:
+        fitting = np.where(kept <= MOST_DRAWN, kept, 0)
+        if not fitting.any():
+            return [], f"{named}, of {kept[number]:,} edges, too many to draw without scores"
+        number = int(np.argmax(fitting))
+        named = f"circuit {number} (numbered from 0), the largest that can be drawn,"
+    if not kept[number]:
+        return strongest_of_all(edges)
+    return np.flatnonzero(members[number]).tolist(), f"{named} of {kept[number]:,} edges"
+
+
+def strongest_of_all(edges):
     chosen = edges.strongest(MOST_DRAWN)
     return chosen, (f"the {len(chosen)} strongest of {edges.count:,} edges; "
                     f"{edges.count - len(chosen):,} are left out")
@@ -82,6 +96,8 @@ def drawing(result, figures, edges):
     caption = f"{what} · {look} · q, k, v: inputs of a head"
     about = page.note(f"{what[0].upper()}{what[1:]}. {meaning(result) if edges.size.any() else ''} "
                       "The input is below, the logits above.")
+    if not chosen:
+        return about
     try:
         png = circuit_graph.draw(edges, chosen, caption)
     except circuit_graph.NoDrawing as reason:

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+import circuits
 import page
 from page import Section
 
@@ -82,6 +83,8 @@ def join(*parts):
 # ---- numbers
 
 
+AREAS = {"cpr", "cmd"}  # under a curve that may be a part of the whole one
+
 # Not headlines: the run has a section, and of an evaluation only AOPC stands outside its tables.
 NO_HEADLINE = re.compile(r"/run(/.*)?@.*|/evaluation/.*@(?!aopc$).*")
 
@@ -92,7 +95,8 @@ def headline(result):
     for path, item in result.walk():
         for name, value in item.attrs.items():
             if isinstance(value, (float, np.floating)) and not NO_HEADLINE.fullmatch(f"{path}@{name}"):
-                tiles.append((f"{path.split('/')[-1]}: {name.replace('_', ' ')}", f"{value:.5g}"))
+                about = circuits.covered(result) if path == "/faithfulness" and name in AREAS else ""
+                tiles.append((f"{path.split('/')[-1]}: {name.replace('_', ' ')}{about}", f"{value:.5g}"))
     return tiles
 
 

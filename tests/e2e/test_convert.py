@@ -288,5 +288,11 @@ def test_other_results_have_no_edges(causa, tmp_path, demo_result):
     done = causa("convert", demo_result, tmp_path / "out.json", check=False)
     assert done.returncode == 3 and "/edges" in done.stderr
     done = causa("convert", tmp_path / "none.h5", tmp_path / "out.json", check=False)
-    assert done.returncode == 1 and "none.h5" in done.stderr
+    assert done.returncode == 3 and "none.h5" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_default_circuit_is_told(causa):
+    """That of method.circuit.number: auto."""
+    text = " ".join(causa("help", "convert").stdout.split())
+    assert "default: the smallest with a faithfulness of 0.9 or more, else the last" in text

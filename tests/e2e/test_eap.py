@@ -165,13 +165,14 @@ def test_own_sites_and_all_sites(demo):
 
 @pytest.mark.parametrize("compat", ["eap-ig", "mib"])
 def test_compatible_scale(demo, compat):
-    """A pair's scores are divided by the size of its batch; the last one is smaller."""
+    """A pair's scores are divided by the size of its batch, the last one being smaller; those that
+    are kept of each pair too, so that their mean is the score."""
     result = demo({"variant": "eap", "per_example": True, "compat": compat, "batch_size": 3})
-    each = edges(result, "edges/score_per_example").astype(np.float64)
+    theirs = edges(result, "edges/score_per_example").astype(np.float64)
+    each = edges(demo({"variant": "eap", "per_example": True}), "edges/score_per_example").astype(np.float64)
     size = np.array([3, 3, 3, 3, 3, 3, 1])[:, None]
-    near(edges(result), (each / size).mean(axis=0), 1e-6)
-    near(edges(result, "edges/score_per_example"),
-         edges(demo({"variant": "eap", "per_example": True}), "edges/score_per_example"), 1e-7)
+    near(theirs, each / size, 1e-6)
+    near(edges(result), theirs.mean(axis=0), 1e-6)
     one = demo({"variant": "eap", "compat": compat, "batch_size": 1})
     near(edges(one), each.mean(axis=0), 1e-6)
 
@@ -204,14 +205,6 @@ def test_exact(demo):
     alike = lambda method: np.corrcoef(edges(result), edges(demo(method)))[0, 1]
     assert alike({"steps": 5}) > 0.95 and alike({"variant": "ig-activations"}) > 0.95
     assert alike({"variant": "eap"}) < 0.5
-
-
-def test_information_flow(demo):
-    """Shares of what reaches an input: they sum to one, and need no corrupted prompts."""
-    result = demo({"variant": "information-flow"})
-    assert (edges(result) >= 0).all()
-    assert np.nansum(result["edges/score"], axis=0) == pytest.approx(1, rel=1e-5)
-    assert np.isnan(result["baseline/corrupted"]).all()
 
 
 def test_ablations(pairs):
@@ -359,6 +352,27 @@ def test_comparison(demo, tmp_path):
         assert result[f"compare/{variant}/iou"][-1] == result[f"compare/{variant}/node_iou"][-1] == 1
         assert (result[f"compare/{variant}/node_iou"] >= 0).all()
     assert float(told["compare/exact@pearson"]) > 0.95 > float(told["compare/eap@pearson"])
+
+
+def test_metrics_whose_lower_value_is_better(pairs, tmp_path):
+    """Of kl, js and rank the metric is the loss itself, and the conventions name them all."""
+    for metric in ("kl", "js", "rank"):
+        result = pairs({"variant": "exact", "level": "node"}, files.id_pairs(4), f"metric={metric}")
+        change = (result["baseline/corrupted"] - result["baseline/clean"]).mean()
+        assert change != 0 and result["nodes/score"][0] == pytest.approx(change, rel=1e-5), metric
+    assert "plus it for kl, js, rank)" in files.attributes(tmp_path / "p.h5")["@conventions"]
+
+
+def test_comparison_takes_ten_shares_of_its_own(demo, causa):
+    """Whatever circuits are asked for; help and the table of results say so."""
+    result = demo({"variant": "eap", "compare": ["ig-inputs"],
+                   "circuit": {"sizes": [7], "absolute": False}})
+    shares = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    assert result["compare/ig-inputs/size"].tolist() == [int(1519 * share) for share in shares]
+    row = " ".join(causa("help", "config").stdout.split("method.compare ")[1].split("method.circuit.select")[0].split())
+    assert "not pruned" in row and "method.circuit picks" in row
+    readme = (files.ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert "whatever `method.circuit` asks for" in readme
 
 
 # ---- batches

@@ -51,6 +51,24 @@ def test_beside_a_file(demo, tmp_path, more, words):  # noqa: F811
     assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("key, more", [("sizes", {}), ("fractions", {}), ("thresholds", {"select": "threshold"})])
+def test_a_list_of_nothing(causa, demo, tmp_path, command, given, key, more):  # noqa: F811
+    """It made no circuit, and without any the run stopped by an assertion once all was attributed."""
+    circuit = {key: [], **more}
+    if given:
+        demo({"variant": "eap", "circuit": {"sizes": [9]}}, "data.limit=1", name="given")
+        circuit["file"] = str(tmp_path / "given.h5")
+    for faithfulness in (False, True):
+        method = {**EAP, "variant": "eap", "circuit": circuit, "evaluate": {"faithfulness": faithfulness}}
+        config = files.write_config(tmp_path / "bad.yaml", method, files.id_pairs(2))
+        done = causa(command, config, f"output={tmp_path / 'bad.h5'}", check=False)
+        words = ["bad.yaml:", f"method.circuit.{key}: expected at least one {key[:-1]}, got an empty list"]
+        assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
+        assert not (tmp_path / "bad.h5").exists()
+
+
 def test_defaults_may_stand_anywhere(demo):  # noqa: F811
     """A resolved config has them all, and must repeat its run."""
     for level in ("edge", "hidden"):

@@ -6,7 +6,7 @@ import html
 import files
 import numpy as np
 import pytest
-from test_eap import EAP, PAIR, demo, edges, near  # noqa: F401 (demo is a fixture)
+from test_eap import EAP, PAIR, demo, edges, near, pairs  # noqa: F401 (demo, pairs: fixtures)
 
 
 @pytest.mark.parametrize("compat", ["eap-ig", "mib"])
@@ -23,6 +23,27 @@ def test_one_mean_for_all_sources(demo, compat):  # noqa: F811
     assert spread.max() <= 1e-5 * np.nanmax(np.abs(zero))
     path = score(variant="ig-activations", ablation="mean", steps=1)
     near(path[:, -1], mean[:, -1], 1e-5)
+
+
+@pytest.mark.parametrize("compat", ["eap-ig", "mib"])
+@pytest.mark.parametrize("variant", ["exact", "information-flow"])
+def test_batches_are_of_gradients_alone(pairs, compat, variant):  # noqa: F811
+    """Exact patching takes metrics pair by pair, and flow none: no batch's mean, no heavier last one."""
+    rows = files.id_pairs(5)
+    ours = pairs({"variant": variant}, rows)
+    theirs = pairs({"variant": variant, "compat": compat, "batch_size": 2}, rows, name="q")
+    assert np.abs(edges(ours)).max() > 1e-6
+    assert (edges(theirs) == edges(ours)).all() and (theirs["nodes/score"] == ours["nodes/score"]).all()
+
+
+def test_exact_divergences_are_per_entry_of_the_vocabulary(pairs):  # noqa: F811
+    """The peers' metric is, whatever is scored by it; information flow has no metric."""
+    rows = files.id_pairs(2)
+    peer = {"compat": "eap-ig", "batch_size": 2}
+    for variant, entries in (("exact", 398), ("information-flow", 1)):
+        ours = pairs({"variant": variant}, rows, "metric=kl")
+        theirs = pairs({"variant": variant, **peer}, rows, "metric=kl", name="q")
+        near(edges(theirs) * entries, edges(ours), 1e-6)
 
 
 @pytest.mark.parametrize("ablation", ["mean", "zero", "mean-positional"])

@@ -69,6 +69,56 @@ def test_circuits_of_neurons(causa, tmp_path):
         assert result["faithfulness/normalized"] == pytest.approx([share], rel=1e-12)
 
 
+@pytest.mark.parametrize("form", ["h5", "json"])
+@pytest.mark.parametrize("level", ["node", "neuron"])
+def test_scores_of_the_level(causa, tmp_path, level, form):
+    """Nodes and neurons are picked by their own scores of the file, as they were by those of the run;
+    a level that the file does not score is refused, where all circuits would be empty."""
+    config = files.write_config(tmp_path / "n.yaml", {**EAP, "steps": 2}, files.id_pairs(3), backend="ref",
+                                model=files.MODELS / "smollm2")
+    own, again = tmp_path / "own.h5", tmp_path / "again.h5"
+    shares, at = "fractions: [0.2, 0.6]", f"method.level={level}"
+    causa("run", config, f"output={own}", at, f"method.circuit={{{shares}}}", "method.evaluate.faithfulness=true")
+    file = own
+    if form == "json":
+        file = tmp_path / "own.json"
+        causa("convert", own, file)
+    causa("run", config, f"output={again}", at, f"method.circuit={{file: {file}, {shares}}}")
+    first, second = files.datasets(own), files.datasets(again)
+    assert 0 < first["circuits/kept_edges"][0] < first["circuits/kept_edges"][1]
+    for name in ("circuits/in_circuit", "circuits/requested", *(["circuits/neurons"] * (level == "neuron"))):
+        assert (first[name] == second[name]).all(), name
+    assert second["faithfulness/normalized"] == pytest.approx(first["faithfulness/normalized"], rel=1e-12)
+
+    others = ["edge"] + ["neuron"] * (level == "node")
+    lists = {"fractions": "[0.2]", "sizes": "[3]", "thresholds": "[0.1], select: threshold"}
+    for other in others:
+        for key, value in lists.items():
+            done = causa("run", config, f"output={tmp_path / 'bad.h5'}", f"method.level={other}",
+                         f"method.circuit={{file: {file}, {key}: {value}}}", check=False)
+            words = ["method.circuit.file", f"expected scores of {other}s beside method.circuit.{key}",
+                     "got a file with node scores", "hint: method.level=node"]
+            assert done.returncode == 3 and all(word in done.stderr for word in words), done.stderr
+    done = causa("run", config, f"output={tmp_path / 'bad.h5'}", at, f"method.circuit={{file: {file}}}",
+                 check=False)
+    assert done.returncode == 2 and f"run as it is, got {level}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("content", [None, "{"], ids=["missing", "invalid"])
+@pytest.mark.parametrize("form", ["h5", "json"])
+def test_files_that_cannot_be_read_are_bad_data(causa, tmp_path, form, content):
+    """As a missing file of prompts is: exit code 3."""
+    path = tmp_path / f"circuit.{form}"
+    if content:
+        path.write_text(content)
+    config = files.write_config(tmp_path / "c.yaml", {**EAP, "variant": "eap"}, files.id_pairs(1))
+    for option in ("circuit.file", "evaluate.truth"):
+        done = causa("plan", config, f"method.{option}={path}", check=False)
+        assert done.returncode == 3 and f"method.{option}: {path}: " in done.stderr, done.stderr
+    done = causa("convert", path, tmp_path / f"out.{'json' if form == 'h5' else 'h5'}", check=False)
+    assert done.returncode == 3 and f"{path}: " in done.stderr, done.stderr
+
+
 @pytest.mark.long
 def test_stop_and_resume(causa, tmp_path):
     """The baseline of the pairs that were done is kept."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import files
 import h5py
 import numpy as np
 import pytest
@@ -185,24 +186,80 @@ def test_statements_of_faithfulness(full):
     edges = np.isfinite(score).sum()
     assert f"40{100 * 40 / edges:.3g}4020{each[2].mean():.4g}{half:.2g}{normalized[2]:.3f}" in table
     if shutil.which("dot"):
-        assert "Circuit of 40 edges." in text
+        assert "The 60 strongest edges of circuit 3 (numbered from 0), of 80; 20 are left out." in text
 
 
-@pytest.mark.parametrize("sizes, count, words", [
-    ((3, 50, 70), 50, "circuit of 50 edges"),
-    ((80, 120), 60, "the 60 strongest edges of a circuit of 80; 20 are left out"),
-    ((0,), 60, "the 60 strongest of {all} edges; {rest} are left out"),
-    (None, 60, "the 60 strongest of {all} edges; {rest} are left out")])
-def test_large_drawings_are_cut(tmp_path, sizes, count, words):
+@pytest.mark.parametrize("sizes, partial, empty", [((3, 10, 40), True, False), ((0, 3, 40), True, True),
+                                                    ((0, 10, None), False, True)])
+def test_areas_and_axes_say_what_they_leave_out(tmp_path, monkeypatch, sizes, partial, empty):
+    """Areas under a part of the curve are no benchmark's, and 0 edges have no place on a logarithmic
+    axis: page, tiles and picture say so."""
+    import circuits
+    score = write_edges(tmp_path / "x.h5")
+    edges = int(np.isfinite(score).sum())
+    sizes = tuple(edges if size is None else size for size in sizes)
+    write_circuits(tmp_path / "x.h5", score, sizes)
+    text = page_of(tmp_path)
+    range_ = f"from {sizes[0] / edges:.3g} to {sizes[-1] / edges:.3g} of all, not up to 1"
+    areas = f"CPR 0.812, CMD 0.062 {range_}" if partial else "CPR 0.812, CMD 0.062"
+    assert f"Here: {areas}. " in text and (range_ in text) == partial
+    assert (f"cpr {range_}" in text and f"cmd {range_}" in text) == partial
+    assert ("A circuit of 0 edges has no place on the logarithmic axis" in text) == empty
+    drawn = {}
+    monkeypatch.setattr(circuits.edge_charts, "faithfulness",
+                        lambda figures, name, counts, mean, half, clean, ablated, labels:
+                        drawn.update(counts=counts, labels=labels) or b"0" * 24)
+    with opened(tmp_path / "x.h5")[1] as file:
+        circuits.faithfulness(file, None)
+    assert drawn["labels"][2].endswith(areas) and (drawn["counts"] > 0).all()
+    assert ("(a circuit of 0 edges is not drawn)" in drawn["labels"][0]) == empty
+
+
+@pytest.mark.parametrize("sizes, share, count, words", [
+    ((3, 50, 70), (0.1, 0.95, 0.99), 50, "circuit 1 (numbered from 0) of 50 edges"),
+    ((50, 3, 70), (0.95, 0.9, 0.99), 3, "circuit 1 (numbered from 0) of 3 edges"),
+    ((3, 10, 20), (0.1, 0.2, 0.3), 20, "circuit 2 (numbered from 0) of 20 edges"),
+    ((3, 50, 70), None, 60, "the 60 strongest edges of circuit 2 (numbered from 0), of 70; 10 are left out"),
+    ((40,), (0.5,), 40, "circuit of 40 edges"),
+    ((0, 3), (0.95, 0.1), 60, "the 60 strongest of {all} edges; {rest} are left out"),
+    ((0,), (0.1,), 60, "the 60 strongest of {all} edges; {rest} are left out"),
+    (None, None, 60, "the 60 strongest of {all} edges; {rest} are left out")])
+def test_the_circuit_that_is_drawn(causa, tmp_path, sizes, share, count, words):
+    """That which is converted; a large one is cut."""
     score = write_edges(tmp_path / "x.h5")
     if sizes:
         write_circuits(tmp_path / "x.h5", score, sizes)
+        with h5py.File(tmp_path / "x.h5", "a") as file:
+            del file["faithfulness/normalized"]
+            if share:
+                file["faithfulness/normalized"] = np.array(share)
     eap, file, edges = opened(tmp_path / "x.h5")
     with file:
         chosen, what = eap.drawn_edges(file, edges)
     assert what == words.format(all=edges.count, rest=edges.count - count)
     best = np.argsort(-np.nan_to_num(np.abs(score)), axis=None)[:count]
     assert sorted(chosen) == sorted(best)
+    if what.startswith("circuit"):
+        causa("convert", tmp_path / "x.h5", tmp_path / "x.json")
+        converted = json.loads((tmp_path / "x.json").read_text())["edges"].values()
+        assert sum(edge["in_graph"] for edge in converted) == count
+
+
+@pytest.mark.parametrize("sizes, count, words", [
+    ((10, 40, 80), 40, "circuit 1 (numbered from 0), the largest that can be drawn, of 40 edges"),
+    ((70, 80), 0, "circuit 1 (numbered from 0), of 80 edges, too many to draw without scores")])
+def test_large_circuits_without_scores(tmp_path, sizes, count, words):
+    """No edge is stronger than another, so none can be left out."""
+    score = write_edges(tmp_path / "x.h5")
+    write_circuits(tmp_path / "x.h5", score, sizes)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["edges/score"]
+    eap, file, edges = opened(tmp_path / "x.h5")
+    with file:
+        chosen, what = eap.drawn_edges(file, edges)
+    assert what == words and len(chosen) == count
+    assert words[1:] in page_of(tmp_path)
+    assert ("circuit" in figures_of(tmp_path / "x")) == (count > 0 and bool(shutil.which("dot")))
 
 
 def test_circuits_of_neurons(tmp_path):
@@ -362,3 +419,33 @@ def test_infinite_scores_are_left_out(causa, tmp_path):
     assert rest.sum() == edges.count - 2
     assert np.allclose(edges.size.sum(), np.abs(score.astype(np.float32)[rest]).sum())
     assert str(edges.size.max()) not in ("inf", "nan")
+
+
+def test_page_of_a_sweep(causa, tmp_path, pair_rows):
+    """A row a point: what was swept, then the headline numbers that there are."""
+    config = files.write_config(tmp_path / "s.yaml", {"kind": "eap", "evaluate": {"faithfulness": True}},
+                                pair_rows, sweep={"method.variant": ["ig-inputs", "ig-activations"],
+                                                  "method.steps": [1, 3]})
+    causa("run", config, f"output={tmp_path / 's'}")
+    causa("report", tmp_path / "s" / "index.h5", "-o", tmp_path / "pages")
+    text = read_page(tmp_path / "pages" / "index.html")
+    with h5py.File(tmp_path / "s" / "index.h5") as file:
+        rows = [(point, variant, f"{steps:g}", *(f"{file[name][i]:.5g}" for name in
+                 ("clean_mean", "corrupted_mean", "accuracy", "cpr", "cmd")))
+                for i, (point, variant, steps) in enumerate(zip(
+                    file["point"].asstr()[:], file["method.variant"].asstr()[:], file["method.steps"][:]))]
+    assert "Headline numbers by swept values" in text and "4 points." in text
+    header = "pointmethod.variantmethod.stepsclean_meancorrupted_meanaccuracycpr"
+    assert header + "cmd" + "".join("".join(row) for row in rows) in text
+
+
+def test_page_of_a_sweep_with_a_failed_point(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w", track_order=True) as file:
+        file.attrs.update({"tool": "causa", "method": "sweep", "status": "complete"})
+        file["point"] = np.array(["point-00000", "point-00001"], dtype=text_type())
+        file["status"] = np.array(["complete", "failed"], dtype=text_type())
+        file["seed"], file["cpr"] = np.array([1.0, 1234567.0]), np.array([0.5, np.nan])
+        file["cmd"] = np.array([np.nan, np.nan])
+    text = page_of(tmp_path)
+    assert "2 points, 1 of them failed." in text
+    assert "pointseedcprstatuspoint-0000010.5completepoint-000011234567–failed" in text

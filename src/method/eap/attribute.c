@@ -38,6 +38,7 @@ ca_status ca_eap_attribute_create(eap *e) {
     ca_job *job = e->job;
     e->ends = ca_eap_ends_wanted(e);
     e->ends.model = job->model;
+    e->ends.clean_only = e->variant->clean_only;
     CA_TRY(ca_eap_ablation_create(job->model, &e->ablation));
     CA_TRY(ca_eap_group_create(e->sizes.pairs, &e->group));
     CA_TRY(ca_eap_ends_create(&e->ends));
@@ -91,10 +92,10 @@ out:
 
 /* ---- sums ---- */
 
-/* A peer divides the scores of a pair by the size of its batch, the last one being smaller, and
- * takes divergences per entry of the vocabulary. */
+/* A peer's gradients are of the mean over a batch, the last one being smaller, and its divergences
+ * per entry of the vocabulary. */
 double ca_eap_share(const eap *e, int64_t n) {
-    if (e->batch_size == 0) return 1;
+    if (e->batch_size == 0) return 1 / (double)e->averaged;
     int64_t batch = (e->first + n) / e->batch_size * e->batch_size;
     int64_t rest = e->job->data->count - batch;
     return 1 / (double)(e->averaged * (rest < e->batch_size ? rest : e->batch_size));
@@ -102,12 +103,13 @@ double ca_eap_share(const eap *e, int64_t n) {
 
 /* ---- groups ---- */
 
+/* Scaled like the mean over the pairs, which it is a part of. */
 static ca_status write_pair(eap *e, int64_t n) {
     const eap_sums *s = &e->sums;
-    const double *score = ca_eap_sums_pair(s, n);
+    const double *score = ca_eap_sums_pair(s, n), share = ca_eap_share(e, n);
     char dataset[64];
     for (int64_t k = 0, count = ca_eap_sums_scores(s); k < count; k++)
-        e->row[k] = ca_eap_sums_has(s, k) ? (float)score[k] : NAN;
+        e->row[k] = ca_eap_sums_has(s, k) ? (float)(share * score[k]) : NAN;
     snprintf(dataset, sizeof dataset, "%s/score_per_example", ca_eap_result_group(e->level));
     return ca_result_write(e->job->result, dataset, e->first + n, 1, e->row);
 }

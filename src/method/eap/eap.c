@@ -37,22 +37,29 @@ static const ca_option options[] = {
      "whose score is the sum over its query heads; without gradients its own: exact patching "
      "ablates it for all of them, information-flow gives its share of what reaches each"},
     {"method.compare", CA_OPTION_CHOICES, "[]", NULL, EAP_VARIANTS,
-     "other variants whose edge scores are set beside these"},
+     "other variants whose edge scores are set beside these: correlations, and what the edges with "
+     "the largest |score|, 0.001 to 1 of all in ten steps, not pruned, have in common, whatever "
+     "method.circuit picks"},
     EAP_CIRCUIT_OPTIONS,
     {"method.evaluate.truth", CA_OPTION_TEXT, "", NULL, NULL,
      ".json or .h5 file whose circuit is the true one: area under the ROC curve of the scores of "
      "edges, nodes or, by its masks, neurons, and what the circuits share with it"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
-     "with compat: pairs in a batch of the peer, by which it divides their scores"},
+     "with compat: pairs in a batch of the peer, by which it divides the scores that gradients "
+     "make "
+     "of them"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
-     "conventions of a peer: eap-ig and mib divide the scores of a pair by the size of its batch, "
-     "let every path of ig-activations score all edges, take one mean for all sources, and have "
-     "patching alone for ig-inputs; mib runs circuits with patching whatever found them"},
+     "conventions of a peer: eap-ig and mib divide scores that gradients make of a pair by the "
+     "size "
+     "of its batch, let every path of ig-activations score all edges, take one mean for all "
+     "sources, and have patching alone for ig-inputs; mib runs circuits with patching whatever "
+     "found them"},
     {0},
 };
 
 static const char *const conventions[] = {
-    "loss: minus the metric (plus it for kl, js); score: mean over pairs of the change of the loss "
+    "loss: minus the metric (plus it for kl, js, rank); score: mean over pairs of the change of "
+    "the loss "
     "when the edge is ablated, to first order; positive: the edge supports the task",
     "an edge's input is the residual stream before the norm that reads it; heads are nodes without "
     "the output bias, MLPs with theirs, the input is the token embedding without positions; k and "
@@ -61,9 +68,10 @@ static const char *const conventions[] = {
     "(k+1/2)/m, k = 0 .. m-1; gauss-legendre",
     "ig-activations: a path scores the edges that leave its own site, with weights 1/m, for hidden "
     "units a layer of them; compat eap-ig: all edges, with weights 1/(m (2 L + 1))",
-    "compat eap-ig, mib: scores of a pair are divided by the size of its batch before the mean, of "
-    "divergences by that of the vocabulary too; nodes take the rule right; ablation mean: all "
-    "sources have the same mean, over sources and prompts, of the output at the "
+    "compat eap-ig, mib: scores of a pair made by gradients are divided by the size of its batch "
+    "before the mean, those of exact and information-flow are not; of divergences by that of the "
+    "vocabulary too, but for information-flow, which has no metric; nodes take the rule right; "
+    "ablation mean: all sources have the same mean, over sources and prompts, of the output at the "
     "last token divided by the prompt's length",
     "continuation, continuation_diff: every token of prompt and continuation is scored; of two "
     "continuations the scores are sums over both",
@@ -122,6 +130,7 @@ static ca_status check_examples(const ca_job *job, const eap *e) {
     ca_status st = CA_OK;
     ca_row_problems problems = {0};
     bool pairs = evaluates_patching(e) || !ca_eap_runs_whole(e);
+    for (int64_t i = 0; i < e->compared_count; i++) pairs |= !ca_eap_runs_whole(e->compared[i]);
     for (int64_t i = 0; i < job->data->count; i++) {
         const ca_example *example = &job->data->examples[i];
         if (pairs)
@@ -157,8 +166,8 @@ static ca_status prepare(const ca_job *job, ca_plan *plan, void **state) {
     }
     CA_TRY(ca_eap_truth_read(job, e));
     if (e->faithfulness && e->truth.in) e->faithfulness->truth = &e->truth;
-    CA_TRY(check_examples(job, e));
     CA_TRY(ca_eap_compare_prepare(job, e, plan));
+    CA_TRY(check_examples(job, e));
     *state = e;
     return CA_OK;
 out:

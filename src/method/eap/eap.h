@@ -72,7 +72,7 @@ struct eap {
     eap_rule rule;     /* of the points, where they lie on a line */
     eap_point *points; /* [point_count]; none without a path */
     int64_t point_count;
-    int64_t batch_size; /* scores of a pair are divided by that of its batch, as a peer does; 0 */
+    int64_t batch_size; /* gradients of a pair are divided by that of its batch, as a peer's; 0 */
     int64_t averaged;   /* vocabulary over which a peer's divergence is a mean, not a sum; 1 */
     bool given;         /* circuits or scores come from a file: nothing is attributed */
     struct eap **compared; /* [compared_count] other variants, whose scores are set beside */

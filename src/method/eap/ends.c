@@ -189,6 +189,7 @@ ca_status ca_eap_ends_begin(eap_ends *e, const eap_group *group) {
     for (int64_t n = 0; n < group->count; n++) e->clean_metric[n] = e->ablated_metric[n] = NAN;
     CA_TRY(run_prefixes(e));
     CA_TRY(embed_tails(e, false, e->clean.embed));
+    if (e->clean_only) goto out;
     if (is_patching(e))
         CA_TRY(embed_tails(e, true, e->ablated.embed));
     else
@@ -272,7 +273,7 @@ ca_status ca_eap_ends_run(eap_ends *e, bool clean, bool ablated, method_scorer *
     eap_tap clean_tap = ca_eap_ends_tap(e, true, 0, 0, rows);
     eap_tap ablated_tap = ca_eap_ends_tap(e, false, clean ? rows : 0, 0, rows);
     if (!clean && !ablated) return CA_OK;
-    assert(clean + ablated <= e->runs);
+    assert(clean + ablated <= e->runs && !(ablated && e->clean_only));
     ca_batch_clear(e->batch);
     if (clean) {
         ca_eap_group_add_run(e->group, e->batch, false);

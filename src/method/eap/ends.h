@@ -16,7 +16,8 @@ typedef struct eap_ends {
     const ca_model *model;
     const eap_ablation *ablation; /* NULL: patching, ablated = the corrupted run */
     eap_group_sizes sizes;
-    int64_t runs; /* 1 or 2: of a pass, where one end alone is run by it */
+    int64_t runs;    /* 1 or 2: of a pass, where one end alone is run by it */
+    bool clean_only; /* nothing is ablated: pairs need no corrupted prompt */
     bool keep_stream, keep_hidden;
     bool difference_only; /* under patching: of the ends' outputs only embed is kept */
     ca_batch *prefix_batch, *batch;
@@ -40,8 +41,8 @@ typedef struct eap_ends {
 
 /* Bytes of backend memory. */
 int64_t ca_eap_ends_bytes(const ca_arch *arch, ca_dtype dtype, const eap_ends *settings);
-/* Fills `ends`, whose settings (model, ablation, sizes, runs, keep_stream, keep_hidden,
- * difference_only) are set. Frees what it made on failure. */
+/* Fills `ends`, whose settings (model, ablation, sizes, runs, clean_only, keep_stream,
+ * keep_hidden, difference_only) are set. Frees what it made on failure. */
 ca_status ca_eap_ends_create(eap_ends *ends) CA_MUST_USE;
 void ca_eap_ends_free(eap_ends *ends);
 

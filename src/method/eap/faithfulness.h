@@ -58,7 +58,8 @@
          "",                                                                                       \
          NULL,                                                                                     \
          NULL,                                                                                     \
-         "circuit or scores from a .json or .h5 file in place of an attribution"},                 \
+         "circuit or scores from a .json or .h5 file in place of an attribution; scores are "      \
+         "those of method.level"},                                                                 \
         {"method.circuit.number",                                                                  \
          CA_OPTION_INT,                                                                            \
          "auto",                                                                                   \
@@ -97,7 +98,7 @@ typedef struct eap_faithfulness {
     bool whole; /* whole prompts are run: the ablation changes all tokens */
     eap_selection selection;
     const ca_circuit_file *truth; /* the true circuit, or another's: set beside each; or NULL */
-    ca_packing packing; /* examples in groups */
+    ca_packing packing;           /* examples in groups */
     eap_runs_sizes sizes;
     /* while running */
     ca_job *job;
@@ -112,7 +113,7 @@ typedef struct eap_faithfulness {
 /* Reads and checks the options; *out is NULL when they ask for no circuits. `whole`, `level` as
  * above; graph and metric must outlive the object. Memory is taken after an attribution has given
  * its own back, so plan->work_bytes becomes the larger of both.
- * Errors: CA_E_CONFIG with the option's place, of a circuit file also CA_E_DATA or CA_E_IO. */
+ * Errors: CA_E_CONFIG with the option's place, of a circuit file also CA_E_DATA. */
 ca_status ca_eap_faithfulness_prepare(const ca_job *job, const ca_circuit_graph *graph,
                                       const ca_metric *metric, bool whole, eap_level level,
                                       ca_plan *plan, eap_faithfulness **out) CA_MUST_USE;

@@ -235,12 +235,15 @@ out:
     return st;
 }
 
+/* The peers take gradients of a batch's mean loss, but exact patching's metrics pair by pair, and
+ * information flow has no metric. */
 static void read_scaling(const ca_job *job, eap *e) {
     bool divergence = e->metric.kind->needs & CA_METRIC_REFERENCE;
     e->averaged = 1;
     if (is(job, "method.compat", "none")) return;
-    e->batch_size = ca_config_int(job->config, "method.batch_size");
-    if (divergence) e->averaged = job->arch->vocab;
+    if (e->variant->path != EAP_NO_PATH)
+        e->batch_size = ca_config_int(job->config, "method.batch_size");
+    if (divergence && !e->variant->clean_only) e->averaged = job->arch->vocab;
 }
 
 ca_status ca_eap_read_options(const ca_job *job, const char *variant, eap *e) {

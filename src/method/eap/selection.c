@@ -85,6 +85,20 @@ ca_status ca_eap_selection_check(const ca_config *config, eap_level level, bool 
     return CA_OK;
 }
 
+/* A list that picks nothing makes no circuit to run. */
+static ca_status check_lists(const ca_config *config) {
+    static const struct {
+        const char *path, *item;
+    } lists[] = {{SIZES, "size"}, {FRACTIONS, "fraction"}, {THRESHOLDS, "threshold"}};
+    for (int i = 0; i < 3; i++) {
+        if (!ca_config_has(config, lists[i].path) || ca_config_count(config, lists[i].path) > 0)
+            continue;
+        return ca_config_fail(config, lists[i].path, "expected at least one %s, got an empty list",
+                              lists[i].item);
+    }
+    return CA_OK;
+}
+
 static ca_status read_rule(const ca_config *config, eap_selection *s) {
     const char *select = ca_config_text(config, SELECT);
     bool by_threshold = strcmp(select, "threshold") == 0;
@@ -139,12 +153,48 @@ static ca_status read_sizes(const ca_config *config, const ca_circuit_graph *g, 
     return CA_OK;
 }
 
+/* Scores of a file that circuits of a level are picked by; NULL: it has none. */
+static const double *file_scores(const ca_circuit_file *file, eap_level level) {
+    const ca_circuit_graph *g = &file->graph;
+    const double *score = level == EAP_EDGES   ? file->score
+                          : level == EAP_NODES ? file->node_score
+                                               : file->neuron_score;
+    int64_t count = g->sources * (level == EAP_EDGES     ? g->destinations
+                                  : level == EAP_NEURONS ? g->width
+                                                         : 1);
+    for (int64_t i = 0; score && i < count; i++)
+        if (!isnan(score[i])) return score;
+    return NULL;
+}
+
+/* A level without scores in the file would make circuits of nothing. */
+static ca_status check_file_scores(const ca_config *config, const char *path,
+                                   const eap_selection *s) {
+    static const char *const names[] = {
+        [EAP_EDGES] = "edge", [EAP_NODES] = "node", [EAP_NEURONS] = "neuron"};
+    if (file_scores(&s->file, s->level)) return CA_OK;
+    for (eap_level other = EAP_EDGES; other <= EAP_NEURONS; other++) {
+        if (!file_scores(&s->file, other)) continue;
+        ca_hint("method.level=%s picks circuits by them", names[other]);
+        return ca_fail(CA_E_DATA, "%s: expected scores of %ss beside %s, got a file with %s scores",
+                       path, names[s->level], list_of(config), names[other]);
+    }
+    return ca_fail(CA_E_DATA, "%s: expected scores of %ss beside %s, got a file without scores",
+                   path, names[s->level], list_of(config));
+}
+
 static ca_status read_file(const ca_job *job, const ca_circuit_graph *g, const char *list,
                            eap_selection *s) {
     ca_status st = CA_OK;
     const char *path = ca_config_path(job->config, FILE_OPTION);
-    if (s->level != EAP_EDGES)
-        return ca_config_fail(job->config, FILE_OPTION, "expected method.level edge beside it");
+    if (s->level != EAP_EDGES && !list) {
+        ca_hint("method.circuit.sizes or fractions pick circuits by the file's scores of that "
+                "level");
+        return ca_config_fail(job->config, FILE_OPTION,
+                              "expected method.level edge beside a circuit that is run as it is, "
+                              "got %s",
+                              ca_config_text(job->config, "method.level"));
+    }
     const char *number = ca_config_text(job->config, NUMBER);
     CA_TRY(strcmp(number, "auto") == 0
                ? ca_circuit_file_read(path, &s->file)
@@ -152,6 +202,7 @@ static ca_status read_file(const ca_job *job, const ca_circuit_graph *g, const c
     s->from_file = true;
     CA_TRY(ca_circuit_file_check(&s->file, path, g));
     s->given = !list;
+    if (list) CA_TRY(check_file_scores(job->config, path, s));
     if (s->given && !s->file.in) {
         ca_hint("method.circuit.fractions or sizes pick circuits by the file's scores");
         st = ca_fail(CA_E_DATA, "%s: expected a circuit, got a file in which no edge is in one",
@@ -170,6 +221,7 @@ ca_status ca_eap_selection_read(const ca_job *job, const ca_circuit_graph *g, ea
     ca_status st = CA_OK;
     const char *list = list_of(job->config);
     *s = (eap_selection){.level = level};
+    CA_TRY(check_lists(job->config));
     CA_TRY(read_rule(job->config, s));
     if (ca_config_has(job->config, FILE_OPTION)) CA_TRY(read_file(job, g, list, s));
     s->count = s->given ? 1 : list ? ca_config_count(job->config, list) : DEFAULT_FRACTIONS;
@@ -242,7 +294,7 @@ ca_status ca_eap_selection_make(eap_selection *s, const ca_circuit_graph *g, con
                                     [EAP_NODES] = ca_circuit_select_nodes,
                                     [EAP_NEURONS] = ca_circuit_select_neurons};
     if (s->given) return take_given(s, g, &circuits[0]);
-    if (s->from_file) score = s->file.score;
+    if (s->from_file) score = file_scores(&s->file, s->level);
     for (int64_t i = 0; i < s->count; i++) {
         if (s->rule == CA_CIRCUIT_THRESHOLD) {
             s->requested[i] = reaching(s, g, score, s->threshold[i]);
