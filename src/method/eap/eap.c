@@ -46,12 +46,10 @@ static const ca_option options[] = {
      "edges, nodes or, by its masks, neurons, and what the circuits share with it"},
     {"method.batch_size", CA_OPTION_INT, "20", "1..", NULL,
      "with compat: pairs in a batch of the peer, by which it divides the scores that gradients "
-     "make "
-     "of them"},
+     "make of them"},
     {"method.compat", CA_OPTION_CHOICE, "none", NULL, "none|eap-ig|mib",
      "conventions of a peer: eap-ig and mib divide scores that gradients make of a pair by the "
-     "size "
-     "of its batch, let every path of ig-activations score all edges, take one mean for all "
+     "size of its batch, let every path of ig-activations score all edges, take one mean for all "
      "sources, and have patching alone for ig-inputs; mib runs circuits with patching whatever "
      "found them"},
     {0},
@@ -59,8 +57,7 @@ static const ca_option options[] = {
 
 static const char *const conventions[] = {
     "loss: minus the metric (plus it for kl, js, rank); score: mean over pairs of the change of "
-    "the loss "
-    "when the edge is ablated, to first order; positive: the edge supports the task",
+    "the loss when the edge is ablated, to first order; positive: the edge supports the task",
     "an edge's input is the residual stream before the norm that reads it; heads are nodes without "
     "the output bias, MLPs with theirs, the input is the token embedding without positions; k and "
     "v have one column per query head",
