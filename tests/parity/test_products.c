@@ -111,15 +111,17 @@ static ca_tensor repeat_along(ca_tensor t, int axis, int64_t count) {
     return t;
 }
 
-/* Products along two axes, of matrices that all begin at multiples of 16 bytes where k and the pad
- * allow it. bits 0, 1: transposes; 2: bias, beta and strided rows; 3, 4: both axes
+/* Products along two axes. bits 0, 1: transposes; 2: bias, beta and strided rows; 3, 4: both axes
  * of b go on in one stride, b is repeated along the second axis, or the first, or a and c lie in
  * memory with their axes exchanged; 5: no groups. For single rows more products than are listed at
- * a time. */
+ * a time, so that a list ends within a group. bf16 is listed where all matrices begin at multiples
+ * of 16 bytes: with k a multiple of 8, unless bit 2 moves the first one or, for single rows, sets
+ * results apart by no multiple. */
 static void multiply_groups(parity *p, const row_case *c, bool narrow, bool wide) {
-    const int64_t m = c->rows, k = c->width, n = k % 8 ? 1 + k % 29 : 24;
-    const int64_t pad = bit(c, 2) ? 5 : 0, batch = 2;
-    const int64_t groups = bit(c, 5) ? 0 : m == 1 ? 150 : 3;
+    const int64_t m = c->rows, k = c->width, batch = 3;
+    const int64_t n = k % 8 ? 1 + k % 29 : bit(c, 2) && m == 1 ? 26 : 24;
+    const int64_t pad = !bit(c, 2) || n == 26 ? 0 : k % 8 ? 5 : 8;
+    const int64_t groups = bit(c, 5) ? 0 : m == 1 ? 100 : 2;
     const int layout = c->variant >> 3 & 3;
     const int64_t b_groups = layout == 2 ? 1 : groups, b_batch = layout == 1 ? 1 : batch;
     const int64_t first = layout == 3 ? batch : groups, second = layout == 3 ? groups : batch;
