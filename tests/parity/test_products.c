@@ -240,7 +240,7 @@ static const operation operations[] = {
      {0, 1, 34, END},
      {0, 1, 17, 130, END},
      ONE(NORMAL) | ONE(MIXED)},
-    {"matmul in groups bf16", groups_bf16_case, 128, {1, 34, END}, {1, 130, END}, ONE(NORMAL)},
+    {"matmul in groups bf16", groups_bf16_case, 128, {1, 34, END}, {1, 130, 136, END}, ONE(NORMAL)},
     {"split_bf16",
      split_case,
      16,
