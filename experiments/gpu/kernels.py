@@ -273,6 +273,51 @@ def matmul(m, n, k, batch=1, accumulate=False):
     return Call("matmul", elements, 2.0 * batch * m * n * k, "gemm", items)
 
 
+def matmul_groups(m, n, k, groups, each):
+    """Products of which `each` after one another share their right factor: it is read once."""
+    apart = matmul(m, n, k, batch=groups * each)
+    return apart._replace(elements=apart.elements - groups * (each - 1) * k * n)
+
+
+# ---- with f32 values and factors in bf16, as `precision: bf16` has it. Elements of these calls are
+# of 2 bytes: their times are those of the form "bf16", with f32 values as two elements.
+
+SCRATCH, TERMS = 16 << 20, 3  # bf16 values that fit at a time (table.c), of a cut f32 (cuda.h)
+
+
+def matmul_bf16(m, n, k, accumulate=False):
+    """Both factors in bf16, the product in f32."""
+    call = matmul(m, n, k)
+    return call._replace(elements=m * k + k * n + (4 if accumulate else 2) * m * n)
+
+
+def matmul_rounded(m, n, k):
+    """A left factor in f32 is rounded into scratch memory first, some rows after another."""
+    calls = []
+    for rows in pieces(m, SCRATCH // k):
+        calls += [rows_call("copy", 3 * rows * k), matmul_bf16(rows, n, k)]
+    return calls
+
+
+def matmul_wide(m, n, k):
+    """It is cut into three terms instead, each with its own product; the second adds to the
+    first, the third to both."""
+    calls = []
+    for rows in pieces(m, SCRATCH // TERMS // 128 * 128 // k):
+        calls += [split_bf16(rows * k), matmul_bf16(rows, n, k)]
+        calls += (TERMS - 1) * [matmul_bf16(rows, n, k, accumulate=True)]
+    return calls
+
+
+def pieces(rows, most):
+    return [min(most, rows - first) for first in range(0, rows, most)]
+
+
+def split_bf16(n):
+    """Reads 4 bytes, writes three times 2; a subtraction for each term."""
+    return rows_call("split_bf16", (2 + TERMS) * n, TERMS * n)
+
+
 # ---- attention: computed pairs are those of whole tiles of 64 keys
 
 
@@ -304,6 +349,12 @@ def key_rows(batch):
 def attention_fwd(m, batch):
     elements = 2 * batch.rows * m.queries + 2 * key_rows(batch) * m.keys
     return attention_call("attention_fwd", m, batch, elements, 4)
+
+
+def attention_fwd_bf16(m, batch):
+    """On tensor cores; reads and writes f32, counted as matmul_bf16 does."""
+    call = attention_fwd(m, batch)
+    return call._replace(kernel="attention_fwd_bf16", elements=2 * call.elements)
 
 
 def lane_blocks(m, batch, lanes):
@@ -375,7 +426,8 @@ BENCH_ROWS, BENCH_SEQUENCE, BENCH_HEAD_ROWS, BENCH_LANES, BENCH_TOP = 4096, 512,
 
 
 def bench_calls(m, vocab):
-    """(name as tests/bench/bench_gpu.c prints it, call) at the sizes of one layer of a model."""
+    """(name as tests/bench/bench_gpu.c prints it, call) at the sizes of one layer of a model: all
+    in f32."""
     t, d, f = BENCH_ROWS, m.width, m.mlp
     batch = Batch(t // BENCH_SEQUENCE, BENCH_SEQUENCE)
     head = BENCH_HEAD_ROWS * vocab
@@ -418,6 +470,8 @@ def bench_calls(m, vocab):
         ("column_sums", column_sums(t * d)),
         ("adam_step", adam_step(t * d)),
         *products,
+        (f"matmul in {m.kv_heads} groups of {m.heads // m.kv_heads}",
+         matmul_groups(t // m.heads, d, m.head_dim, m.kv_heads, m.heads // m.kv_heads)),
         ("attention_fwd", attention_fwd(m, batch)),
         (f"attention_bwd, {BENCH_LANES} lanes", attention_bwd(m, batch, BENCH_LANES)),
         ("pattern_fwd", pattern_fwd(m, batch)),
@@ -428,4 +482,18 @@ def bench_calls(m, vocab):
         ("pattern_mix_bwd", pattern_mix_bwd(m, batch)),
         (f"attention_fwd, {t} rows", attention_fwd(m, long)),
         (f"attention_bwd, {t} rows", attention_bwd(m, long, BENCH_LANES)),
+    ]
+
+
+def bench_bf16_calls(m):
+    """(name, calls) of the benchmark's rows with factors in bf16, which are one call or more."""
+    t, d, f, thin = BENCH_ROWS, m.width, m.mlp, 8
+    counts = (1, 16, 256, t)
+    return [
+        *[(f"bf16 {n} x {f} x {d}", matmul_rounded(n, f, d)) for n in counts],
+        *[(f"bf16, wide {n} x {f} x {d}", matmul_wide(n, f, d)) for n in counts],
+        *[(f"bf16 by bf16 {n} x {f} x {d}", [matmul_bf16(n, f, d)]) for n in counts],
+        ("split_bf16, thin product", matmul_wide(t, thin, d)),
+        ("attention_fwd_bf16", [attention_fwd_bf16(m, Batch(t // BENCH_SEQUENCE, BENCH_SEQUENCE))]),
+        (f"attention_fwd_bf16, {t} rows", [attention_fwd_bf16(m, Batch(1, t))]),
     ]

@@ -4,6 +4,8 @@
 
 predict.py [README]          fills the tables; measurements are read from <device>.txt beside it
 predict.py --check [README]  exits with 1 when the tables are not what would be written
+
+Both exit with 1 when a measurement has no row in the tables.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import math
 import pathlib
 import re
 import sys
+from collections import Counter
 
 import kernels as k
 import steps
@@ -78,6 +81,34 @@ def kernel_table(key, folder=None):
                 row.append(digits(found[device][name]) if name in found[device] else "")
         row.append(bound(call, h100, "bf16"))
         row += [digits(1e6 * k.device_seconds(call, d, "bf16")) for d in k.DEVICES.values()]
+        rows.append(row)
+    return table(header, rows)
+
+
+def bound_of_all(calls, device):
+    """That of the calls which together take longest."""
+    shares = Counter()
+    for call in calls:
+        shares[bound(call, device, "bf16")] += k.device_seconds(call, device, "bf16")
+    return shares.most_common(1)[0][0]
+
+
+def bf16_table(key, folder):
+    """Rows of bench_gpu with factors in bf16: the sum of their calls."""
+    header = ["kernel", "launches", "MB", "GFLOP"]
+    for device in k.DEVICES.values():
+        short = device.name.split()[0]
+        header += [f"{short} bound", f"{short} µs", "measured"]
+    found = {name: measured(folder, name) for name in k.DEVICES}
+    rows = []
+    for name, calls in k.bench_bf16_calls(k.MODELS[key]):
+        moved = k.ELEMENT_BYTES["bf16"] * sum(call.elements for call in calls)
+        row = [name, str(sum(call.launches for call in calls)), digits(1e-6 * moved),
+               digits(1e-9 * sum(call.flops for call in calls))]
+        for key_of, device in k.DEVICES.items():
+            took = sum(k.device_seconds(call, device, "bf16") for call in calls)
+            row += [bound_of_all(calls, device), digits(1e6 * took),
+                    digits(found[key_of][name]) if name in found[key_of] else ""]
         rows.append(row)
     return table(header, rows)
 
@@ -164,6 +195,7 @@ def tables(folder):
         "devices": device_table(),
         "assumptions": assumption_table(),
         "kernels-8b": kernel_table("8b", folder),
+        "kernels-bf16": bf16_table("8b", folder),
         "kernels-1b": kernel_table("1b"),
         "kernels-gpt2": kernel_table("gpt2"),
         "steps-h100": step_table("h100", folder),
@@ -172,7 +204,23 @@ def tables(folder):
     }
 
 
+def known_rows():
+    """Names that a table has a measured column for."""
+    m = k.MODELS["8b"]
+    rows = [name for name, _ in k.bench_calls(m, BENCH_VOCAB) + k.bench_bf16_calls(m)]
+    return {*rows, *(f"{m.name}, {name}" for m in k.MODELS.values() for name in steps.METHODS)}
+
+
+def check_measurements(folder):
+    """No measurement is left out of the tables unseen."""
+    for device in k.DEVICES:
+        unknown = sorted(measured(folder, device).keys() - known_rows())
+        if unknown:
+            sys.exit(f"{folder / device}.txt: expected rows of the tables, got {unknown[0]}")
+
+
 def filled(text, folder):
+    check_measurements(folder)
     for name, content in tables(folder).items():
         begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
         before, found, rest = text.partition(begin)
