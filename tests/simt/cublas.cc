@@ -170,6 +170,8 @@ static void check_alignment(const product &g) {
     for (const void *data : {g.a.data, g.b.data, (const void *)g.c})
         if (g.a.bf16 && (uintptr_t)data % 16 != 0)
             die("cuBLAS: listed matrix at %p is not aligned to 16 bytes", data);
+    if (g.a.bf16 && (g.a.ld % 8 != 0 || g.b.ld % 8 != 0))
+        die("cuBLAS: columns of a listed matrix are not aligned to 16 bytes");
 }
 
 static void multiply_listed(product g, const matrix_lists &lists) {
