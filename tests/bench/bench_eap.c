@@ -30,7 +30,7 @@ typedef struct eap_case {
     bool curve; /* with circuits, beyond the case before it */
     /* measured */
     double best, last, spent, flops, forward;
-    double beside[MOST_TURNS]; /* FLOP/s in each turn, in parts of those of sgemm before and after */
+    double beside[MOST_TURNS]; /* FLOP/s of each turn over those of sgemm before and after */
     int turns;
     int64_t planned, taken; /* bytes */
 } eap_case;
@@ -247,19 +247,21 @@ static double median(const double *values, int count) {
 
 static void print(const bench *b, const eap_case *c) {
     double forwards, scores, seconds = c->best, flops = c->flops;
+    char beside[32] = "";
     count(b, c, &forwards, &scores);
     if (c->curve) {
         seconds -= c[-1].best;
         flops -= c[-1].flops;
         scores = 0;
+    } else {
+        snprintf(beside, sizeof beside, ", %.0f of that beside it",
+                 100 * median(c->beside, c->turns));
     }
     double pair = seconds / (double)c->pairs;
     printf("%-19s %2" PRId64 " pairs, %-5s %8.1f ms a pair %5.2f plain forwards; operations %5.2f "
-           "+ %4.2f forwards, %3.0f %% of sgemm, %3.0f of that beside it; memory %4.0f MB, planned "
-           "%4.0f\n",
+           "+ %4.2f forwards, %3.0f %% of sgemm%s; memory %4.0f MB, planned %4.0f\n",
            c->name, c->pairs, c->early ? "early" : "late", 1e3 * pair, pair / c->forward,
-           (flops - scores) / forwards, scores / forwards, 100 * flops / seconds / b->peak,
-           100 * median(c->beside, c->turns),
+           (flops - scores) / forwards, scores / forwards, 100 * flops / seconds / b->peak, beside,
            1e-6 * (double)c->taken, 1e-6 * (double)c->planned);
 }
 
@@ -271,16 +273,15 @@ static ca_status take_turn(bench *b, eap_case *c) {
     double before = b->rate;
     CA_TRY(run_once(b, c));
     CA_TRY(bench_measure_peak(b));
-    double flops = c->flops - (c->curve ? c[-1].flops : 0);
-    double seconds = c->last - (c->curve ? c[-1].last : 0);
-    c->beside[c->turns++] = flops / seconds / (0.5 * (before + b->rate));
+    c->beside[c->turns++] = c->flops / c->last / (0.5 * (before + b->rate));
 out:
     return st;
 }
 
 /* Cases take turns, and the peak with them, so that a disturbance of the machine meets all. The
  * best turn counts beside the best product; and the middle one of the turns, each beside the
- * products before and after it, which a disturbance that lasts slows as well. */
+ * products before and after it, which a disturbance that lasts slows as well. A curve, the
+ * difference of two runs, has no products of its own beside it. */
 static ca_status run(bench *b) {
     ca_status st = CA_OK;
     for (int turn = 0; turn < MOST_TURNS; turn++)
