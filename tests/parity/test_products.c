@@ -58,12 +58,12 @@ typedef enum narrow_factors { NONE_NARROW, B_NARROW, BOTH_NARROW } narrow_factor
 
 /* bits 0, 1: transposes; 2: bias and beta; 3: strided rows, at no multiple of 16 bytes; 4: a batch
  * that shares b */
-static void multiply_as(parity *p, const row_case *c, narrow_factors narrow, bool wide) {
+static void multiply_as(parity *p, const row_case *c, int64_t n, narrow_factors narrow, bool wide) {
     ca_tensor (*a_input)(parity *, const char *, fill, int, const int64_t *) =
         narrow == BOTH_NARROW ? parity_input_bf16 : parity_input;
     ca_tensor (*b_input)(parity *, const char *, fill, int, const int64_t *) =
         narrow != NONE_NARROW ? parity_input_bf16 : parity_input;
-    int64_t m = c->rows, n = 1 + c->width % 71, k = c->width, batch = bit(c, 4) ? 3 : 1;
+    int64_t m = c->rows, k = c->width, batch = bit(c, 4) ? 3 : 1;
     int64_t pad = bit(c, 3) ? 5 : 0;
     fill of_b = c->f == RARE ? NORMAL : c->f;
     ca_matmul_options o = {
@@ -89,19 +89,27 @@ static void multiply_as(parity *p, const row_case *c, narrow_factors narrow, boo
     parity_ok(ca_matmul(p->be, y, a, b, bias, o));
 }
 
+/* Columns of a product, none of the same width. */
+static int64_t columns_for(const row_case *c) { return 1 + c->width % 71; }
+
 static void matmul_case(parity *p, const void *parameters) {
-    multiply_as(p, parameters, NONE_NARROW, false);
+    multiply_as(p, parameters, columns_for(parameters), NONE_NARROW, false);
+}
+
+/* As many columns as a linear layer has: a backend may go about rows of theirs in another way. */
+static void matmul_wide_case(parity *p, const void *parameters) {
+    multiply_as(p, parameters, 255 + columns_for(parameters), NONE_NARROW, false);
 }
 
 /* b in bf16; bit 5: a is not rounded. Both sides multiply the same bf16 values exactly, so that the
  * limit is that of f32 sums. */
 static void matmul_bf16_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    multiply_as(p, c, B_NARROW, bit(c, 5));
+    multiply_as(p, c, columns_for(c), B_NARROW, bit(c, 5));
 }
 
 static void matmul_both_bf16_case(parity *p, const void *parameters) {
-    multiply_as(p, parameters, BOTH_NARROW, false);
+    multiply_as(p, parameters, columns_for(parameters), BOTH_NARROW, false);
 }
 
 /* A view [G, B, ...] of which `axis` repeats what it has one of. */
@@ -220,6 +228,7 @@ static const operation operations[] = {
      ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
     {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
     {"matmul", matmul_case, 32, {3, END}, {4500, END}, ONE(RARE) | ONE(ZERO)},
+    {"matmul wide", matmul_wide_case, 32, {17, 35, 66, 160, END}, {5, 64, 83, END}, ONE(NORMAL)},
     {"matmul bf16",
      matmul_bf16_case,
      64,

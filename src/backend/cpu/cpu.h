@@ -59,7 +59,7 @@ enum {
 
 typedef struct ca_cpu_context {
     float *tiles;          /* [threads, CPU_TILES, CPU_TILE_SIZE] attention scores */
-    float *gemm_tiles;     /* [2, CPU_GEMM_TILE] of a and b; not touched without bf16 */
+    float *gemm_tiles;     /* [2, CPU_GEMM_TILE] of a and b, bf16 or skinny */
     int64_t *tile_start;   /* [tile_capacity] see ca_cpu_tiles */
     int64_t tile_capacity; /* grows to the largest number of sequences seen, plus 1 */
 } ca_cpu_context;
@@ -233,6 +233,10 @@ static inline bool ca_cpu_has_few_rows(const ca_cpu_product *p) {
 }
 /* For few rows of a: reads b once, unpacked. a is f32 and taken as it is. */
 void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p);
+/* For some rows to a hundred, where the backend's scratch has room for a, which is turned: reads b
+ * once, unpacked. Inside a parallel region for one thread, in its share of the scratch. */
+bool ca_cpu_is_skinny(const ca_backend *be, const ca_cpu_product *p);
+void ca_cpu_gemm_skinny(const ca_backend *be, int threads, const ca_cpu_product *p);
 /* True for an a of f32 that is nearly all zeros, and long sums: then only the rows of b that count
  * are read. Zeros times inf or NaN are left out. */
 bool ca_cpu_is_sparse(const ca_cpu_product *p);

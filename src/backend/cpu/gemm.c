@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The matmul of the cpu backend: chooses between the library, the kernels for few rows and for few
- * values other than 0, tiles for b in bf16 and, for inputs with repeated rows, a plain loop; runs
- * batches.
+ * The matmul of the cpu backend: chooses between the library, the kernels for few rows, for some
+ * rows and for few values other than 0, tiles for b in bf16 and, for inputs with repeated rows, a
+ * plain loop; runs batches.
  */
 #include "cpu.h"
 
@@ -31,7 +31,7 @@ static void multiply_plainly(int threads, const ca_cpu_product *p) {
         }
 }
 
-static bool multiply(int threads, ca_cpu_product p) {
+static bool multiply(const ca_backend *be, int threads, ca_cpu_product p) {
     bool fits = fit_stride(p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, &p.lda);
     fits = fit_stride(p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, &p.ldb) && fits;
     fits = fit_stride(p.m, p.n, &p.ldc) && fits;
@@ -41,6 +41,10 @@ static bool multiply(int threads, ca_cpu_product p) {
     }
     if (ca_cpu_is_sparse(&p)) {
         ca_cpu_gemm_sparse(threads, &p);
+        return true;
+    }
+    if (ca_cpu_is_skinny(be, &p)) {
+        ca_cpu_gemm_skinny(be, threads, &p);
         return true;
     }
     if (!fits) {
@@ -100,14 +104,14 @@ static bool multiply_batch(ca_backend *be, ca_cpu_product p, const product_batch
     /* many or small products: one thread for each, unless they share scratch memory */
     if (!p.narrow && (batch >= 4 * threads || p.m * p.n * p.k < SMALL_PRODUCT)) {
 #pragma omp parallel for num_threads((int)cpu_min(threads, batch)) reduction(&& : done)
-        for (int64_t i = 0; i < batch; i++) done = multiply(1, product_at(p, i, t)) && done;
+        for (int64_t i = 0; i < batch; i++) done = multiply(be, 1, product_at(p, i, t)) && done;
         return done;
     }
     /* outside of any parallel region, even one of a single thread: inside, OpenMP would start new
      * threads for every product */
     for (int64_t i = 0; i < batch && done; i++) {
         ca_cpu_product one = product_at(p, i, t);
-        done = p.narrow ? ca_cpu_gemm_bf16(be, &one) : multiply(threads, one);
+        done = p.narrow ? ca_cpu_gemm_bf16(be, &one) : multiply(be, threads, one);
     }
     return done;
 }

@@ -12,7 +12,7 @@ enum {
     GROUP_ROWS = 144,    /* of the ends of a group: more are no faster */
     GROUP_PAIRS = 32,    /* bounds the prefixes */
     ENOUGH = 232 << 20,  /* bytes that more rows are not worth; 300 MB with the program itself */
-    EXPANDED = 20 << 20, /* bytes of sources in D values, about */
+    EXPANDED = 22 << 20, /* bytes of sources in D values, about */
     LEAST_EXPANDED_ROWS = 16,
     CELLS = 4, /* times the rows: of a pass that keeps no values */
 };
