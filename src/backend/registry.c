@@ -7,10 +7,9 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <sched.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DECLARE(name) extern const ca_backend_entry ca_backend_##name;
 CA_BACKEND_LIST(DECLARE)
@@ -27,7 +26,8 @@ enum { ENTRY_COUNT = sizeof entries / sizeof entries[0] - 1 };
 const ca_backend_entry *const *ca_backend_entries(void) { return entries; }
 
 /* OMP_NUM_THREADS (its first number, as OpenMP reads it for the outermost level), else the CPUs
- * that the affinity mask leaves to this process. */
+ * that the affinity mask left to this process when it began: OMP_PROC_BIND narrows the mask of the
+ * first thread to one place. */
 static int default_threads(void) {
     const char *text = getenv("OMP_NUM_THREADS");
     if (text) {
@@ -36,10 +36,7 @@ static int default_threads(void) {
         long n = strtol(text, &end, 10);
         if (errno == 0 && end != text && n >= 1 && n <= INT_MAX) return (int)n;
     }
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online >= 1 && online <= INT_MAX ? (int)online : 1;
+    return omp_get_num_procs();
 }
 
 static ca_status open_entry(const ca_backend_entry *entry, int device, int threads,

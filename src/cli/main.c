@@ -6,9 +6,27 @@
 
 #include "causa/version.h"
 
+#include <omp.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* With OMP_PROC_BIND this thread is bound to the first of all places, and a second start would find
+ * no other. */
+static void unbind(void) {
+    cpu_set_t all;
+    CPU_ZERO(&all);
+    for (int place = 0; place < omp_get_num_places(); place++) {
+        const int count = omp_get_place_num_procs(place);
+        int *cpus = calloc((size_t)count + 1, sizeof *cpus);
+        if (!cpus) return;
+        omp_get_place_proc_ids(place, cpus);
+        for (int i = 0; i < count; i++) CPU_SET((size_t)cpus[i], &all);
+        free(cpus);
+    }
+    if (CPU_COUNT(&all) > 0) (void)sched_setaffinity(0, sizeof all, &all);
+}
 
 /* Two libraries read their environment before main, hence a second start; if that fails, all goes
  * on as it is. GOMP_SPINCOUNT: OpenMP threads that wait for others spin for milliseconds by
@@ -19,7 +37,9 @@ static void start_with_environment(char **argv) {
     bool spins = getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT");
     if (spins && getenv("OPENBLAS_NUM_THREADS")) return;
     if (!spins && setenv("GOMP_SPINCOUNT", "3000", 0) != 0) return;
-    if (setenv("OPENBLAS_NUM_THREADS", "1", 0) == 0) (void)execv("/proc/self/exe", argv);
+    if (setenv("OPENBLAS_NUM_THREADS", "1", 0) != 0) return;
+    unbind();
+    (void)execv("/proc/self/exe", argv);
 }
 
 static void print_error(void) {

@@ -2,6 +2,7 @@
 """Every command: what it prints, its JSON, its exit codes."""
 
 import json
+import os
 import re
 
 import files
@@ -103,6 +104,16 @@ def test_plan(causa, config, tmp_path, auto_backend):
     repeated.write_text(plan["config"])
     again = json.loads(causa("plan", repeated, "--json").stdout)
     assert again["config"] == plan["config"]
+
+
+@pytest.mark.parametrize("more", [{}, {"OMP_PROC_BIND": "true"}, {"OMP_PLACES": "cores"}])
+def test_all_processors_wherever_threads_are_bound(causa, config, more):
+    """OpenMP binds the first thread to one place before main: neither the count of threads nor the
+    program's second start may take that for all there is."""
+    ours = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
+    environment = {**{k: v for k, v in os.environ.items() if k not in ours}, **more}
+    plan = json.loads(causa("plan", config, "--json", "backend=cpu", env=environment).stdout)
+    assert plan["threads"] == len(os.sched_getaffinity(0))
 
 
 def test_plan_of_a_sweep(causa, config):
