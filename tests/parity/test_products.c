@@ -228,7 +228,7 @@ static const operation operations[] = {
      ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
     {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
     {"matmul", matmul_case, 32, {3, END}, {4500, END}, ONE(RARE) | ONE(ZERO)},
-    {"matmul wide", matmul_wide_case, 32, {17, 35, 66, 160, END}, {5, 64, 83, END}, ONE(NORMAL)},
+    {"matmul wide", matmul_wide_case, 32, {9, 35, 66, 160, END}, {5, 64, 83, END}, ONE(NORMAL)},
     {"matmul bf16",
      matmul_bf16_case,
      64,

@@ -227,7 +227,7 @@ typedef struct ca_cpu_product {
  * rows, and products long enough to be worth adding up a vector's lanes (tests/bench/bench_ops.c).
  * A library has no products with b in bf16 that leave a in f32. */
 static inline bool ca_cpu_has_few_rows(const ca_cpu_product *p) {
-    enum { FEW_ROWS = 16, FEW_NARROW_ROWS = 32, LONG_PRODUCT = 256 };
+    enum { FEW_ROWS = 8, FEW_NARROW_ROWS = 32, LONG_PRODUCT = 256 };
     if (p->transpose_a || !p->transpose_b) return false;
     return p->narrow ? p->m <= FEW_NARROW_ROWS : p->m <= FEW_ROWS && p->k >= LONG_PRODUCT;
 }

@@ -19,10 +19,9 @@ enum {
     VECTORS = 2, /* of rows of a */
     TILE = VECTORS * CPU_LANES,
     LINE = 16,  /* values of a cache line */
-    AHEAD = 4,  /* rows of the next panel whose lines are asked for together */
     BLOCK = 64, /* terms that are turned together: fit the first cache */
     /* where it was measured to be faster than the library on two AVX-512 cores with b in memory */
-    LEAST_ROWS = 17,
+    LEAST_ROWS = 9,
     MOST_ROWS = 192,
     LEAST_COLUMNS = 256,
 };
@@ -98,17 +97,17 @@ static inline __attribute__((always_inline)) void add_term(int vectors, cpu_vec 
     }
 }
 
-/* sums [PANEL, TILE] = rows of b times a tile of a; `next`: AHEAD rows of b, wanted later. */
+/* sums [PANEL, TILE] = rows of b times a tile of a; `next`: `ahead` rows of b, wanted later. */
 static inline __attribute__((always_inline)) void multiply_tile(int vectors, float *sums,
                                                                 const float *a, const float *b,
                                                                 int64_t ldb, int64_t k,
-                                                                const float *next) {
+                                                                const float *next, int64_t ahead) {
     const float *const group[GROUPS] = {b, b + GROUP * ldb, b + 2 * GROUP * ldb,
                                         b + 3 * GROUP * ldb};
     cpu_vec acc[PANEL][VECTORS] = {0};
     int64_t l = 0;
     while (l + LINE <= k) {
-        for (int64_t row = 0; row < AHEAD; row++) __builtin_prefetch(next + row * ldb + l, 0, 2);
+        for (int64_t row = 0; row < ahead; row++) __builtin_prefetch(next + row * ldb + l, 0, 2);
 #pragma GCC unroll 1
         for (const int64_t end = l + LINE; l < end; l++) add_term(vectors, acc, a, group, ldb, l);
     }
@@ -136,24 +135,26 @@ static void write_tile(const ca_cpu_product *p, float *to, const float *sums, in
     }
 }
 
-/* All rows of a against one panel. The last one begins early enough to be whole, and leaves out
- * what the one before it has written. */
+/* All rows of a against one panel, each tile of them while a part of the next panel and of c is on
+ * its way. The last panel begins early enough to be whole, and leaves out what the one before it
+ * has written. */
 static void multiply_panel(const skinny *s, int64_t panel) {
     const ca_cpu_product *p = s->p;
     const int64_t at = cpu_min(panel * PANEL, p->n - PANEL), skip = panel * PANEL - at;
-    const float *b = (const float *)p->b;
+    const float *b = (const float *)p->b + at * p->ldb;
+    const float *next = (const float *)p->b + cpu_min(at + PANEL, p->n - PANEL) * p->ldb;
     float sums[PANEL * TILE];
     for (int64_t tile = 0; tile < s->tiles; tile++) {
         const int64_t row = tile * TILE, rows = cpu_min(TILE, p->m - row);
-        const int64_t ahead =
-            cpu_min(at + PANEL + AHEAD * cpu_min(tile, PANEL / AHEAD - 1), p->n - AHEAD);
-        const float *a = s->turned + row * p->k, *next = b + ahead * p->ldb;
+        const int64_t first = tile * PANEL / s->tiles,
+                      ahead = (tile + 1) * PANEL / s->tiles - first;
+        const float *a = s->turned + row * p->k;
         float *to = p->c + row * p->ldc + at;
         for (int64_t i = 0; i < rows; i++) __builtin_prefetch(to + i * p->ldc + PANEL - 1, 1, 2);
         if (rows > CPU_LANES)
-            multiply_tile(VECTORS, sums, a, b + at * p->ldb, p->ldb, p->k, next);
+            multiply_tile(VECTORS, sums, a, b, p->ldb, p->k, next + first * p->ldb, ahead);
         else
-            multiply_tile(1, sums, a, b + at * p->ldb, p->ldb, p->k, next);
+            multiply_tile(1, sums, a, b, p->ldb, p->k, next + first * p->ldb, ahead);
         write_tile(p, to, sums, rows, skip);
     }
 }
