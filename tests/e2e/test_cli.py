@@ -116,6 +116,16 @@ def test_all_processors_wherever_threads_are_bound(causa, config, more):
     assert plan["threads"] == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize("limit", [{"OMP_THREAD_LIMIT": "1"}, {"OMP_MAX_ACTIVE_LEVELS": "0"}])
+def test_fewer_threads_than_wanted(causa, config, limit):
+    """A library that cut its work for two threads and got one left half of it undone."""
+    two = {**os.environ, "OMP_NUM_THREADS": "2", **limit}
+    done = causa("doctor", MODELS / "smollm2", env=two)
+    assert "failed: 0" in done.stdout and "OpenMP gives 1" in done.stderr
+    plan = causa("plan", config, "--json", "backend=cpu", "--threads", 2, env=two)
+    assert json.loads(plan.stdout)["threads"] == 1
+
+
 def test_plan_of_a_sweep(causa, config):
     plan = json.loads(causa("plan", config, "--json", "sweep.seed=[1, 2, 3]").stdout)
     assert plan["points"] == 3

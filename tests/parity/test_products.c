@@ -125,9 +125,8 @@ static ca_tensor repeat_along(ca_tensor t, int axis, int64_t count) {
  * a time, so that a list ends within a group. bf16 is listed where all matrices begin at multiples
  * of 16 bytes: with k a multiple of 8, unless bit 2 moves the first one or, for single rows, sets
  * results apart by no multiple. */
-static void multiply_groups(parity *p, const row_case *c, bool narrow, bool wide) {
+static void multiply_groups(parity *p, const row_case *c, int64_t n, bool narrow, bool wide) {
     const int64_t m = c->rows, k = c->width, batch = 3;
-    const int64_t n = k % 8 ? 1 + k % 29 : bit(c, 2) && m == 1 ? 26 : 24;
     const int64_t pad = !bit(c, 2) || n == 26 ? 0 : k % 8 ? 5 : 8;
     const int64_t groups = bit(c, 5) ? 0 : m == 1 ? 100 : 2;
     const int layout = c->variant >> 3 & 3;
@@ -154,14 +153,22 @@ static void multiply_groups(parity *p, const row_case *c, bool narrow, bool wide
     parity_ok(ca_matmul(p->be, y, a, b, bias, o));
 }
 
+static int64_t columns_of_groups(const row_case *c) {
+    return c->width % 8 ? 1 + c->width % 29 : bit(c, 2) && c->rows == 1 ? 26 : 24;
+}
+
 static void groups_case(parity *p, const void *parameters) {
-    multiply_groups(p, parameters, false, false);
+    multiply_groups(p, parameters, columns_of_groups(parameters), false, false);
+}
+
+static void wide_groups_case(parity *p, const void *parameters) {
+    multiply_groups(p, parameters, 264, false, false);
 }
 
 /* bit 6: a is not rounded */
 static void groups_bf16_case(parity *p, const void *parameters) {
     const row_case *c = parameters;
-    multiply_groups(p, c, true, bit(c, 6));
+    multiply_groups(p, c, columns_of_groups(c), true, bit(c, 6));
 }
 
 /* bit 0: a is not rounded; 1: transposed; 2: strided rows, at no multiple of 16 bytes; 3: a batch.
@@ -228,7 +235,12 @@ static const operation operations[] = {
      ONE(NORMAL) | ONE(MIXED) | ONE(TIES)},
     {"matmul", matmul_case, 4, {1, 70, END}, {2000, END}, ONE(NORMAL) | ONE(MIXED)},
     {"matmul", matmul_case, 32, {3, END}, {4500, END}, ONE(RARE) | ONE(ZERO)},
-    {"matmul wide", matmul_wide_case, 32, {9, 35, 66, 160, END}, {5, 64, 83, END}, ONE(NORMAL)},
+    {"matmul wide",
+     matmul_wide_case,
+     32,
+     {9, 35, 66, 160, END},
+     {5, 64, 403, 1100, END},
+     ONE(NORMAL)},
     {"matmul bf16",
      matmul_bf16_case,
      64,
@@ -249,6 +261,7 @@ static const operation operations[] = {
      {0, 1, 34, END},
      {0, 1, 17, 130, END},
      ONE(NORMAL) | ONE(MIXED)},
+    {"matmul wide in groups", wide_groups_case, 64, {12, 34, END}, {17, 64, END}, ONE(NORMAL)},
     {"matmul in groups bf16", groups_bf16_case, 128, {1, 34, END}, {1, 130, 136, END}, ONE(NORMAL)},
     {"split_bf16",
      split_case,

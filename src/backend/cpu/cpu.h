@@ -3,9 +3,9 @@
  * Private header of the cpu backend: what its files share.
  *
  * Storage is float32. Every output element is computed by one thread in a fixed order, so results
- * do not depend on the number of threads, apart from the library's GEMM, which may cut its work
- * differently for another number. Arguments were checked by ops.c. A backend runs one operation at
- * a time: its scratch memory is shared by all of them.
+ * do not depend on the number of threads, apart from products: the library may cut its work
+ * differently for another number, and a batch go to another kernel. Arguments were checked by
+ * ops.c. A backend runs one operation at a time: its scratch memory is shared by all of them.
  */
 #ifndef CAUSA_BACKEND_CPU_H
 #define CAUSA_BACKEND_CPU_H
@@ -233,9 +233,9 @@ static inline bool ca_cpu_has_few_rows(const ca_cpu_product *p) {
 }
 /* For few rows of a: reads b once, unpacked. a is f32 and taken as it is. */
 void ca_cpu_gemm_few_rows(int threads, const ca_cpu_product *p);
-/* For some rows to a hundred, where the backend's scratch has room for a, which is turned: reads b
+/* For 9 to 192 rows, where the backend's scratch has room for a, which is turned: reads b
  * once, unpacked. Inside a parallel region for one thread, in its share of the scratch. */
-bool ca_cpu_is_skinny(const ca_backend *be, const ca_cpu_product *p);
+bool ca_cpu_is_skinny(const ca_backend *be, int threads, const ca_cpu_product *p);
 void ca_cpu_gemm_skinny(const ca_backend *be, int threads, const ca_cpu_product *p);
 /* True for an a of f32 that is nearly all zeros, and long sums: then only the rows of b that count
  * are read. Zeros times inf or NaN are left out. */

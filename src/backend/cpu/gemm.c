@@ -43,7 +43,7 @@ static bool multiply(const ca_backend *be, int threads, ca_cpu_product p) {
         ca_cpu_gemm_sparse(threads, &p);
         return true;
     }
-    if (ca_cpu_is_skinny(be, &p)) {
+    if (ca_cpu_is_skinny(be, threads, &p)) {
         ca_cpu_gemm_skinny(be, threads, &p);
         return true;
     }

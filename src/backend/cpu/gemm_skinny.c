@@ -6,7 +6,8 @@
  * instead, once for all threads, and b is read where it lies: a panel of its rows goes against all
  * of a from the nearest cache, while the next panel is on its way from memory.
  *
- * Every element of c is one sum in order of its terms, whatever the other rows of a are.
+ * Every element of c is a sum of sums of DEPTH terms in their order, whatever the other rows of a
+ * are.
  */
 #include "cpu.h"
 
@@ -18,12 +19,15 @@ enum {
     PANEL = GROUPS * GROUP,
     VECTORS = 2, /* of rows of a */
     TILE = VECTORS * CPU_LANES,
-    LINE = 16,  /* values of a cache line */
-    BLOCK = 64, /* terms that are turned together: fit the first cache */
+    LINE = 16,   /* values of a cache line */
+    STEP = 4,    /* terms between two requests for lines */
+    BLOCK = 64,  /* terms that are turned together: fit the first cache */
+    DEPTH = 384, /* terms of one sum: the rounding of longer ones would grow with them */
     /* where it was measured to be faster than the library on two AVX-512 cores with b in memory */
     LEAST_ROWS = 9,
     MOST_ROWS = 192,
     LEAST_COLUMNS = 256,
+    LEAST_WEIGHTS = 1 << 18, /* for several threads: fewer are in the second cache anyway */
 };
 
 typedef struct skinny {
@@ -43,10 +47,11 @@ static float *scratch_of(const ca_backend *be, int64_t *count) {
 
 static int64_t tiles_of(const ca_cpu_product *p) { return (p->m + TILE - 1) / TILE; }
 
-bool ca_cpu_is_skinny(const ca_backend *be, const ca_cpu_product *p) {
+bool ca_cpu_is_skinny(const ca_backend *be, int threads, const ca_cpu_product *p) {
     int64_t count;
     if (p->transpose_a || !p->transpose_b || p->narrow) return false;
     if (p->m < LEAST_ROWS || p->m > MOST_ROWS || p->n < LEAST_COLUMNS) return false;
+    if (threads > 1 && p->n * p->k < LEAST_WEIGHTS) return false;
     scratch_of(be, &count);
     return tiles_of(p) * TILE * p->k <= count;
 }
@@ -97,30 +102,50 @@ static inline __attribute__((always_inline)) void add_term(int vectors, cpu_vec 
     }
 }
 
-/* sums [PANEL, TILE] = rows of b times a tile of a; `next`: `ahead` rows of b, wanted later. */
-static inline __attribute__((always_inline)) void multiply_tile(int vectors, float *sums,
-                                                                const float *a, const float *b,
-                                                                int64_t ldb, int64_t k,
-                                                                const float *next, int64_t ahead) {
-    const float *const group[GROUPS] = {b, b + GROUP * ldb, b + 2 * GROUP * ldb,
-                                        b + 3 * GROUP * ldb};
+/* Terms [from, end) of products of a panel with a tile; `next`: `ahead` rows of b, wanted later. */
+typedef struct skinny_terms {
+    const float *a, *b, *next;
+    int64_t ldb, from, end, ahead;
+} skinny_terms;
+
+/* sums [PANEL, TILE] += the terms. */
+static inline __attribute__((always_inline)) void add_terms(int vectors, float *sums,
+                                                            const skinny_terms *t) {
+    const float *const b[GROUPS] = {t->b, t->b + GROUP * t->ldb, t->b + 2 * GROUP * t->ldb,
+                                    t->b + 3 * GROUP * t->ldb};
+    const float *const a = t->a;
+    const int64_t ldb = t->ldb, end = t->end;
     cpu_vec acc[PANEL][VECTORS] = {0};
-    int64_t l = 0;
-    while (l + LINE <= k) {
-        for (int64_t row = 0; row < ahead; row++) __builtin_prefetch(next + row * ldb + l, 0, 2);
-#pragma GCC unroll 1
-        for (const int64_t end = l + LINE; l < end; l++) add_term(vectors, acc, a, group, ldb, l);
+    int64_t l = t->from;
+    for (int64_t line = l; l + STEP <= end; l += STEP) {
+        if (l - line == LINE) line = l;
+        for (int64_t row = (l - line) / STEP; row < t->ahead; row += LINE / STEP)
+            __builtin_prefetch(t->next + row * ldb + line, 0, 2);
+#pragma GCC unroll 4
+        for (int64_t i = l; i < l + STEP; i++) add_term(vectors, acc, a, b, ldb, i);
     }
-    for (; l < k; l++) add_term(vectors, acc, a, group, ldb, l);
+    for (; l < end; l++) add_term(vectors, acc, a, b, ldb, l);
+#pragma GCC unroll 12
     for (int j = 0; j < PANEL; j++)
-        for (int v = 0; v < vectors; v++) *(cpu_vec *)(sums + j * TILE + v * CPU_LANES) = acc[j][v];
+        for (int v = 0; v < vectors; v++) {
+            cpu_vec *to = (cpu_vec *)(sums + j * TILE + v * CPU_LANES);
+            *to = acc[j][v] + *to;
+        }
+}
+
+/* Functions of their own: the compiler has no registers left for what surrounds them. */
+static __attribute__((noinline)) void add_terms_of_one(float *sums, const skinny_terms *t) {
+    add_terms(1, sums, t);
+}
+static __attribute__((noinline)) void add_terms_of_all(float *sums, const skinny_terms *t) {
+    add_terms(VECTORS, sums, t);
 }
 
 /* `rows` rows of c from `to`, their first `skip` columns left out. */
 static void write_tile(const ca_cpu_product *p, float *to, const float *sums, int64_t rows,
                        int64_t skip) {
     const float alpha = p->alpha, beta = p->beta;
-    float value[TILE][PANEL];
+    _Alignas(64) float value[TILE][PANEL];
     for (int64_t i = 0; i < rows; i += 4)
         for (int64_t j = 0; j < PANEL; j += 4)
             turn_4(sums + j * TILE + i, TILE, &value[i][j], PANEL);
@@ -143,18 +168,24 @@ static void multiply_panel(const skinny *s, int64_t panel) {
     const int64_t at = cpu_min(panel * PANEL, p->n - PANEL), skip = panel * PANEL - at;
     const float *b = (const float *)p->b + at * p->ldb;
     const float *next = (const float *)p->b + cpu_min(at + PANEL, p->n - PANEL) * p->ldb;
-    float sums[PANEL * TILE];
+    const int64_t parts = (p->k + DEPTH - 1) / DEPTH, depth = (p->k / parts / LINE + 1) * LINE;
+    _Alignas(64) float sums[PANEL * TILE];
     for (int64_t tile = 0; tile < s->tiles; tile++) {
         const int64_t row = tile * TILE, rows = cpu_min(TILE, p->m - row);
         const int64_t first = tile * PANEL / s->tiles,
                       ahead = (tile + 1) * PANEL / s->tiles - first;
-        const float *a = s->turned + row * p->k;
+        skinny_terms t = {.a = s->turned + row * p->k,
+                          .b = b,
+                          .next = next + first * p->ldb,
+                          .ldb = p->ldb,
+                          .ahead = ahead};
         float *to = p->c + row * p->ldc + at;
         for (int64_t i = 0; i < rows; i++) __builtin_prefetch(to + i * p->ldc + PANEL - 1, 1, 2);
-        if (rows > CPU_LANES)
-            multiply_tile(VECTORS, sums, a, b, p->ldb, p->k, next + first * p->ldb, ahead);
-        else
-            multiply_tile(1, sums, a, b, p->ldb, p->k, next + first * p->ldb, ahead);
+        memset(sums, 0, sizeof sums);
+        for (; t.from < p->k; t.from = t.end) {
+            t.end = cpu_min(t.from + depth, p->k);
+            (rows > CPU_LANES ? add_terms_of_all : add_terms_of_one)(sums, &t);
+        }
         write_tile(p, to, sums, rows, skip);
     }
 }

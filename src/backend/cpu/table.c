@@ -65,6 +65,23 @@ static void cpu_close(ca_backend *be) {
     free(be);
 }
 
+/* Threads that OpenMP gives to whoever asks for `wanted`: OMP_THREAD_LIMIT and
+ * OMP_MAX_ACTIVE_LEVELS allow fewer, and OMP_DYNAMIC would with every call. The library cuts its
+ * work for as many as it asks for and would leave out what the missing ones had to do. */
+static int team_of(int wanted) {
+    int team = 1;
+    omp_set_dynamic(0);
+#pragma omp parallel num_threads(wanted)
+#pragma omp single
+    team = omp_get_num_threads();
+    if (team < wanted)
+        ca_log(CA_LOG_WARNING,
+               "cpu: %d threads are wanted and OpenMP gives %d (OMP_THREAD_LIMIT, "
+               "OMP_MAX_ACTIVE_LEVELS)",
+               wanted, team);
+    return team;
+}
+
 /* threads == 0: what OMP_NUM_THREADS or else the affinity mask allows, as OpenMP found it. */
 static ca_status cpu_open(int device, int threads, ca_backend **out) {
     (void)device;
@@ -77,7 +94,7 @@ static ca_status cpu_open(int device, int threads, ca_backend **out) {
     CA_TRY(ca_calloc(1, sizeof *be, &be));
     *be = (ca_backend){.name = "cpu",
                        .ops = &cpu_ops,
-                       .threads = threads > 0 ? threads : omp_get_max_threads(),
+                       .threads = team_of(threads > 0 ? threads : omp_get_max_threads()),
                        .bfloat16 = true};
     CA_TRY(ca_calloc(1, sizeof *context, &context));
     be->context = context;
