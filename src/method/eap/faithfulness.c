@@ -32,7 +32,7 @@ static ca_status fit(eap_faithfulness *f, const ca_job *job, int64_t *bytes) {
     int64_t kept = ca_eap_selection_sources(&f->selection, &f->graph), whole = f->graph.sources;
     for (;;) {
         f->sizes.lanes = lanes;
-        f->sizes.sources = larger(whole, smaller(smaller(lanes, SOURCES) * whole, kept));
+        f->sizes.sources = larger(1, smaller(smaller(lanes, SOURCES) * whole, kept));
         CA_TRY(
             ca_eap_groups_cut(job, f->metric, f->whole, 1, 0, rows, &f->packing, &f->sizes.group));
         const eap_ends ends = {.sizes = f->sizes.group, .runs = 2};

@@ -106,7 +106,7 @@ ca_status ca_eap_runs_create(const ca_model *model, const ca_circuit_graph *grap
     eap_runs *r = NULL;
     const ca_arch *a = &model->arch;
     assert(a->pre_norm && !a->post_norm && a->qk_norm != CA_QK_NORM_FULL);
-    assert(sizes.lanes >= 1 && sizes.sources >= graph->sources);
+    assert(sizes.lanes >= 1 && sizes.sources >= 1);
     CA_TRY(ca_calloc(1, sizeof *r, &r));
     r->model = model;
     r->graph = *graph;

@@ -23,7 +23,7 @@
 typedef struct eap_runs_sizes {
     eap_group_sizes group;
     int64_t lanes;   /* circuits that run together */
-    int64_t sources; /* of all circuits that run together, at least F */
+    int64_t sources; /* of all circuits that run together, enough for any one of them */
     bool neurons;    /* circuits may have masks of neurons */
 } eap_runs_sizes;
 
