@@ -164,6 +164,26 @@ static void bf16_products_are_near(ca_backend *be, ca_backend *ref, const void *
     release(&d);
 }
 
+/* ---- long sums */
+
+/* Of equal terms, whose roundings add up instead of cancelling. A host backend adds sums of some
+ * hundred terms, which is off by a share of 400 2^-24 < 2^-15 at most; one sum of all is off by
+ * more than 2^-14. What a device's library does is its own. */
+static void long_sums_keep_digits(ca_backend *be, ca_backend *ref, const void *context) {
+    enum { M = 35, N = 300, K = 6144 };
+    (void)ref, (void)context;
+    if (strcmp(be->name, "cuda") == 0) return;
+    static float equal[N * K], y[M * N];
+    for (int i = 0; i < N * K; i++) equal[i] = 0.1f;
+    device d = {.be = be};
+    ca_tensor a = floats(&d, equal, M, K), b = floats(&d, equal, N, K), c = floats(&d, NULL, M, N);
+    parity_ok(ca_matmul(be, c, a, b, absent, (ca_matmul_options){.transpose_b = true, .alpha = 1}));
+    fetch(&d, y, c);
+    const double sum = K * ((double)equal[0] * (double)equal[0]);
+    for (int i = 0; i < M * N; i++) assert_near((double)y[i], sum, 0x1p-15 * sum, "c", i);
+    release(&d);
+}
+
 /* ---- interventions */
 
 static void mix_keeps_bits(ca_backend *be, ca_backend *ref, const void *context) {
@@ -545,6 +565,7 @@ static void test_threads(void **state) {
 LAW(uploads_keep_their_place)
 LAW(bf16_rounds_to_even)
 LAW(bf16_products_are_near)
+LAW(long_sums_keep_digits)
 LAW(mix_keeps_bits)
 LAW(pattern_mix_reads_visible)
 LAW(column_sums_of_chunks)
@@ -561,6 +582,7 @@ int main(void) {
         cmocka_unit_test(test_uploads_keep_their_place),
         cmocka_unit_test(test_bf16_rounds_to_even),
         cmocka_unit_test(test_bf16_products_are_near),
+        cmocka_unit_test(test_long_sums_keep_digits),
         cmocka_unit_test(test_mix_keeps_bits),
         cmocka_unit_test(test_pattern_mix_reads_visible),
         cmocka_unit_test(test_column_sums_of_chunks),

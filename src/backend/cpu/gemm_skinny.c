@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * c = a b^T for an a of some rows to some hundred, the shape of a linear layer in the forward
+ * c = a b^T for an a of ten rows to two hundred, the shape of a linear layer in the forward
  * passes of short prompts. A library GEMM copies b into its own order first; weights come from
  * memory, and for so few rows the copy takes a good part of the product's time. Here a is turned
  * instead, once for all threads, and b is read where it lies: a panel of its rows goes against all
  * of a from the nearest cache, while the next panel is on its way from memory.
  *
- * Every element of c is a sum of sums of DEPTH terms in their order, whatever the other rows of a
- * are.
+ * Every element of c is a sum of sums of at most DEPTH terms in their order, whatever the other
+ * rows of a are.
  */
 #include "cpu.h"
 
@@ -168,7 +168,8 @@ static void multiply_panel(const skinny *s, int64_t panel) {
     const int64_t at = cpu_min(panel * PANEL, p->n - PANEL), skip = panel * PANEL - at;
     const float *b = (const float *)p->b + at * p->ldb;
     const float *next = (const float *)p->b + cpu_min(at + PANEL, p->n - PANEL) * p->ldb;
-    const int64_t parts = (p->k + DEPTH - 1) / DEPTH, depth = (p->k / parts / LINE + 1) * LINE;
+    const int64_t lines = (p->k + LINE - 1) / LINE, parts = (p->k + DEPTH - 1) / DEPTH;
+    const int64_t depth = (lines + parts - 1) / parts * LINE; /* parts about as long */
     _Alignas(64) float sums[PANEL * TILE];
     for (int64_t tile = 0; tile < s->tiles; tile++) {
         const int64_t row = tile * TILE, rows = cpu_min(TILE, p->m - row);

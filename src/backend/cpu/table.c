@@ -82,7 +82,6 @@ static int team_of(int wanted) {
     return team;
 }
 
-/* threads == 0: what OMP_NUM_THREADS or else the affinity mask allows, as OpenMP found it. */
 static ca_status cpu_open(int device, int threads, ca_backend **out) {
     (void)device;
     ca_status st = CA_OK;
@@ -92,10 +91,8 @@ static ca_status cpu_open(int device, int threads, ca_backend **out) {
 
     cpu_give_back_arenas();
     CA_TRY(ca_calloc(1, sizeof *be, &be));
-    *be = (ca_backend){.name = "cpu",
-                       .ops = &cpu_ops,
-                       .threads = team_of(threads > 0 ? threads : omp_get_max_threads()),
-                       .bfloat16 = true};
+    *be =
+        (ca_backend){.name = "cpu", .ops = &cpu_ops, .threads = team_of(threads), .bfloat16 = true};
     CA_TRY(ca_calloc(1, sizeof *context, &context));
     be->context = context;
     CA_TRY(
